@@ -1,0 +1,2 @@
+//! The `embdb` program: the shell and its commands.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Read-only maps of immutable files.

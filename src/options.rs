@@ -1,0 +1,138 @@
+//! Options with their defaults, limits, and the handle through which long work reports and stops.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Result};
+use crate::types::{Codec, Metric, Precision};
+
+/// Limits on what is accepted; above them a call fails with [`Error::Limit`].
+pub mod limits {
+    /// Bytes of an external id.
+    pub const ID_BYTES: usize = 512;
+    /// Bytes of a document: id, title, text and metadata together.
+    pub const DOCUMENT_BYTES: usize = 16 << 20;
+    /// Dimensions of a vector.
+    pub const DIM: usize = 65_536;
+    /// Hits of one search.
+    pub const K: usize = 10_000;
+    /// Bytes of one log frame.
+    pub const FRAME_BYTES: usize = 256 << 20;
+    /// Bytes of a model folder.
+    pub const MODEL_BYTES: u64 = 4 << 30;
+}
+
+/// When an acknowledged write is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// When the call returns: survives power loss.
+    #[default]
+    Full,
+    /// Survives `kill -9`; power loss may lose at most the last second, always a suffix.
+    Normal,
+    /// Synced at seals, at close and by `flush` alone.
+    Bulk,
+}
+
+/// What a new database stores; fixed at creation.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CreateOptions {
+    /// Folder of the encoder.
+    pub model: Option<PathBuf>,
+    /// Plain vectors of this dimension instead of an encoder.
+    pub vectors: Option<usize>,
+    /// Matryoshka ladder; by default [`default_ladder`](crate::types::default_ladder).
+    pub dims: Option<Vec<usize>>,
+    /// Metric.
+    pub metric: Metric,
+    /// Stored forms.
+    pub codec: Codec,
+    /// Arithmetic of the encoder.
+    pub precision: Precision,
+}
+
+/// How a database is opened.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    /// Used where the database does not exist yet.
+    pub create: CreateOptions,
+    /// When a write is acknowledged.
+    pub durability: Durability,
+    /// How long to wait for the writer's lock.
+    pub busy_timeout: std::time::Duration,
+    /// Seal, merge and build graphs in a background thread.
+    pub background: bool,
+    /// Rows in the active segment at which it is sealed.
+    pub seal_rows: usize,
+    /// Bytes of log at which the active segment is sealed.
+    pub seal_bytes: u64,
+    /// Threads for encoding and building; 0: as many as there are cores.
+    pub threads: usize,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            create: CreateOptions::default(),
+            durability: Durability::Full,
+            busy_timeout: std::time::Duration::ZERO,
+            background: true,
+            seal_rows: 65_536,
+            seal_bytes: 256 << 20,
+            threads: 0,
+        }
+    }
+}
+
+/// One step of long work.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress<'a> {
+    /// What is being done: "embed", "train", "graph" …
+    pub stage: &'a str,
+    /// Units done.
+    pub done: u64,
+    /// Units in all; 0 if unknown.
+    pub total: u64,
+}
+
+type Callback = Arc<dyn Fn(Progress<'_>) + Send + Sync>;
+
+/// Reports progress of long work and lets the caller cancel it. Cloning shares both.
+#[derive(Clone, Default)]
+pub struct Task {
+    cancelled: Arc<AtomicBool>,
+    callback: Option<Callback>,
+}
+
+impl std::fmt::Debug for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Task").field("cancelled", &self.cancelled).finish_non_exhaustive()
+    }
+}
+
+impl Task {
+    /// A task that reports to `callback`.
+    pub fn with_progress(callback: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
+        Self {
+            callback: Some(Arc::new(callback)),
+            ..Self::default()
+        }
+    }
+
+    /// Asks the work to stop at its next safe point.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Reports a step; fails with [`Error::Cancelled`] if the caller asked to stop.
+    pub fn step(&self, stage: &str, done: u64, total: u64) -> Result<()> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+        if let Some(callback) = &self.callback {
+            callback(Progress { stage, done, total });
+        }
+        Ok(())
+    }
+}
