@@ -1,0 +1,342 @@
+//! The container of every immutable file: a checked header, a table of 64-byte aligned sections, and
+//! checksums of blocks, so that a reader verifies just the blocks it touches.
+//!
+//! ```text
+//! header | section table | section … section | block checksums | trailer
+//! ```
+//!
+//! The trailer's checksum covers the block checksums, and these cover all bytes before them: it is
+//! the identity of the file that the manifest records.
+
+use std::path::Path;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{MAJOR, MINOR, u16_at, u32_at, u64_at};
+use crate::error::{Error, Result};
+
+/// First bytes of every container.
+pub const MAGIC: [u8; 8] = *b"EMBDB\0\0\0";
+/// Last bytes of every container.
+pub const END_MAGIC: [u8; 8] = *b"EMBDBEND";
+/// Bytes of the header.
+pub const HEADER_LEN: usize = 64;
+/// Bytes of one entry of the section table.
+pub const SECTION_LEN: usize = 24;
+/// Bytes of the trailer.
+pub const TRAILER_LEN: usize = 32;
+/// Bytes covered by one block checksum.
+pub const BLOCK_LEN: usize = 65_536;
+/// Alignment of sections.
+pub const ALIGN: usize = 64;
+/// Most sections of a file.
+pub const SECTIONS_MAX: usize = 64;
+
+/// Offset of the kind in the header.
+pub const KIND_OFFSET: usize = 8;
+/// Offset of the major version.
+pub const MAJOR_OFFSET: usize = 10;
+/// Offset of the minor version.
+pub const MINOR_OFFSET: usize = 12;
+/// Offset of the flags.
+pub const FLAGS_OFFSET: usize = 14;
+/// Offset of the features that a reader must know.
+pub const INCOMPAT_OFFSET: usize = 16;
+/// Offset of the features that a writer must know.
+pub const ROCOMPAT_OFFSET: usize = 24;
+/// Offset of the database id.
+pub const DATABASE_OFFSET: usize = 32;
+/// Offset of the number of sections.
+pub const COUNT_OFFSET: usize = 48;
+/// Offset of the header checksum, over the bytes before it.
+pub const CHECKSUM_OFFSET: usize = 56;
+
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Kind {
+    /// A manifest.
+    Manifest = 1,
+    /// Ids of a segment.
+    Ids = 2,
+    /// Documents of a segment.
+    Docs = 3,
+    /// Metadata columns of a segment.
+    Attrs = 4,
+    /// Tombstones of a segment.
+    Tombstones = 5,
+    /// Rows (chunks) of a generation in a segment.
+    Rows = 6,
+    /// int8 codes of a generation in a segment.
+    Codes = 7,
+    /// f32 rows of a generation in a segment.
+    Full = 8,
+    /// Graph of a generation in a segment.
+    Graph = 9,
+    /// Merged feedback.
+    Feedback = 10,
+}
+
+/// Sixteen random bytes that all files of one database share.
+pub type DatabaseId = [u8; 16];
+
+/// Builds a container in memory.
+#[derive(Debug)]
+pub struct FileBuilder {
+    kind: Kind,
+    database: DatabaseId,
+    sections: Vec<(u32, Vec<u8>)>,
+}
+
+impl FileBuilder {
+    /// An empty container.
+    pub fn new(kind: Kind, database: DatabaseId) -> Self {
+        Self { kind, database, sections: Vec::new() }
+    }
+
+    /// Adds a section; ids must be unique.
+    pub fn section(mut self, id: u32, bytes: Vec<u8>) -> Self {
+        debug_assert!(self.sections.len() < SECTIONS_MAX && self.sections.iter().all(|s| s.0 != id));
+        self.sections.push((id, bytes));
+        self
+    }
+
+    /// The bytes of the file.
+    pub fn finish(self) -> Vec<u8> {
+        let table_end = HEADER_LEN + self.sections.len() * SECTION_LEN;
+        let body: usize = self.sections.iter().map(|s| s.1.len().next_multiple_of(ALIGN)).sum();
+        let mut out = Vec::with_capacity(table_end.next_multiple_of(ALIGN) + body + body / 8192 + 128);
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&(self.kind as u16).to_le_bytes());
+        out.extend_from_slice(&MAJOR.to_le_bytes());
+        out.extend_from_slice(&MINOR.to_le_bytes());
+        out.extend_from_slice(&[0; 18]); // flags and both feature sets
+        out.extend_from_slice(&self.database);
+        out.extend_from_slice(&(self.sections.len() as u32).to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+        let checksum = xxh3_64(&out);
+        out.extend_from_slice(&checksum.to_le_bytes());
+
+        let mut offset = table_end.next_multiple_of(ALIGN) as u64;
+        for (id, bytes) in &self.sections {
+            out.extend_from_slice(&id.to_le_bytes());
+            out.extend_from_slice(&[0; 4]);
+            out.extend_from_slice(&offset.to_le_bytes());
+            out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+            offset += bytes.len().next_multiple_of(ALIGN) as u64;
+        }
+        for (_, bytes) in &self.sections {
+            out.resize(out.len().next_multiple_of(ALIGN), 0);
+            out.extend_from_slice(bytes);
+        }
+        out.resize(out.len().next_multiple_of(ALIGN), 0);
+        seal(out)
+    }
+}
+
+/// Appends block checksums and trailer.
+fn seal(mut out: Vec<u8>) -> Vec<u8> {
+    let body = out.len();
+    let sums: Vec<u64> = out.chunks(BLOCK_LEN).map(xxh3_64).collect();
+    for sum in sums {
+        out.extend_from_slice(&sum.to_le_bytes());
+    }
+    out.extend_from_slice(&(body as u64).to_le_bytes());
+    let total = out.len() + TRAILER_LEN - 8;
+    out.extend_from_slice(&(total as u64).to_le_bytes());
+    let checksum = xxh3_64(&out[body..]);
+    out.extend_from_slice(&checksum.to_le_bytes());
+    out.extend_from_slice(&END_MAGIC);
+    out
+}
+
+/// A section of a parsed container.
+#[derive(Debug, Clone, Copy)]
+struct Section {
+    id: u32,
+    start: usize,
+    len: usize,
+}
+
+/// The parsed frame of a container: where sections and checksums lie. Holds no bytes.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    sections: Vec<Section>,
+    body_len: usize,
+    /// Database id in the header.
+    pub database: DatabaseId,
+    /// The trailer's checksum: the identity of the file.
+    pub checksum: u64,
+}
+
+impl Layout {
+    /// Parses header, section table and trailer and verifies their checksums (blocks are verified by
+    /// [`Layout::verify`]). `path` serves error messages.
+    pub fn parse(bytes: &[u8], kind: Kind, path: &Path) -> Result<Self> {
+        let bad = |offset: usize, what: &str| Error::corrupt(path, offset as u64, what);
+        if bytes.len() < HEADER_LEN + TRAILER_LEN {
+            return Err(bad(bytes.len(), "the file is shorter than its header and trailer"));
+        }
+        let count = check_header(bytes, kind, path)?;
+        let trailer = bytes.len() - TRAILER_LEN;
+        let field = |i: usize| u64_at(bytes, trailer + 8 * i).unwrap_or_default();
+        if bytes[trailer + 24..] != END_MAGIC {
+            return Err(bad(trailer + 24, "the end mark is missing: truncated or overwritten"));
+        }
+        if field(1) != bytes.len() as u64 {
+            return Err(bad(trailer + 8, "the recorded length is not the file's"));
+        }
+        let body_len = usize::try_from(field(0)).unwrap_or(usize::MAX);
+        let blocks = body_len.div_ceil(BLOCK_LEN);
+        if blocks.checked_mul(8).and_then(|b| b.checked_add(body_len)) != Some(trailer) {
+            return Err(bad(trailer, "the number of block checksums does not fit the length"));
+        }
+        if xxh3_64(&bytes[body_len..trailer + 16]) != field(2) {
+            return Err(bad(body_len, "the checksum of the block checksums does not match"));
+        }
+        let table_end = HEADER_LEN + count * SECTION_LEN;
+        if table_end > body_len {
+            return Err(bad(COUNT_OFFSET, "the section table does not fit the file"));
+        }
+        let mut layout =
+            Self { sections: Vec::with_capacity(count), body_len, database: [0; 16], checksum: field(2) };
+        layout.database.copy_from_slice(&bytes[DATABASE_OFFSET..COUNT_OFFSET]);
+        layout.verify(bytes, 0, table_end, path)?;
+        for i in 0..count {
+            layout.sections.push(read_section(bytes, i, table_end, body_len, path)?);
+        }
+        Ok(layout)
+    }
+
+    /// The range of section `id`, if the file has it.
+    pub fn section(&self, id: u32) -> Option<std::ops::Range<usize>> {
+        self.sections.iter().find(|s| s.id == id).map(|s| s.start..s.start + s.len)
+    }
+
+    /// Number of checksummed blocks.
+    pub fn blocks(&self) -> usize {
+        self.body_len.div_ceil(BLOCK_LEN)
+    }
+
+    /// Verifies one block.
+    pub fn verify_block(&self, bytes: &[u8], block: usize, path: &Path) -> Result<()> {
+        let start = block * BLOCK_LEN;
+        let end = (start + BLOCK_LEN).min(self.body_len);
+        let stored = u64_at(bytes, self.body_len + 8 * block);
+        match bytes.get(start..end) {
+            Some(data) if Some(xxh3_64(data)) == stored => Ok(()),
+            _ => Err(Error::corrupt(path, start as u64, "the checksum of this 64 KiB block does not match")),
+        }
+    }
+
+    /// Verifies the blocks that overlap `start..end`.
+    pub fn verify(&self, bytes: &[u8], start: usize, end: usize, path: &Path) -> Result<()> {
+        for block in start / BLOCK_LEN..end.min(self.body_len).div_ceil(BLOCK_LEN) {
+            self.verify_block(bytes, block, path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks the header; returns the number of sections.
+fn check_header(bytes: &[u8], kind: Kind, path: &Path) -> Result<usize> {
+    let bad = |offset: usize, what: &str| Error::corrupt(path, offset as u64, what);
+    if bytes[..8] != MAGIC {
+        return Err(bad(0, "not an embdb file: wrong magic"));
+    }
+    if Some(xxh3_64(&bytes[..CHECKSUM_OFFSET])) != u64_at(bytes, CHECKSUM_OFFSET) {
+        return Err(bad(0, "the checksum of the header does not match"));
+    }
+    let major = u16_at(bytes, MAJOR_OFFSET).unwrap_or_default();
+    if major != MAJOR {
+        return Err(Error::TooNew {
+            file: path.to_path_buf(),
+            needs: format!("{major}.0 of the file format"),
+        });
+    }
+    if u64_at(bytes, INCOMPAT_OFFSET) != Some(0) || u64_at(bytes, ROCOMPAT_OFFSET) != Some(0) {
+        let minor = u16_at(bytes, MINOR_OFFSET).unwrap_or_default();
+        return Err(Error::TooNew {
+            file: path.to_path_buf(),
+            needs: format!("{major}.{minor} of the file format"),
+        });
+    }
+    if u16_at(bytes, KIND_OFFSET) != Some(kind as u16) {
+        return Err(bad(KIND_OFFSET, &format!("the file is not of kind {kind:?}")));
+    }
+    match u32_at(bytes, COUNT_OFFSET) {
+        Some(count) if count as usize <= SECTIONS_MAX => Ok(count as usize),
+        _ => Err(bad(COUNT_OFFSET, "more sections than a file may have")),
+    }
+}
+
+fn read_section(bytes: &[u8], i: usize, table_end: usize, body_len: usize, path: &Path) -> Result<Section> {
+    let at = HEADER_LEN + i * SECTION_LEN;
+    let id = u32_at(bytes, at).unwrap_or_default();
+    let start = u64_at(bytes, at + 8).and_then(|v| usize::try_from(v).ok());
+    let len = u64_at(bytes, at + 16).and_then(|v| usize::try_from(v).ok());
+    match (start, len) {
+        (Some(start), Some(len))
+            if start % ALIGN == 0
+                && start >= table_end
+                && start.checked_add(len).is_some_and(|e| e <= body_len) =>
+        {
+            Ok(Section { id, start, len })
+        }
+        _ => Err(Error::corrupt(path, at as u64, format!("section {id} lies outside the file"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Vec<u8> {
+        FileBuilder::new(Kind::Docs, [7; 16])
+            .section(1, vec![1; 100_000])
+            .section(2, b"hello".to_vec())
+            .finish()
+    }
+
+    #[test]
+    fn sections_come_back() {
+        let bytes = sample();
+        let layout = Layout::parse(&bytes, Kind::Docs, Path::new("f")).unwrap();
+        assert_eq!(&bytes[layout.section(2).unwrap()], b"hello");
+        assert_eq!(layout.section(1).unwrap().len(), 100_000);
+        assert_eq!(layout.section(1).unwrap().start % ALIGN, 0);
+        assert!(layout.section(3).is_none());
+        layout.verify(&bytes, 0, bytes.len(), Path::new("f")).unwrap();
+    }
+
+    #[test]
+    fn every_flipped_bit_and_truncation_is_found() {
+        let bytes = FileBuilder::new(Kind::Docs, [7; 16]).section(1, vec![5; 300]).finish();
+        let intact = |b: &[u8]| {
+            Layout::parse(b, Kind::Docs, Path::new("f"))
+                .and_then(|l| l.verify(b, 0, b.len(), Path::new("f")))
+                .is_ok()
+        };
+        assert!(intact(&bytes));
+        for bit in 0..bytes.len() * 8 {
+            let mut copy = bytes.clone();
+            copy[bit / 8] ^= 1 << (bit % 8);
+            assert!(!intact(&copy), "bit {bit}");
+        }
+        for len in 0..bytes.len() {
+            assert!(!intact(&bytes[..len]), "length {len}");
+        }
+    }
+
+    #[test]
+    fn another_kind_and_a_newer_version_are_told_apart() {
+        let bytes = sample();
+        assert_eq!(Layout::parse(&bytes, Kind::Ids, Path::new("f")).unwrap_err().exit_code(), 2);
+        let mut newer = bytes.clone();
+        newer[MAJOR_OFFSET] = 2;
+        assert_eq!(Layout::parse(&newer, Kind::Docs, Path::new("f")).unwrap_err().exit_code(), 2);
+        let sum = xxh3_64(&newer[..CHECKSUM_OFFSET]);
+        newer[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
+        assert_eq!(Layout::parse(&newer, Kind::Docs, Path::new("f")).unwrap_err().exit_code(), 6);
+    }
+}
