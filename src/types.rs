@@ -225,3 +225,52 @@ impl Metric {
         }
     }
 }
+
+/// A search that was logged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoggedSearch {
+    /// Identity, unique everywhere.
+    pub query_id: String,
+    /// What was searched.
+    pub text: String,
+    /// When, in Unix milliseconds.
+    pub time_ms: u64,
+    /// Generation that answered.
+    pub generation: u32,
+    /// Ids of the hits, best first.
+    pub shown: Vec<String>,
+}
+
+/// Feedback on a logged search.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoggedClick {
+    /// Identity, unique everywhere.
+    pub click_id: String,
+    /// The search.
+    pub query_id: String,
+    /// The document.
+    pub id: String,
+    /// How good it was; 1 for a plain click.
+    pub grade: f32,
+    /// When, in Unix milliseconds.
+    pub time_ms: u64,
+}
+
+/// One entry of the log of queries and clicks.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A search.
+    Search(LoggedSearch),
+    /// A click.
+    Click(LoggedClick),
+}
+
+impl Event {
+    /// When, in Unix milliseconds.
+    pub fn time_ms(&self) -> u64 {
+        match self {
+            Self::Search(search) => search.time_ms,
+            Self::Click(click) => click.time_ms,
+        }
+    }
+}

@@ -1,6 +1,126 @@
-//! storage
+//! Bytes on disk: the log, segments, manifests, models and feedback, all through the [`vfs`] trait.
+//!
+//! ```text
+//! x.embdb/  LOCK  manifest/<n>  log/<n>  seg/<id>/{ids, docs, attrs, del.<n>, gen.<g>/{rows, codes, full, graph}}
+//!           models/<model id>/  feedback/<n>  jobs/<model id>/
+//! ```
+//!
+//! Rules that make the promises cheap: files are appended to (logs, feedback) or immutable (all else), never
+//! rewritten or truncated; a file and the directories above it are synced before a manifest names it; a manifest is
+//! the only commit point besides a COMMIT frame.
 
+use std::path::{Path, PathBuf};
+
+pub mod documents;
+pub mod feedback;
+pub mod job;
 pub mod lock;
+pub mod log;
+pub mod manifests;
+pub mod models;
 pub mod real;
+pub mod segment;
 pub mod sim;
 pub mod vfs;
+
+use crate::error::{Error, Result};
+use vfs::Vfs;
+
+/// Directory of manifests.
+pub const MANIFEST_DIR: &str = "manifest";
+/// Directory of logs.
+pub const LOG_DIR: &str = "log";
+/// Directory of segments.
+pub const SEGMENT_DIR: &str = "seg";
+/// Directory of encoders.
+pub const MODEL_DIR: &str = "models";
+/// Directory of feedback files.
+pub const FEEDBACK_DIR: &str = "feedback";
+/// Directory of unfinished re-indexing.
+pub const JOB_DIR: &str = "jobs";
+
+/// All directories of a database.
+pub const DIRS: [&str; 6] = [MANIFEST_DIR, LOG_DIR, SEGMENT_DIR, MODEL_DIR, FEEDBACK_DIR, JOB_DIR];
+
+/// What stands in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Nothing, an empty directory, or a creation that did not finish.
+    Absent,
+    /// A database.
+    Database,
+}
+
+/// Tells a database from an empty place; anything else is refused.
+pub fn presence(vfs: &dyn Vfs, dir: &Path) -> Result<Presence> {
+    if !vfs.exists(dir)? {
+        return Ok(Presence::Absent);
+    }
+    if !vfs.is_dir(dir)? {
+        return Err(Error::NotADatabase(dir.to_path_buf()));
+    }
+    let names = vfs.read_dir(dir)?;
+    let ours = |name: &String| DIRS.contains(&name.as_str()) || name.starts_with(lock::LOCK_FILE);
+    if !names.is_empty() && !names.iter().any(ours) {
+        return Err(Error::NotADatabase(dir.to_path_buf()));
+    }
+    if !manifests::numbers(vfs, dir)?.is_empty() {
+        return Ok(Presence::Database);
+    }
+    // Data is written only after the first manifest: data without one means that manifests were lost.
+    for sub in [SEGMENT_DIR, MODEL_DIR] {
+        let path = dir.join(sub);
+        if vfs.exists(&path)? && !vfs.read_dir(&path)?.is_empty() {
+            return Err(Error::corrupt(
+                dir.join(MANIFEST_DIR),
+                0,
+                format!("no manifest, although {sub}/ holds data"),
+            ));
+        }
+    }
+    Ok(Presence::Absent)
+}
+
+/// Makes the directories of a database, durably. Harmless where they exist.
+pub fn create_dirs(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    if !vfs.exists(dir)? {
+        vfs.create_dir(dir)?;
+        if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+            vfs.sync_dir(parent)?;
+        }
+    }
+    for sub in DIRS {
+        vfs.create_dir(&dir.join(sub))?;
+    }
+    vfs.sync_dir(dir)
+}
+
+/// Writes a new file and syncs it; the caller syncs the directory. A left-over of the same name is removed first.
+pub fn write_new(vfs: &dyn Vfs, path: &Path, bytes: &[u8]) -> Result<()> {
+    if vfs.exists(path)? {
+        vfs.remove_file(path)?;
+    }
+    let mut file = vfs.create(path)?;
+    file.write_at(0, bytes)?;
+    file.sync()
+}
+
+/// Removes a directory if it is there.
+pub fn remove_dir_if_present(vfs: &dyn Vfs, path: &Path) -> Result<()> {
+    if vfs.exists(path)? { vfs.remove_dir_all(path) } else { Ok(()) }
+}
+
+/// Entries of `dir/sub` whose names are plain numbers, ascending.
+pub(crate) fn numbered(vfs: &dyn Vfs, path: &Path) -> Result<Vec<u64>> {
+    if !vfs.exists(path)? {
+        return Ok(Vec::new());
+    }
+    let mut numbers: Vec<u64> = vfs.read_dir(path)?.iter().filter_map(|name| name.parse().ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Path of a numbered file, zero-padded so that a listing is in order.
+pub(crate) fn numbered_path(dir: &Path, sub: &str, number: u64) -> PathBuf {
+    dir.join(sub).join(format!("{number:020}"))
+}

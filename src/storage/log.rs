@@ -1,0 +1,188 @@
+//! Append-only files of frames: the log of the database and, with the same bytes, feedback and job files.
+//!
+//! A log is never truncated. After a torn tail or a failed write the writer goes on in the next log, whose header
+//! says where the committed part of the one before it ends.
+
+use std::path::{Path, PathBuf};
+
+use super::vfs::{Vfs, WriteFile};
+use crate::error::{Error, Result};
+use crate::format::frame::{self, BatchBuilder, Frame, FrameType, LOG_HEADER_LEN, LogHeader, Tail};
+use crate::options::Durability;
+
+/// Appends batches to one file.
+pub struct LogWriter {
+    file: Box<dyn WriteFile>,
+    path: PathBuf,
+    header: LogHeader,
+    end: u64,
+    synced_to: u64,
+    /// A write failed: what stands after `end` is unknown, so this file is given up.
+    broken: bool,
+    /// A sync failed: what the system says about this file can no longer be trusted.
+    poisoned: Option<String>,
+}
+
+impl LogWriter {
+    /// A new file, durable with its name when this returns.
+    pub fn create(vfs: &dyn Vfs, path: &Path, header: LogHeader) -> Result<Self> {
+        let mut file = vfs.create(path)?;
+        file.write_at(0, &header.encode())?;
+        file.sync()?;
+        if let Some(parent) = path.parent() {
+            vfs.sync_dir(parent)?;
+        }
+        let end = LOG_HEADER_LEN as u64;
+        Ok(Self { file, path: path.into(), header, end, synced_to: end, broken: false, poisoned: None })
+    }
+
+    /// Goes on in a file that ends cleanly at `end`. Syncs it, so that all of it counts as on the disk.
+    pub fn resume(vfs: &dyn Vfs, path: &Path, header: LogHeader, end: u64) -> Result<Self> {
+        let mut file = vfs.open_write(path)?;
+        file.sync()?;
+        Ok(Self { file, path: path.into(), header, end, synced_to: end, broken: false, poisoned: None })
+    }
+
+    /// Number in the header.
+    pub fn number(&self) -> u64 {
+        self.header.number
+    }
+
+    /// End of the last acknowledged batch.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Whether this file must be given up for a new one.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Appends one batch and, at durability `Full`, waits until it is on the disk. On an error nothing of the
+    /// batch will ever be visible.
+    pub fn append(&mut self, frames: &[(FrameType, u64, Vec<u8>)], durability: Durability) -> Result<()> {
+        self.check()?;
+        let mut batch = BatchBuilder::new(self.end, self.header.salt);
+        for (kind, sequence, payload) in frames {
+            batch.push(*kind, *sequence, payload)?;
+        }
+        let last = frames.last().map_or(0, |f| f.1);
+        let bytes = batch.commit(last, self.synced_to)?;
+        if let Err(error) = self.file.write_at(self.end, &bytes) {
+            self.broken = true;
+            return Err(error);
+        }
+        let end = self.end + bytes.len() as u64;
+        if durability == Durability::Full {
+            self.sync_file()?;
+            self.end = end;
+            self.synced_to = end;
+            self.mark_synced();
+        } else {
+            self.end = end;
+        }
+        Ok(())
+    }
+
+    /// Brings all appended batches to the disk.
+    pub fn sync(&mut self) -> Result<()> {
+        self.check()?;
+        if self.synced_to < self.end {
+            self.sync_file()?;
+            self.synced_to = self.end;
+            self.mark_synced();
+        }
+        Ok(())
+    }
+
+    fn sync_file(&mut self) -> Result<()> {
+        self.file.sync().inspect_err(|error| self.poisoned = Some(error.to_string()))
+    }
+
+    /// Notes that all is on the disk, so that later damage is told from a torn tail. Failing costs only that.
+    fn mark_synced(&mut self) {
+        let mut mark = BatchBuilder::new(self.end, self.header.salt);
+        if mark.push(FrameType::Synced, 0, &self.synced_to.to_le_bytes()).is_err() {
+            return;
+        }
+        let bytes = mark.into_bytes();
+        match self.file.write_at(self.end, &bytes) {
+            Ok(()) => self.end += bytes.len() as u64,
+            Err(_) => self.broken = true,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        match &self.poisoned {
+            Some(what) => Err(Error::Poisoned { path: self.path.clone(), what: what.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reads the header of a log.
+pub fn read_header(vfs: &dyn Vfs, path: &Path) -> Result<LogHeader> {
+    LogHeader::parse(&vfs.read_at(path, 0, LOG_HEADER_LEN)?, path)
+}
+
+/// Reads whole batches from offset `from` up to `to` (or the end of the file) and hands each to `apply`.
+/// Returns where the last whole batch ends, and what follows it.
+pub fn read_batches(
+    vfs: &dyn Vfs,
+    path: &Path,
+    header: &LogHeader,
+    from: u64,
+    to: Option<u64>,
+    apply: impl FnMut(&[Frame<'_>]) -> Result<()>,
+) -> Result<(u64, Tail)> {
+    let length = vfs.file_len(path)?;
+    let until = to.unwrap_or(length);
+    if until > length {
+        return Err(Error::corrupt(
+            path,
+            length,
+            format!("the log is cut off: its committed part ends at {until}"),
+        ));
+    }
+    let bytes = vfs.read_at(path, from, until.saturating_sub(from) as usize)?;
+    let scan = frame::scan(&bytes, from, header.salt, path, apply)?;
+    if to.is_some() && scan.end != until {
+        return Err(Error::corrupt(path, scan.end, format!("damaged before its committed end {until}")));
+    }
+    Ok((scan.end, scan.tail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sim::SimVfs;
+    use super::*;
+
+    const HEADER: LogHeader = LogHeader { number: 1, salt: 99, previous_end: 0, database: [1; 16] };
+
+    fn batches(vfs: &SimVfs, path: &Path) -> Vec<Vec<u8>> {
+        let mut found = Vec::new();
+        read_batches(vfs, path, &HEADER, LOG_HEADER_LEN as u64, None, |batch| {
+            found.extend(batch.iter().map(|f| f.payload.to_vec()));
+            Ok(())
+        })
+        .unwrap();
+        found
+    }
+
+    #[test]
+    fn what_was_appended_is_read_and_can_be_resumed() {
+        let vfs = SimVfs::new(1);
+        let path = Path::new("log1");
+        let mut writer = LogWriter::create(&vfs, path, HEADER).unwrap();
+        for (i, durability) in [Durability::Full, Durability::Bulk, Durability::Full].into_iter().enumerate()
+        {
+            writer.append(&[(FrameType::Delete, i as u64, vec![i as u8; 5])], durability).unwrap();
+        }
+        let end = writer.end();
+        drop(writer);
+        let mut writer = LogWriter::resume(&vfs, path, HEADER, end).unwrap();
+        writer.append(&[(FrameType::Delete, 9, vec![9])], Durability::Full).unwrap();
+        assert_eq!(batches(&vfs, path), [vec![0; 5], vec![1; 5], vec![2; 5], vec![9]]);
+        assert_eq!(read_header(&vfs, path).unwrap(), HEADER);
+    }
+}

@@ -1,0 +1,476 @@
+//! Sealed segments: a directory of immutable files, written once and mapped.
+//!
+//! Opening checks headers, lengths and identities against the manifest; blocks are verified when first touched.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytemuck::Pod;
+use roaring::RoaringBitmap;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::documents::{self, DocumentsBuilder, StoredText};
+use super::vfs::{Bytes, Vfs};
+use super::{SEGMENT_DIR, remove_dir_if_present, write_new};
+use crate::error::{Error, Result};
+use crate::format::file::{BLOCK_LEN, DatabaseId, FileBuilder, Kind, Layout};
+use crate::format::manifest::{FileEntry, SegmentEntry};
+use crate::format::segment::{DocumentRecord, attrs, ids, rows, tombstones, vectors};
+
+/// One mapped file of a segment.
+pub struct SegmentFile {
+    bytes: Bytes,
+    layout: Layout,
+    path: PathBuf,
+    verified: Box<[AtomicBool]>,
+}
+
+impl SegmentFile {
+    /// Maps a file and checks that it is the one the manifest names.
+    pub fn open(
+        vfs: &dyn Vfs,
+        dir: &Path,
+        entry: &FileEntry,
+        kind: Kind,
+        database: &DatabaseId,
+    ) -> Result<Self> {
+        let path = dir.join(&entry.path);
+        let length = vfs.file_len(&path)?;
+        if length != entry.length {
+            let what = format!("the file has {length} bytes, the manifest says {}", entry.length);
+            return Err(Error::corrupt(path, length.min(entry.length), what));
+        }
+        let bytes = vfs.map(&path)?;
+        let layout = Layout::parse(&bytes, kind, &path)?;
+        if layout.checksum != entry.checksum || layout.database != *database {
+            return Err(Error::corrupt(path, 0, "not the file that the manifest names"));
+        }
+        let verified = (0..layout.blocks()).map(|_| AtomicBool::new(false)).collect();
+        Ok(Self { bytes, layout, path, verified })
+    }
+
+    /// A whole section, as numbers.
+    pub fn section<T: Pod>(&self, id: u32) -> Result<&[T]> {
+        let range = self.locate(id)?;
+        self.verify(range.start, range.end)?;
+        self.cast(id, range)
+    }
+
+    /// Elements `from..from + count` of a section; only their blocks are verified.
+    pub fn section_range<T: Pod>(&self, id: u32, from: usize, count: usize) -> Result<&[T]> {
+        let range = self.locate(id)?;
+        let part = from.checked_mul(size_of::<T>()).and_then(|start| {
+            let start = range.start.checked_add(start)?;
+            let end = start.checked_add(count.checked_mul(size_of::<T>())?)?;
+            (end <= range.end).then_some(start..end)
+        });
+        let part = part.ok_or_else(|| self.corrupt(id, "an element lies outside its section"))?;
+        self.verify(part.start, part.end)?;
+        self.cast(id, part)
+    }
+
+    /// Whether the file has this section.
+    pub fn has(&self, id: u32) -> bool {
+        self.layout.section(id).is_some()
+    }
+
+    /// Verifies every block, whatever was verified before: what `check` does.
+    pub fn verify_all(&self) -> Result<()> {
+        self.layout.verify(&self.bytes, 0, self.bytes.len(), &self.path)
+    }
+
+    /// A corruption error in section `id`.
+    pub fn corrupt(&self, id: u32, what: &str) -> Error {
+        let offset = self.layout.section(id).map_or(0, |r| r.start);
+        Error::corrupt(&self.path, offset as u64, what)
+    }
+
+    fn locate(&self, id: u32) -> Result<std::ops::Range<usize>> {
+        self.layout
+            .section(id)
+            .ok_or_else(|| Error::corrupt(&self.path, 0, format!("section {id} is missing")))
+    }
+
+    fn cast<T: Pod>(&self, id: u32, range: std::ops::Range<usize>) -> Result<&[T]> {
+        let bytes = self.bytes.get(range).unwrap_or_default();
+        bytemuck::try_cast_slice(bytes)
+            .map_err(|_| self.corrupt(id, "the section's length does not fit its type"))
+    }
+
+    fn verify(&self, start: usize, end: usize) -> Result<()> {
+        for block in start / BLOCK_LEN..end.div_ceil(BLOCK_LEN) {
+            let Some(done) = self.verified.get(block) else { break };
+            if !done.load(Ordering::Relaxed) {
+                self.layout.verify_block(&self.bytes, block, &self.path)?;
+                done.store(true, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The files of one generation in a segment.
+pub struct SegmentVectors {
+    rows: SegmentFile,
+    codes: Option<SegmentFile>,
+    full: Option<SegmentFile>,
+    graph: Option<SegmentFile>,
+}
+
+impl SegmentVectors {
+    /// First row of each document, and one past the last: `documents + 1` values, ascending.
+    pub fn first(&self) -> Result<&[u32]> {
+        self.rows.section(rows::FIRST)
+    }
+
+    /// Byte bounds of each row's chunk.
+    pub fn spans(&self) -> Result<&[[u32; 2]]> {
+        self.rows.section(rows::SPANS)
+    }
+
+    /// Codes, scales and norms; empty where the codec stores none.
+    #[allow(clippy::type_complexity)]
+    pub fn codes(&self) -> Result<(&[i8], &[f32], &[f32])> {
+        match &self.codes {
+            Some(file) => Ok((
+                file.section(vectors::CODES)?,
+                file.section(vectors::SCALES)?,
+                file.section(vectors::NORMS)?,
+            )),
+            None => Ok((&[], &[], &[])),
+        }
+    }
+
+    /// f32 rows; empty where the codec stores none.
+    pub fn full(&self) -> Result<&[f32]> {
+        self.full.as_ref().map_or(Ok(&[]), |file| file.section(vectors::FULL))
+    }
+
+    /// The frozen graph, if one was built.
+    pub fn graph(&self) -> Result<Option<&[u8]>> {
+        self.graph.as_ref().map(|file| file.section(vectors::GRAPH)).transpose()
+    }
+
+    /// Whether a graph was built.
+    pub fn has_graph(&self) -> bool {
+        self.graph.is_some()
+    }
+
+    fn files(&self) -> impl Iterator<Item = &SegmentFile> {
+        [Some(&self.rows), self.codes.as_ref(), self.full.as_ref(), self.graph.as_ref()].into_iter().flatten()
+    }
+}
+
+/// A sealed segment.
+pub struct Segment {
+    /// Its entry in the manifest.
+    pub entry: SegmentEntry,
+    ids: SegmentFile,
+    docs: SegmentFile,
+    attrs: SegmentFile,
+    generations: BTreeMap<u32, SegmentVectors>,
+}
+
+/// Directory of a segment, relative to the database.
+pub fn segment_dir(id: u64) -> String {
+    format!("{SEGMENT_DIR}/{id:010}")
+}
+
+/// Directory of a generation in a segment, relative to the database.
+pub fn generation_dir(segment: u64, generation: u32) -> String {
+    format!("{}/gen.{generation}", segment_dir(segment))
+}
+
+impl Segment {
+    /// Opens all files of a segment.
+    pub fn open(vfs: &dyn Vfs, dir: &Path, entry: &SegmentEntry, database: &DatabaseId) -> Result<Self> {
+        let base = segment_dir(entry.id);
+        let find = |path: String| entry.files.iter().find(|f| f.path == path);
+        let open = |path: String, kind| match find(path.clone()) {
+            Some(file) => SegmentFile::open(vfs, dir, file, kind, database).map(Some),
+            None => Ok(None),
+        };
+        let must = |path: String, kind| {
+            let missing =
+                Error::corrupt(dir.join(&path), 0, "the manifest does not list this file of the segment");
+            open(path, kind)?.ok_or(missing)
+        };
+        let mut generations = BTreeMap::new();
+        for &generation in &entry.generations {
+            let folder = generation_dir(entry.id, generation);
+            let files = SegmentVectors {
+                rows: must(format!("{folder}/rows"), Kind::Rows)?,
+                codes: open(format!("{folder}/codes"), Kind::Codes)?,
+                full: open(format!("{folder}/full"), Kind::Full)?,
+                graph: open(format!("{folder}/graph"), Kind::Graph)?,
+            };
+            generations.insert(generation, files);
+        }
+        let segment = Self {
+            entry: entry.clone(),
+            ids: must(format!("{base}/ids"), Kind::Ids)?,
+            docs: must(format!("{base}/docs"), Kind::Docs)?,
+            attrs: must(format!("{base}/attrs"), Kind::Attrs)?,
+            generations,
+        };
+        if segment.ids.section::<u64>(ids::SEQUENCES)?.len() != entry.documents as usize {
+            return Err(segment.ids.corrupt(ids::SEQUENCES, "the number of documents is not the manifest's"));
+        }
+        Ok(segment)
+    }
+
+    /// Documents, deleted ones included.
+    pub fn documents(&self) -> u32 {
+        self.entry.documents
+    }
+
+    /// Id of a document.
+    pub fn id(&self, document: u32) -> Result<&str> {
+        let bounds: &[u32] = self.ids.section_range(ids::OFFSETS, document as usize, 2)?;
+        let &[start, end] = bounds else { return Err(self.ids.corrupt(ids::OFFSETS, "an id is not listed")) };
+        let bytes: &[u8] =
+            self.ids.section_range(ids::BYTES, start as usize, end.saturating_sub(start) as usize)?;
+        std::str::from_utf8(bytes).map_err(|_| self.ids.corrupt(ids::BYTES, "an id is not UTF-8"))
+    }
+
+    /// Sequence number of a document.
+    pub fn sequence(&self, document: u32) -> Result<u64> {
+        let found: &[u64] = self.ids.section_range(ids::SEQUENCES, document as usize, 1)?;
+        Ok(found.first().copied().unwrap_or_default())
+    }
+
+    /// The document with this id, deleted or not.
+    pub fn find(&self, id: &str) -> Result<Option<u32>> {
+        let hashes: &[u64] = self.ids.section(ids::HASHES)?;
+        let hash = xxh3_64(id.as_bytes());
+        let mut at = hashes.partition_point(|&h| h < hash);
+        while hashes.get(at) == Some(&hash) {
+            let order: &[u32] = self.ids.section_range(ids::ORDER, at, 1)?;
+            let document = order.first().copied().unwrap_or_default();
+            if self.id(document)? == id {
+                return Ok(Some(document));
+            }
+            at += 1;
+        }
+        Ok(None)
+    }
+
+    /// Title, text and metadata of a document.
+    pub fn text(&self, document: u32) -> Result<StoredText> {
+        documents::read_document(&self.docs, document)
+    }
+
+    /// The metadata columns.
+    pub fn attrs(&self) -> Result<&[u8]> {
+        self.attrs.section(attrs::COLUMNS)
+    }
+
+    /// The vectors of a generation, if the segment has them.
+    pub fn vectors(&self, generation: u32) -> Option<&SegmentVectors> {
+        self.generations.get(&generation)
+    }
+
+    /// The tombstones that the manifest lists.
+    pub fn tombstones(&self, vfs: &dyn Vfs, dir: &Path, database: &DatabaseId) -> Result<RoaringBitmap> {
+        if self.entry.tombstones == 0 {
+            return Ok(RoaringBitmap::new());
+        }
+        let path = format!("{}/del.{}", segment_dir(self.entry.id), self.entry.tombstones);
+        let listed = self.entry.files.iter().find(|f| f.path == path);
+        let entry = listed
+            .ok_or_else(|| Error::corrupt(dir.join(&path), 0, "the manifest does not list this file"))?;
+        let file = SegmentFile::open(vfs, dir, entry, Kind::Tombstones, database)?;
+        let bytes: &[u8] = file.section(tombstones::BITMAP)?;
+        let bitmap = RoaringBitmap::deserialize_from(bytes)
+            .map_err(|e| file.corrupt(tombstones::BITMAP, &format!("the bitmap is malformed: {e}")))?;
+        if bitmap.len() != u64::from(self.entry.deleted)
+            || bitmap.max().is_some_and(|m| m >= self.entry.documents)
+        {
+            return Err(
+                file.corrupt(tombstones::BITMAP, "the tombstones are not those that the manifest counts")
+            );
+        }
+        Ok(bitmap)
+    }
+
+    /// Every open file, for `check`.
+    pub fn files(&self) -> impl Iterator<Item = &SegmentFile> {
+        [&self.ids, &self.docs, &self.attrs]
+            .into_iter()
+            .chain(self.generations.values().flat_map(SegmentVectors::files))
+    }
+}
+
+/// A document on its way into a segment.
+pub struct NewDocument<'a> {
+    /// Id.
+    pub id: &'a str,
+    /// Sequence number.
+    pub sequence: u64,
+    /// Title, text, metadata.
+    pub record: DocumentRecord<'a>,
+}
+
+/// Collects documents and writes the files of a segment that do not depend on a generation.
+#[derive(Default)]
+pub struct SegmentBuilder {
+    documents: DocumentsBuilder,
+    ids: Vec<u8>,
+    offsets: Vec<u32>,
+    hashes: Vec<(u64, u32)>,
+    sequences: Vec<u64>,
+}
+
+impl SegmentBuilder {
+    /// Appends a document; returns its number.
+    pub fn push(&mut self, document: &NewDocument<'_>) -> Result<u32> {
+        let number = self.sequences.len() as u32;
+        let end = self.ids.len() + document.id.len();
+        if u32::try_from(end).is_err() {
+            return Err(Error::Limit {
+                what: "the ids of one segment, in bytes,".into(),
+                limit: u64::from(u32::MAX),
+                actual: end as u64,
+                raise: "use shorter ids".into(),
+            });
+        }
+        self.offsets.push(self.ids.len() as u32);
+        self.ids.extend_from_slice(document.id.as_bytes());
+        self.hashes.push((xxh3_64(document.id.as_bytes()), number));
+        self.sequences.push(document.sequence);
+        self.documents.push(&document.record);
+        Ok(number)
+    }
+
+    /// Number of documents so far.
+    pub fn len(&self) -> u32 {
+        self.sequences.len() as u32
+    }
+
+    /// Whether no document was pushed.
+    pub fn is_empty(&self) -> bool {
+        self.sequences.is_empty()
+    }
+
+    /// Writes and syncs the files into a fresh directory; `columns` is the attribute section.
+    pub fn write(mut self, target: &Target<'_>, segment: u64, columns: Vec<u8>) -> Result<Vec<FileEntry>> {
+        let base = segment_dir(segment);
+        remove_dir_if_present(target.vfs, &target.dir.join(&base))?;
+        target.vfs.create_dir(&target.dir.join(&base))?;
+        self.offsets.push(self.ids.len() as u32);
+        self.hashes.sort_unstable();
+        let (hashes, order): (Vec<u64>, Vec<u32>) = self.hashes.into_iter().unzip();
+        let ids = FileBuilder::new(Kind::Ids, target.database)
+            .section(ids::OFFSETS, bytemuck::cast_slice(&self.offsets).to_vec())
+            .section(ids::BYTES, self.ids)
+            .section(ids::HASHES, bytemuck::cast_slice(&hashes).to_vec())
+            .section(ids::ORDER, bytemuck::cast_slice(&order).to_vec())
+            .section(ids::SEQUENCES, bytemuck::cast_slice(&self.sequences).to_vec())
+            .finish();
+        let attrs = FileBuilder::new(Kind::Attrs, target.database).section(attrs::COLUMNS, columns).finish();
+        let docs = self.documents.finish(target.database)?;
+        let entries = vec![
+            target.write(format!("{base}/ids"), ids)?,
+            target.write(format!("{base}/docs"), docs)?,
+            target.write(format!("{base}/attrs"), attrs)?,
+        ];
+        target.vfs.sync_dir(&target.dir.join(&base))?;
+        target.vfs.sync_dir(&target.dir.join(SEGMENT_DIR))?;
+        Ok(entries)
+    }
+}
+
+/// Where files are written.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// File system.
+    pub vfs: &'a dyn Vfs,
+    /// Database directory.
+    pub dir: &'a Path,
+    /// Database id.
+    pub database: DatabaseId,
+}
+
+impl Target<'_> {
+    /// Writes and syncs one container; the caller syncs its directory.
+    pub fn write(&self, path: String, bytes: Vec<u8>) -> Result<FileEntry> {
+        let full = self.dir.join(&path);
+        write_new(self.vfs, &full, &bytes)?;
+        // The trailer ends in the checksum and the end mark.
+        let at = bytes.len() - 16;
+        let checksum = crate::format::u64_at(&bytes, at).unwrap_or_default();
+        Ok(FileEntry { path, length: bytes.len() as u64, checksum })
+    }
+
+    /// Writes and syncs a tombstone file.
+    pub fn write_tombstones(&self, segment: u64, version: u32, bitmap: &RoaringBitmap) -> Result<FileEntry> {
+        let base = segment_dir(segment);
+        let mut bytes = Vec::with_capacity(bitmap.serialized_size());
+        let path = format!("{base}/del.{version}");
+        bitmap.serialize_into(&mut bytes).map_err(Error::io("write", &self.dir.join(&path)))?;
+        let file =
+            FileBuilder::new(Kind::Tombstones, self.database).section(tombstones::BITMAP, bytes).finish();
+        let entry = self.write(path, file)?;
+        self.vfs.sync_dir(&self.dir.join(base))?;
+        Ok(entry)
+    }
+
+    /// Writes and syncs the rows and vectors of a generation into a fresh directory.
+    pub fn write_vectors(
+        &self,
+        segment: u64,
+        generation: u32,
+        columns: &VectorColumns,
+    ) -> Result<Vec<FileEntry>> {
+        let folder = generation_dir(segment, generation);
+        remove_dir_if_present(self.vfs, &self.dir.join(&folder))?;
+        self.vfs.create_dir(&self.dir.join(&folder))?;
+        let bytes = |values: &[u32]| bytemuck::cast_slice(values).to_vec();
+        let file = FileBuilder::new(Kind::Rows, self.database)
+            .section(rows::FIRST, bytes(&columns.first))
+            .section(rows::SPANS, bytemuck::cast_slice(&columns.spans).to_vec());
+        let mut entries = vec![self.write(format!("{folder}/rows"), file.finish())?];
+        if !columns.codes.is_empty() {
+            let file = FileBuilder::new(Kind::Codes, self.database)
+                .section(vectors::CODES, bytemuck::cast_slice(&columns.codes).to_vec())
+                .section(vectors::SCALES, bytemuck::cast_slice(&columns.scales).to_vec())
+                .section(vectors::NORMS, bytemuck::cast_slice(&columns.norms).to_vec());
+            entries.push(self.write(format!("{folder}/codes"), file.finish())?);
+        }
+        if !columns.full.is_empty() {
+            let section = bytemuck::cast_slice(&columns.full).to_vec();
+            let file = FileBuilder::new(Kind::Full, self.database).section(vectors::FULL, section);
+            entries.push(self.write(format!("{folder}/full"), file.finish())?);
+        }
+        self.vfs.sync_dir(&self.dir.join(&folder))?;
+        self.vfs.sync_dir(&self.dir.join(segment_dir(segment)))?;
+        Ok(entries)
+    }
+
+    /// Writes and syncs the graph of a generation.
+    pub fn write_graph(&self, segment: u64, generation: u32, graph: Vec<u8>) -> Result<FileEntry> {
+        let folder = generation_dir(segment, generation);
+        let file = FileBuilder::new(Kind::Graph, self.database).section(vectors::GRAPH, graph);
+        let entry = self.write(format!("{folder}/graph"), file.finish())?;
+        self.vfs.sync_dir(&self.dir.join(&folder))?;
+        Ok(entry)
+    }
+}
+
+/// Rows and vectors of a generation in memory, column by column.
+#[derive(Debug, Clone, Default)]
+pub struct VectorColumns {
+    /// First row of each document, and the number of rows.
+    pub first: Vec<u32>,
+    /// Byte bounds of each row.
+    pub spans: Vec<[u32; 2]>,
+    /// Row-major codes; empty without int8.
+    pub codes: Vec<i8>,
+    /// Scale of each row.
+    pub scales: Vec<f32>,
+    /// Inverse norms, rung by rung.
+    pub norms: Vec<f32>,
+    /// Row-major values; empty without f32.
+    pub full: Vec<f32>,
+}
