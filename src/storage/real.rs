@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::vfs::{Bytes, Lock, Vfs, WriteFile};
+use super::vfs::{Bytes, Lock, Vfs, WriteFile, rename_error};
 use crate::error::{Error, Result};
 use crate::mmap::Map;
 
@@ -84,7 +84,7 @@ impl Vfs for RealVfs {
             Err(Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP) => rename_after_check(from, to),
             other => other.map_err(io::Error::from),
         };
-        result.map_err(Error::io("rename to", to))
+        result.map_err(rename_error(from, to))
     }
 
     fn remove_file(&self, path: &Path) -> Result<()> {

@@ -8,18 +8,19 @@
 //! after [`Vfs::sync_dir`] on the directory that holds it. Nothing else.
 
 use std::fmt;
+use std::io;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mmap::Map;
 
 /// A file system, a clock and a source of chance.
 ///
-/// Every error is [`Error::Io`](crate::Error::Io) with the verb and the path; a full disk keeps the system's own
+/// Every error is [`Error::Io`] with the verb and the path; a full disk keeps the system's own
 /// kind and message.
 pub trait Vfs: Send + Sync + 'static {
     /// Makes a directory. Its parent must exist; an existing directory is fine, an existing file is not.
@@ -105,6 +106,14 @@ pub trait Lock: Send + Sync {
     fn set_text(&mut self, text: &str) -> Result<()>;
 }
 
+/// The error of a rename: about the new name if that is taken, else about the old one.
+pub(super) fn rename_error(from: &Path, to: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Error::io("rename to", to)(error),
+        _ => Error::io("rename", from)(error),
+    }
+}
+
 /// The bytes of an immutable file: a map, or owned memory. Cheap to clone.
 ///
 /// The first byte is aligned to 64 bytes, so a range whose offset in the file is a multiple of a number's size
@@ -150,8 +159,8 @@ impl From<&[u8]> for Bytes {
     fn from(bytes: &[u8]) -> Self {
         let mut lines = vec![Line::zeroed(); bytes.len().div_ceil(size_of::<Line>())];
         let room: &mut [u8] = bytemuck::cast_slice_mut(&mut lines);
-        for (to, from) in room.iter_mut().zip(bytes) {
-            *to = *from;
+        if let Some(room) = room.get_mut(..bytes.len()) {
+            room.copy_from_slice(bytes);
         }
         Self(Inner::Owned { lines: lines.into(), len: bytes.len() })
     }
