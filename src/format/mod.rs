@@ -10,6 +10,7 @@
 //! | [`attrs`] | metadata columns |
 //! | [`graph`] | the frozen graph |
 
+pub mod graph;
 pub mod file;
 pub mod frame;
 pub mod manifest;

@@ -1,0 +1,6 @@
+//! placeholder
+/// A graph.
+#[derive(Debug, Clone)]
+pub struct GraphView<'a> {
+    _x: &'a [u8],
+}

@@ -1,0 +1,171 @@
+//! Search by looking at every row: exact, or int8 first and exact for the best.
+//!
+//! Scanning needs no graph and no luck: it is the oracle of every other search, the plan for small blocks,
+//! for selective filters and for any Matryoshka dimension, and the last resort when a graph falls short.
+
+use roaring::RoaringBitmap;
+
+use super::block::{CodeDistance, ExactDistance, Neighbour, Query, TopK, VectorBlock};
+
+/// How many candidates of an int8 pass are compared again exactly: at least forty, which held all of the
+/// exact top ten in every measurement.
+pub fn rescored(k: usize) -> usize {
+    k.saturating_mul(4).max(40)
+}
+
+/// The `k` nearest rows by the most exact distance the block allows: f32 rows where stored, else the codes
+/// against a query of two parts. Rows outside `allowed` are passed over.
+pub fn scan_exact(
+    block: &VectorBlock<'_>,
+    query: &Query,
+    k: usize,
+    allowed: Option<&RoaringBitmap>,
+) -> Vec<Neighbour> {
+    if !matches(block, query) {
+        return Vec::new();
+    }
+    match ExactDistance::new(block, query) {
+        ExactDistance::Full(full) => nearest(block.len, k, allowed, |row| full.distance(row)),
+        ExactDistance::Codes(codes) => nearest(block.len, k, allowed, |row| codes.fine(row)),
+    }
+}
+
+/// The `k` nearest rows: one pass over the codes, then the best `max(4k, 40)` compared exactly. Without
+/// codes the same as [`scan_exact`].
+pub fn scan(
+    block: &VectorBlock<'_>,
+    query: &Query,
+    k: usize,
+    allowed: Option<&RoaringBitmap>,
+) -> Vec<Neighbour> {
+    if !block.has_codes() {
+        return scan_exact(block, query, k, allowed);
+    }
+    if !matches(block, query) {
+        return Vec::new();
+    }
+    let codes = CodeDistance::new(block, query);
+    let candidates = nearest(block.len, rescored(k), allowed, |row| codes.coarse(row));
+    rescore(block, query, &candidates, k)
+}
+
+/// The `k` nearest of `candidates`, compared exactly.
+pub fn rescore(block: &VectorBlock<'_>, query: &Query, candidates: &[Neighbour], k: usize) -> Vec<Neighbour> {
+    let exact = ExactDistance::new(block, query);
+    let mut top = TopK::new(k);
+    for candidate in candidates {
+        top.push(candidate.row, exact.distance(candidate.row));
+    }
+    top.into_sorted()
+}
+
+/// Whether the query was prepared for rows like the block's.
+pub(super) fn matches(block: &VectorBlock<'_>, query: &Query) -> bool {
+    query.dim == block.dim && query.metric == block.metric
+}
+
+#[inline]
+fn nearest(
+    len: usize,
+    k: usize,
+    allowed: Option<&RoaringBitmap>,
+    distance: impl Fn(u32) -> f32,
+) -> Vec<Neighbour> {
+    let len = len as u32;
+    let mut top = TopK::new(k);
+    match allowed {
+        None => (0..len).for_each(|row| top.push(row, distance(row))),
+        Some(rows) => rows.range(0..len).for_each(|row| top.push(row, distance(row))),
+    }
+    top.into_sorted()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Data, METRICS, overlap};
+    use super::*;
+    use crate::types::{Codec, Metric};
+
+    fn brute(data: &Data, vector: &[f32], rank_dim: usize, k: usize) -> Vec<u32> {
+        let unit = |v: &[f32]| {
+            let norm = v.iter().map(|x| x * x).sum::<f32>().sqrt();
+            v.iter().map(|x| x / norm).collect::<Vec<f32>>()
+        };
+        let mut all: Vec<(f32, u32)> = (0..data.len as u32)
+            .map(|row| {
+                let x = &data.rows[row as usize * data.dim..][..rank_dim];
+                let q = &vector[..rank_dim];
+                let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+                let distance = match data.metric {
+                    Metric::Cosine => 1.0 - dot(&unit(q), &unit(x)),
+                    Metric::Dot => -dot(q, x),
+                    Metric::L2 => q.iter().zip(x).map(|(a, b)| (a - b) * (a - b)).sum::<f32>(),
+                };
+                (distance, row)
+            })
+            .collect();
+        all.sort_by(|a, b| a.0.total_cmp(&b.0));
+        all.truncate(k);
+        all.into_iter().map(|(_, row)| row).collect()
+    }
+
+    #[test]
+    fn exact_and_two_stage_scans_find_the_nearest_at_any_dimension() {
+        for metric in METRICS {
+            for codec in [Codec::Int8F32, Codec::Int8, Codec::F32] {
+                let data = Data::clustered(600, 48, metric, codec, 11);
+                let (mut exact, mut staged) = (0.0, 0.0);
+                let dims = [16, 29, 48];
+                for rank_dim in dims {
+                    for vector in data.queries(20, 5) {
+                        let query = Query::new(&vector, metric, 48, rank_dim);
+                        let truth = brute(&data, &vector, rank_dim, 10);
+                        exact += overlap(&truth, &scan_exact(&data.block(), &query, 10, None)) / 60.0;
+                        staged += overlap(&truth, &scan(&data.block(), &query, 10, None)) / 60.0;
+                    }
+                }
+                let floor = if codec == Codec::Int8 { 0.94 } else { 0.995 };
+                assert!(exact >= floor, "{metric:?} {codec:?}: exact {exact}");
+                assert!(staged >= floor, "{metric:?} {codec:?}: staged {staged}");
+            }
+        }
+    }
+
+    #[test]
+    fn distances_are_those_of_the_metric() {
+        let rows = [3.0, 4.0, 0.0, 1.0];
+        for (metric, expected) in [(Metric::L2, [0.0, 18f32.sqrt()]), (Metric::Dot, [-25.0, -4.0])] {
+            let block = VectorBlock::new(2, metric, &[2], 2, &[], &[], &[], &rows).unwrap();
+            let found = scan_exact(&block, &Query::new(&[3.0, 4.0], metric, 2, 2), 2, None);
+            assert_eq!(found.iter().map(|n| n.row).collect::<Vec<_>>(), [0, 1]);
+            assert!(found.iter().zip(expected).all(|(n, d)| (n.distance - d).abs() < 1e-5), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn only_allowed_rows_are_returned_and_ties_go_to_the_lower_row() {
+        let rows = [1.0f32; 20];
+        let block = VectorBlock::new(2, Metric::L2, &[2], 10, &[], &[], &[], &rows).unwrap();
+        let query = Query::new(&[1.0, 1.0], Metric::L2, 2, 2);
+        let allowed: RoaringBitmap = [3, 5, 7, 12].into_iter().collect();
+        let found = |k, allowed| scan(&block, &query, k, allowed).iter().map(|n| n.row).collect::<Vec<_>>();
+        assert_eq!(found(2, Some(&allowed)), [3, 5]);
+        assert_eq!(found(9, Some(&allowed)), [3, 5, 7]);
+        assert_eq!(found(3, None), [0, 1, 2]);
+        assert!(found(0, None).is_empty());
+    }
+
+    #[test]
+    fn a_query_for_other_rows_finds_nothing() {
+        let data = Data::clustered(20, 8, Metric::Dot, Codec::Int8F32, 1);
+        assert!(scan(&data.block(), &Query::new(&[1.0; 9], Metric::Dot, 9, 9), 3, None).is_empty());
+        assert!(scan_exact(&data.block(), &Query::new(&[1.0; 8], Metric::L2, 8, 8), 3, None).is_empty());
+    }
+
+    #[test]
+    fn zero_rows_have_no_direction() {
+        let block = VectorBlock::new(2, Metric::Cosine, &[1, 2], 2, &[], &[], &[], &[0.0, 1.0, 1.0, 0.0]);
+        let found = scan_exact(&block.unwrap(), &Query::new(&[1.0, 0.0], Metric::Cosine, 2, 1), 2, None);
+        assert_eq!(found.iter().map(|n| (n.row, n.distance)).collect::<Vec<_>>(), [(1, 0.0), (0, 1.0)]);
+    }
+}
