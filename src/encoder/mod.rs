@@ -1,1 +1,244 @@
-//! encoder
+//! The text encoder: a sentence-transformers model of the BERT family, run in this process.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `files` | the model's files, and its id |
+//! | `config` | what they say about shape and modules |
+//! | `weights` | safetensors in and out |
+//! | `tokenize`, `batch`, `chunks` | text to ids, ids to padded batches, long texts to chunks |
+//! | `ops`, `bert`, `pooling` | ids to vectors, with gradients |
+//! | `run` | many texts on all cores |
+//! | `trainable`, `export` | the same model as variables; as sentence-transformers reads it |
+//!
+//! Invariants: a text's vector does not depend on the texts encoded with it, but for rounding; the
+//! same call gives the same bits. Files are checked before anything in them is used.
+
+mod batch;
+mod bert;
+mod chunks;
+mod config;
+mod export;
+mod files;
+mod ops;
+mod pooling;
+mod run;
+mod tokenize;
+mod trainable;
+mod weights;
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+pub use self::batch::TokenBatch;
+pub use self::files::ModelFiles;
+pub use self::trainable::TrainableEncoder;
+
+use self::bert::Bert;
+use self::config::ModelConfig;
+use self::files::{ADAPTER, TOKENIZER, WEIGHTS};
+use self::pooling::Head;
+use self::tokenize::TextTokenizer;
+use self::weights::Weights;
+use crate::error::{Error, Result};
+use crate::options::Task;
+use crate::types::Precision;
+
+/// An encoder: text in, vectors out. Clones share everything.
+#[derive(Clone)]
+pub struct Encoder {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    files: ModelFiles,
+    model_id: String,
+    precision: Precision,
+    config: Arc<ModelConfig>,
+    tokenizer: Arc<TextTokenizer>,
+    bert: Bert,
+    head: Head,
+    adapter: Option<Adapter>,
+}
+
+/// A linear map over the vectors, as the model applies it and as numbers.
+struct Adapter {
+    tensor: Tensor,
+    values: Vec<f32>,
+}
+
+impl Adapter {
+    fn new(tensor: Tensor) -> Result<Self> {
+        let values = tensor.flatten_all().and_then(|t| t.to_vec1()).map_err(failed)?;
+        Ok(Self { tensor, values })
+    }
+}
+
+impl Encoder {
+    /// Loads a model.
+    ///
+    /// `files` may hold `adapter.safetensors`: a tensor `adapter`, dim × dim (outputs × inputs), applied
+    /// after pooling and dense layers, before the last normalisation.
+    ///
+    /// Fails with [`Error::Input`] if the model is of a kind that is not supported, and with
+    /// [`Error::Corrupt`] if a file is missing or contradicts itself or the others.
+    pub fn from_files(files: ModelFiles, precision: Precision) -> Result<Self> {
+        let config = Arc::new(ModelConfig::read(&files)?);
+        let tokenizer = TextTokenizer::from_bytes(
+            files.required(TOKENIZER)?,
+            config.max_tokens,
+            config.bert.vocabulary,
+            config.bert.pad,
+        )?;
+        let (bert, dense) = read_weights(&files, &config)?;
+        let adapter = pooling::read_adapter(&files, config.dim())?.map(Adapter::new).transpose()?;
+        let inner = Inner {
+            model_id: files.model_id(precision),
+            precision,
+            tokenizer: Arc::new(tokenizer),
+            bert: Bert::new(&config.bert, &bert).map_err(failed)?,
+            head: Head::new(&config, &dense, adapter.as_ref().map(|a| a.tensor.clone())),
+            adapter,
+            config,
+            files,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Identity of the model; see [`ModelFiles::model_id`].
+    pub fn model_id(&self) -> &str {
+        &self.inner.model_id
+    }
+
+    /// Dimensions of the vectors.
+    pub fn dim(&self) -> usize {
+        self.inner.config.dim()
+    }
+
+    /// Tokens of a text that are read, special ones included; the rest of it is cut off.
+    pub fn max_tokens(&self) -> usize {
+        self.inner.config.max_tokens
+    }
+
+    /// Whether vectors have length 1.
+    pub fn normalizes(&self) -> bool {
+        self.inner.config.normalize
+    }
+
+    /// The files the model was loaded from, an adapter included.
+    pub fn files(&self) -> &ModelFiles {
+        &self.inner.files
+    }
+
+    /// Vectors of `texts`, row by row (texts × dim), in the order of the texts.
+    ///
+    /// Reports the stage "embed" and stops with [`Error::Cancelled`] between batches.
+    pub fn encode(&self, texts: &[&str], task: &Task) -> Result<Vec<f32>> {
+        run::encode(self, texts, task)
+    }
+
+    /// Tokens of a text in all, special ones left out.
+    pub fn count_tokens(&self, text: &str) -> Result<usize> {
+        self.inner.tokenizer.count(text)
+    }
+
+    /// Byte ranges of the chunks in which a text is stored, each short enough to be encoded whole; at
+    /// least one, also for the empty text.
+    pub fn chunks(&self, text: &str) -> Result<Vec<Range<usize>>> {
+        chunks::chunks(&self.inner.tokenizer, text)
+    }
+
+    /// The encoder followed by a linear map, dim × dim (outputs × inputs, row by row). A map that is
+    /// there already is applied first. The model id changes.
+    pub fn with_adapter(&self, adapter: Vec<f32>) -> Result<Self> {
+        let dim = self.dim();
+        if adapter.len() != dim * dim || adapter.iter().any(|v| !v.is_finite()) {
+            let what = format!("an adapter for this model has {dim} × {dim} finite values");
+            return Err(Error::Input(what));
+        }
+        let mut tensor = pooling::adapter_tensor(adapter, dim)?;
+        if let Some(old) = &self.inner.adapter {
+            tensor = tensor.matmul(&old.tensor).map_err(failed)?;
+        }
+        let mut files = self.inner.files.clone();
+        files.insert(ADAPTER, export::adapter_file(&tensor)?);
+        let inner = Inner {
+            model_id: files.model_id(self.inner.precision),
+            files,
+            precision: self.inner.precision,
+            config: Arc::clone(&self.inner.config),
+            tokenizer: Arc::clone(&self.inner.tokenizer),
+            bert: self.inner.bert.clone(),
+            head: self.inner.head.with_adapter(tensor.clone()),
+            adapter: Some(Adapter::new(tensor)?),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The linear map after the model, dim × dim, if there is one.
+    pub fn adapter(&self) -> Option<&[f32]> {
+        self.inner.adapter.as_ref().map(|adapter| adapter.values.as_slice())
+    }
+
+    /// A copy whose parameters can be trained.
+    pub fn trainable(&self) -> Result<TrainableEncoder> {
+        TrainableEncoder::new(self)
+    }
+
+    /// Writes the model to a folder that sentence-transformers loads; an adapter becomes a dense
+    /// module before the normalisation.
+    pub fn export(&self, folder: &Path) -> Result<()> {
+        export::portable(&self.inner.files, &self.inner.config, self.adapter_tensor())?.write_dir(folder)
+    }
+
+    pub(crate) fn config(&self) -> &ModelConfig {
+        &self.inner.config
+    }
+
+    pub(crate) fn tokenizer(&self) -> &TextTokenizer {
+        &self.inner.tokenizer
+    }
+
+    pub(crate) fn adapter_tensor(&self) -> Option<&Tensor> {
+        self.inner.adapter.as_ref().map(|adapter| &adapter.tensor)
+    }
+
+    /// The parameters of transformer and dense layers, read from the files again.
+    pub(crate) fn read_weights(&self) -> Result<(Weights, Weights)> {
+        read_weights(&self.inner.files, &self.inner.config)
+    }
+
+    /// Vectors of a batch, row by row, normalised if the model does so.
+    pub(crate) fn embed(&self, batch: &TokenBatch) -> Result<Vec<f32>> {
+        let states = self.inner.bert.forward(batch).map_err(failed)?;
+        let vectors = self.inner.head.apply(&states, batch)?;
+        let mut rows = vectors.flatten_all().and_then(|t| t.to_vec1()).map_err(failed)?;
+        if self.inner.head.normalize {
+            pooling::normalize_rows(&mut rows, self.dim());
+        }
+        Ok(rows)
+    }
+}
+
+impl std::fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoder").field("model_id", &self.inner.model_id).finish_non_exhaustive()
+    }
+}
+
+fn read_weights(files: &ModelFiles, config: &ModelConfig) -> Result<(Weights, Weights)> {
+    let bert = weights::read(WEIGHTS, files.required(WEIGHTS)?, &bert::shapes(&config.bert))?;
+    Ok((bert, pooling::read_dense(files, config)?))
+}
+
+/// An error of the tensor library: shapes are checked when a model is read, so that memory is what is
+/// left to fail.
+fn failed(error: candle_core::Error) -> Error {
+    Error::input(format!("the encoder failed: {error}"))
+}

@@ -1,0 +1,470 @@
+//! What a model folder says about its model: the transformer's shape, and the chain of modules that
+//! turns token states into one vector (sentence-transformers' `modules.json`).
+//!
+//! Every size is checked here, before anything is allocated for it.
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::files::{CONFIG, MODULES, ModelFiles, SENTENCE_CONFIG, TOKENIZER_CONFIG};
+use crate::error::{Error, Result};
+use crate::options::limits;
+
+const LAYERS_MAX: usize = 256;
+const HEADS_MAX: usize = 1_024;
+const INTERMEDIATE_MAX: usize = 1 << 20;
+const VOCABULARY_MAX: usize = 1 << 24;
+const POSITIONS_MAX: usize = 1 << 20;
+const MODULES_MAX: usize = 16;
+
+/// Shape of a BERT.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct BertConfig {
+    pub(crate) vocabulary: usize,
+    pub(crate) hidden: usize,
+    pub(crate) layers: usize,
+    pub(crate) heads: usize,
+    pub(crate) intermediate: usize,
+    pub(crate) positions: usize,
+    pub(crate) token_types: usize,
+    pub(crate) epsilon: f64,
+    pub(crate) pad: u32,
+}
+
+/// How token states become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pooling {
+    /// The first token's state.
+    Cls,
+    /// Mean over the text's tokens.
+    Mean,
+    /// Largest value of each dimension over the text's tokens.
+    Max,
+}
+
+/// What a dense module applies to its sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    Identity,
+    Tanh,
+}
+
+/// A linear layer after pooling.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct DenseConfig {
+    /// Its folder.
+    pub(crate) path: String,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) bias: bool,
+    pub(crate) activation: Activation,
+}
+
+/// Everything the folder says.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ModelConfig {
+    pub(crate) bert: BertConfig,
+    pub(crate) pooling: Pooling,
+    pub(crate) dense: Vec<DenseConfig>,
+    pub(crate) normalize: bool,
+    /// Tokens of a text that are read, the special ones included.
+    pub(crate) max_tokens: usize,
+}
+
+impl ModelConfig {
+    /// Reads and checks the configuration of a model.
+    pub(crate) fn read(files: &ModelFiles) -> Result<Self> {
+        let bert = BertConfig::read(files)?;
+        let chain = Chain::read(files, bert.hidden)?;
+        let max_tokens = max_tokens(files, bert.positions)?;
+        Ok(Self {
+            pooling: chain.pooling,
+            dense: chain.dense,
+            normalize: chain.normalize,
+            max_tokens,
+            bert,
+        })
+    }
+
+    /// Dimensions of the vectors.
+    pub(crate) fn dim(&self) -> usize {
+        self.dense.last().map_or(self.bert.hidden, |dense| dense.outputs)
+    }
+}
+
+#[derive(Deserialize)]
+struct RawBert {
+    model_type: Option<String>,
+    vocab_size: usize,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    max_position_embeddings: usize,
+    #[serde(default = "default_token_types")]
+    type_vocab_size: usize,
+    layer_norm_eps: Option<f64>,
+    pad_token_id: Option<u32>,
+    hidden_act: Option<String>,
+    position_embedding_type: Option<String>,
+}
+
+fn default_token_types() -> usize {
+    2
+}
+
+impl BertConfig {
+    fn read(files: &ModelFiles) -> Result<Self> {
+        let bytes = files.required(CONFIG)?;
+        // The type first: another family's configuration lacks BERT's keys.
+        #[derive(Deserialize)]
+        struct Family {
+            model_type: Option<String>,
+        }
+        let family: Family = parse(CONFIG, bytes)?;
+        supported("model_type", family.model_type.as_deref(), "bert")?;
+        let raw: RawBert = parse(CONFIG, bytes)?;
+        supported("model_type", raw.model_type.as_deref(), "bert")?;
+        supported("hidden_act", raw.hidden_act.as_deref(), "gelu")?;
+        supported("position_embedding_type", raw.position_embedding_type.as_deref(), "absolute")?;
+
+        let config = Self {
+            vocabulary: size("vocab_size", raw.vocab_size, VOCABULARY_MAX)?,
+            hidden: size("hidden_size", raw.hidden_size, limits::DIM)?,
+            layers: size("num_hidden_layers", raw.num_hidden_layers, LAYERS_MAX)?,
+            heads: size("num_attention_heads", raw.num_attention_heads, HEADS_MAX)?,
+            intermediate: size("intermediate_size", raw.intermediate_size, INTERMEDIATE_MAX)?,
+            positions: size("max_position_embeddings", raw.max_position_embeddings, POSITIONS_MAX)?,
+            token_types: size("type_vocab_size", raw.type_vocab_size, 1_024)?,
+            epsilon: raw.layer_norm_eps.unwrap_or(1e-12),
+            pad: raw.pad_token_id.unwrap_or(0),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        let problem = if !self.hidden.is_multiple_of(self.heads) {
+            format!("{} heads do not divide {} dimensions", self.heads, self.hidden)
+        } else if !(0.0..1.0).contains(&self.epsilon) {
+            format!("layer_norm_eps is {}", self.epsilon)
+        } else if self.pad as usize >= self.vocabulary {
+            format!("pad_token_id {} is not in the vocabulary of {}", self.pad, self.vocabulary)
+        } else {
+            return Ok(());
+        };
+        Err(Error::corrupt(CONFIG, 0, problem))
+    }
+}
+
+fn supported(key: &str, value: Option<&str>, expected: &str) -> Result<()> {
+    match value {
+        Some(other) if other != expected => Err(Error::input(format!(
+            "the model's {key} is {other:?}; only {expected:?} is supported"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn size(key: &str, value: usize, most: usize) -> Result<usize> {
+    if (1..=most).contains(&value) {
+        return Ok(value);
+    }
+    Err(Error::corrupt(CONFIG, 0, format!("{key} is {value}, not between 1 and {most}")))
+}
+
+#[derive(Deserialize)]
+struct RawModule {
+    #[serde(default)]
+    path: String,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+#[derive(Deserialize, Default)]
+struct RawPooling {
+    #[serde(default)]
+    pooling_mode: Option<String>,
+    #[serde(default)]
+    pooling_mode_cls_token: bool,
+    #[serde(default)]
+    pooling_mode_mean_tokens: bool,
+    #[serde(default)]
+    pooling_mode_max_tokens: bool,
+    #[serde(default)]
+    pooling_mode_mean_sqrt_len_tokens: bool,
+    #[serde(default)]
+    pooling_mode_weightedmean_tokens: bool,
+    #[serde(default)]
+    pooling_mode_lasttoken: bool,
+}
+
+#[derive(Deserialize)]
+struct RawDense {
+    in_features: usize,
+    out_features: usize,
+    #[serde(default = "default_bias")]
+    bias: bool,
+    activation_function: Option<String>,
+}
+
+fn default_bias() -> bool {
+    true
+}
+
+/// The modules after the transformer.
+struct Chain {
+    pooling: Pooling,
+    dense: Vec<DenseConfig>,
+    normalize: bool,
+}
+
+impl Chain {
+    fn read(files: &ModelFiles, hidden: usize) -> Result<Self> {
+        let Some(bytes) = files.get(MODULES) else {
+            // A bare transformer: sentence-transformers pools it by the mean and does not normalise.
+            return Ok(Self {
+                pooling: Pooling::Mean,
+                dense: Vec::new(),
+                normalize: false,
+            });
+        };
+        let modules: Vec<RawModule> = parse(MODULES, bytes)?;
+        if modules.len() > MODULES_MAX {
+            return Err(Error::corrupt(MODULES, 0, format!("more than {MODULES_MAX} modules")));
+        }
+        let mut kinds = modules.iter().map(|m| (m.kind.rsplit('.').next().unwrap_or(""), m.path.as_str()));
+        if kinds.next() != Some(("Transformer", "")) {
+            let what = "the model's first module must be a Transformer in the folder itself";
+            return Err(Error::input(what));
+        }
+        let Some(("Pooling", path)) = kinds.next() else {
+            return Err(Error::input("the model's second module must be a Pooling"));
+        };
+        let mut chain = Self {
+            pooling: pooling(files, path)?,
+            dense: Vec::new(),
+            normalize: false,
+        };
+        for (kind, path) in kinds {
+            match kind {
+                _ if chain.normalize => {
+                    return Err(Error::input("the model has a module after Normalize; that is not supported"));
+                }
+                "Dense" => {
+                    let inputs = chain.dense.last().map_or(hidden, |dense| dense.outputs);
+                    chain.dense.push(dense(files, path, inputs)?);
+                }
+                "Normalize" => chain.normalize = true,
+                // No effect outside training.
+                "Dropout" => {}
+                other => {
+                    return Err(Error::input(format!("the model's module {other} is not supported")));
+                }
+            }
+        }
+        Ok(chain)
+    }
+}
+
+fn pooling(files: &ModelFiles, path: &str) -> Result<Pooling> {
+    let file = format!("{path}/config.json");
+    let raw: RawPooling = match files.get(&file) {
+        Some(bytes) => parse(&file, bytes)?,
+        None => RawPooling::default(),
+    };
+    let mut modes: Vec<&str> = [
+        (raw.pooling_mode_cls_token, "cls"),
+        (raw.pooling_mode_mean_tokens, "mean"),
+        (raw.pooling_mode_max_tokens, "max"),
+        (raw.pooling_mode_mean_sqrt_len_tokens, "mean_sqrt_len_tokens"),
+        (raw.pooling_mode_weightedmean_tokens, "weightedmean"),
+        (raw.pooling_mode_lasttoken, "lasttoken"),
+    ]
+    .into_iter()
+    .filter_map(|(on, name)| on.then_some(name))
+    .collect();
+    // Newer files name the mode, older ones have a switch for each.
+    modes.extend(raw.pooling_mode.as_deref());
+    match modes.as_slice() {
+        [] | ["mean"] => Ok(Pooling::Mean),
+        ["cls"] => Ok(Pooling::Cls),
+        ["max"] => Ok(Pooling::Max),
+        other => Err(Error::input(format!(
+            "the model pools by {}; supported are cls, mean and max, one of them",
+            other.join(" and ")
+        ))),
+    }
+}
+
+fn dense(files: &ModelFiles, path: &str, inputs: usize) -> Result<DenseConfig> {
+    let file = format!("{path}/config.json");
+    let raw: RawDense = parse(&file, files.required(&file)?)?;
+    if raw.in_features != inputs || raw.out_features == 0 || raw.out_features > limits::DIM {
+        let what = format!(
+            "it maps {} values to {}; it gets {inputs}, and may give 1 to {}",
+            raw.in_features,
+            raw.out_features,
+            limits::DIM
+        );
+        return Err(Error::corrupt(file, 0, what));
+    }
+    let name = raw.activation_function.as_deref().unwrap_or("torch.nn.modules.activation.Tanh");
+    let activation = match name.rsplit('.').next().unwrap_or(name) {
+        "Identity" => Activation::Identity,
+        "Tanh" => Activation::Tanh,
+        _ => {
+            return Err(Error::input(format!(
+                "the activation {name} in {file} is not supported; Identity and Tanh are"
+            )));
+        }
+    };
+    Ok(DenseConfig {
+        path: path.to_string(),
+        inputs,
+        outputs: raw.out_features,
+        bias: raw.bias,
+        activation,
+    })
+}
+
+/// Tokens of a text that are read: what the sentence-transformers configuration says, else the
+/// tokenizer's, at most the positions the transformer has.
+fn max_tokens(files: &ModelFiles, positions: usize) -> Result<usize> {
+    #[derive(Deserialize, Default)]
+    struct Limits {
+        max_seq_length: Option<f64>,
+        model_max_length: Option<f64>,
+    }
+    let read = |file: &str| match files.get(file) {
+        Some(bytes) => parse::<Limits>(file, bytes),
+        None => Ok(Limits::default()),
+    };
+    let sentence = read(SENTENCE_CONFIG)?.max_seq_length.map(|n| (n, SENTENCE_CONFIG));
+    let tokenizer = read(TOKENIZER_CONFIG)?.model_max_length.map(|n| (n, TOKENIZER_CONFIG));
+    let Some((tokens, file)) = sentence.or(tokenizer) else {
+        return Ok(positions);
+    };
+    // "No limit" is written as a number near 1e30, which the conversion turns into the largest integer.
+    if tokens >= 1.0 {
+        return Ok((tokens as usize).min(positions));
+    }
+    Err(Error::corrupt(file, 0, format!("the limit on tokens is {tokens}")))
+}
+
+fn parse<T: DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| Error::corrupt(file, 0, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn bert() -> Value {
+        json!({"model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64,
+            "hidden_act": "gelu", "layer_norm_eps": 1e-12})
+    }
+
+    fn with(name: &str, value: &Value) -> ModelFiles {
+        let mut files = ModelFiles::default();
+        files.insert(CONFIG, serde_json::to_vec(&bert()).unwrap());
+        files.insert(name, serde_json::to_vec(value).unwrap());
+        files
+    }
+
+    fn module(kind: &str, path: &str) -> Value {
+        json!({"type": format!("sentence_transformers.models.{kind}"), "path": path})
+    }
+
+    #[test]
+    fn a_bare_transformer_is_pooled_by_the_mean_and_not_normalised() {
+        let config = ModelConfig::read(&with(CONFIG, &bert())).unwrap();
+        assert_eq!((config.pooling, config.normalize, config.dim()), (Pooling::Mean, false, 32));
+        assert_eq!(config.max_tokens, 64);
+    }
+
+    #[test]
+    fn the_chain_is_read_in_order() {
+        let chain = json!([module("Transformer", ""), module("Pooling", "1_Pooling"),
+            module("Dense", "2_Dense"), module("Normalize", "3_Normalize")]);
+        let mut files = with(MODULES, &chain);
+        files.insert("1_Pooling/config.json", br#"{"pooling_mode_cls_token": true}"#.to_vec());
+        let dense = br#"{"in_features": 32, "out_features": 16, "bias": false,
+            "activation_function": "torch.nn.modules.linear.Identity"}"#;
+        files.insert("2_Dense/config.json", dense.to_vec());
+        let config = ModelConfig::read(&files).unwrap();
+        assert_eq!((config.pooling, config.normalize, config.dim()), (Pooling::Cls, true, 16));
+        assert_eq!(config.dense[0].activation, Activation::Identity);
+        assert!(!config.dense[0].bias);
+    }
+
+    #[test]
+    fn the_limit_on_tokens_is_the_folders_and_at_most_the_positions() {
+        let read = |file: &str, value: Value| ModelConfig::read(&with(file, &value)).map(|c| c.max_tokens);
+        assert_eq!(read(SENTENCE_CONFIG, json!({"max_seq_length": 16})).unwrap(), 16);
+        assert_eq!(read(SENTENCE_CONFIG, json!({"max_seq_length": 1000})).unwrap(), 64);
+        assert_eq!(read(SENTENCE_CONFIG, json!({"max_seq_length": null})).unwrap(), 64);
+        assert_eq!(read(TOKENIZER_CONFIG, json!({"model_max_length": 1e30})).unwrap(), 64);
+        assert_eq!(read(TOKENIZER_CONFIG, json!({"model_max_length": 20})).unwrap(), 20);
+        assert!(read(SENTENCE_CONFIG, json!({"max_seq_length": 0})).is_err());
+    }
+
+    #[test]
+    fn other_families_are_refused_by_name() {
+        for (key, value) in [
+            ("model_type", "roberta"),
+            ("hidden_act", "relu"),
+            ("position_embedding_type", "relative_key"),
+        ] {
+            let mut config = bert();
+            config[key] = json!(value);
+            let error = ModelConfig::read(&with(CONFIG, &config)).unwrap_err();
+            assert!(matches!(&error, Error::Input(text) if text.contains(value)), "{error}");
+        }
+        // Another family lacks keys of ours; its name is what must be said.
+        let error = ModelConfig::read(&with(CONFIG, &json!({"model_type": "mpnet"}))).unwrap_err();
+        assert!(matches!(&error, Error::Input(text) if text.contains("mpnet")), "{error}");
+    }
+
+    #[test]
+    fn impossible_sizes_are_corrupt() {
+        for (key, value) in [
+            ("hidden_size", json!(1u64 << 40)),
+            ("hidden_size", json!(0)),
+            ("num_hidden_layers", json!(100_000)),
+            ("num_attention_heads", json!(5)),
+            ("vocab_size", json!(-1)),
+            ("layer_norm_eps", json!(-1.0)),
+            ("pad_token_id", json!(100)),
+        ] {
+            let mut config = bert();
+            config[key] = value;
+            let error = ModelConfig::read(&with(CONFIG, &config)).unwrap_err();
+            assert!(matches!(&error, Error::Corrupt { .. }), "{key}: {error}");
+        }
+    }
+
+    #[test]
+    fn unknown_modules_and_poolings_are_refused() {
+        let chain = |kinds: &[&str]| Value::Array(kinds.iter().map(|k| module(k, "")).collect());
+        for kinds in [
+            &["Pooling"][..],
+            &["Transformer", "Normalize"],
+            &["Transformer", "Pooling", "WeightedLayerPooling"],
+            &["Transformer", "Pooling", "Normalize", "Dense"],
+        ] {
+            assert!(ModelConfig::read(&with(MODULES, &chain(kinds))).is_err(), "{kinds:?}");
+        }
+        let mut files =
+            with(MODULES, &json!([module("Transformer", ""), module("Pooling", "1_Pooling")]));
+        files.insert(
+            "1_Pooling/config.json",
+            br#"{"pooling_mode_cls_token": true, "pooling_mode_max_tokens": true}"#.to_vec(),
+        );
+        let error = ModelConfig::read(&files).unwrap_err();
+        assert!(error.to_string().contains("cls and max"), "{error}");
+    }
+}

@@ -1,0 +1,99 @@
+//! A model as sentence-transformers reads it: the adapter becomes a dense module.
+
+use serde_json::{Value, json};
+
+use super::config::{ModelConfig, Pooling};
+use super::files::{ADAPTER, MODULES, ModelFiles, SENTENCE_CONFIG, WEIGHTS};
+use super::pooling::ADAPTER_TENSOR;
+use super::weights::{self, Weights};
+use crate::error::{Error, Result};
+
+/// The files of a model with `adapter`, if there is one, as a dense module before the normalisation.
+pub(crate) fn portable(
+    files: &ModelFiles,
+    config: &ModelConfig,
+    adapter: Option<&candle_core::Tensor>,
+) -> Result<ModelFiles> {
+    let mut files = files.clone();
+    files.remove(ADAPTER);
+    let mut modules = modules(&mut files, config)?;
+    if let Some(adapter) = adapter {
+        let folder = free_folder(&files, &modules);
+        let at = modules.len() - usize::from(config.normalize);
+        modules.insert(at, module("Dense", &folder));
+        insert_adapter(&mut files, &folder, config.dim(), adapter)?;
+    }
+    for (i, module) in modules.iter_mut().enumerate() {
+        module["idx"] = json!(i);
+        module["name"] = json!(i.to_string());
+    }
+    files.insert(MODULES, pretty(&Value::Array(modules)));
+    Ok(files)
+}
+
+/// The chain of modules; a bare transformer gets the one that is implied.
+fn modules(files: &mut ModelFiles, config: &ModelConfig) -> Result<Vec<Value>> {
+    if let Some(bytes) = files.get(MODULES) {
+        return serde_json::from_slice(bytes).map_err(|error| Error::corrupt(MODULES, 0, error.to_string()));
+    }
+    let folder = "1_Pooling";
+    let pooling = json!({
+        "word_embedding_dimension": config.bert.hidden,
+        "pooling_mode_cls_token": config.pooling == Pooling::Cls,
+        "pooling_mode_mean_tokens": config.pooling == Pooling::Mean,
+        "pooling_mode_max_tokens": config.pooling == Pooling::Max,
+        "pooling_mode_mean_sqrt_len_tokens": false,
+    });
+    files.insert(format!("{folder}/config.json"), pretty(&pooling));
+    if files.get(SENTENCE_CONFIG).is_none() {
+        let limits = json!({"max_seq_length": config.max_tokens, "do_lower_case": false});
+        files.insert(SENTENCE_CONFIG, pretty(&limits));
+    }
+    Ok(vec![module("Transformer", ""), module("Pooling", folder)])
+}
+
+fn insert_adapter(
+    files: &mut ModelFiles,
+    folder: &str,
+    dim: usize,
+    adapter: &candle_core::Tensor,
+) -> Result<()> {
+    let settings = json!({
+        "in_features": dim,
+        "out_features": dim,
+        "bias": false,
+        "activation_function": "torch.nn.modules.linear.Identity",
+    });
+    files.insert(format!("{folder}/config.json"), pretty(&settings));
+    let file = format!("{folder}/{WEIGHTS}");
+    let tensors = Weights::from([("linear.weight".to_string(), adapter.clone())]);
+    let bytes = weights::write(&file, &tensors)?;
+    files.insert(file, bytes);
+    Ok(())
+}
+
+/// `adapter.safetensors` of a map, outputs × inputs.
+pub(crate) fn adapter_file(adapter: &candle_core::Tensor) -> Result<Vec<u8>> {
+    weights::write(ADAPTER, &Weights::from([(ADAPTER_TENSOR.to_string(), adapter.clone())]))
+}
+
+fn module(kind: &str, path: &str) -> Value {
+    json!({"idx": 0, "name": "", "path": path, "type": format!("sentence_transformers.models.{kind}")})
+}
+
+/// A folder name for another dense module.
+fn free_folder(files: &ModelFiles, modules: &[Value]) -> String {
+    let taken = |folder: &str| {
+        let inside = format!("{folder}/");
+        files.iter().any(|(path, _)| path.starts_with(&inside)) || modules.iter().any(|m| m["path"] == folder)
+    };
+    let mut number = modules.len();
+    while taken(&format!("{number}_Dense")) {
+        number += 1;
+    }
+    format!("{number}_Dense")
+}
+
+fn pretty(value: &Value) -> Vec<u8> {
+    format!("{value:#}\n").into_bytes()
+}
