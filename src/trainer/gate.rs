@@ -1,0 +1,236 @@
+//! The gate: whether a candidate is published.
+//!
+//! Judged is the difference in NDCG@10 of each held-out query, candidate against current, so that
+//! easy and hard queries cancel out. A paired bootstrap (Efron and Tibshirani: An Introduction to the
+//! Bootstrap, 1993) gives the 95 % interval of the mean difference. A candidate passes if
+//! 1. the lower bound of its gain at the full dimension is above zero;
+//! 2. at no dimension of the ladder the mean falls by more than [`GateOptions::tolerance`];
+//! 3. on the guard set, where documents are to be found by passages of their own and nobody clicked,
+//!    the mean does not fall by more than [`GateOptions::guard_tolerance`]. What clicks at random teach
+//!    is forgetting, and this is where it shows even if the held-out clicks are as random.
+//!
+//! Refusing is a result, not an error.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::rng::Rng;
+
+/// Thresholds of the gate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GateOptions {
+    /// Fall of the mean NDCG@10 that is allowed at a lower dimension.
+    pub tolerance: f64,
+    /// Fall of the mean NDCG@10 that is allowed on the guard set.
+    pub guard_tolerance: f64,
+    /// Bootstrap resamples.
+    pub resamples: usize,
+    /// Seed of the resampling.
+    pub seed: u64,
+}
+
+impl Default for GateOptions {
+    fn default() -> Self {
+        Self { tolerance: 0.005, guard_tolerance: 0.005, resamples: 10_000, seed: 0 }
+    }
+}
+
+/// A score for each query, by the current generation and by the candidate, in the same order.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Paired {
+    /// Scores of the current generation.
+    pub before: Vec<f64>,
+    /// Scores of the candidate.
+    pub after: Vec<f64>,
+}
+
+impl Paired {
+    fn means(&self) -> [f64; 2] {
+        [mean(&self.before), mean(&self.after)]
+    }
+
+    fn differences(&self) -> Vec<f64> {
+        self.before.iter().zip(&self.after).map(|(before, after)| after - before).collect()
+    }
+}
+
+/// The verdict; serialises to the `gate` object of `retrain`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GateReport {
+    /// The measure: "ndcg@10".
+    pub metric: &'static str,
+    /// Mean of the current generation at the full dimension.
+    pub before: f64,
+    /// Mean of the candidate at the full dimension.
+    pub after: f64,
+    /// `after - before`.
+    pub gain: f64,
+    /// 95 % interval of the gain.
+    pub ci95: [f64; 2],
+    /// Means before and after for each dimension of the ladder.
+    pub by_dim: BTreeMap<String, [f64; 2]>,
+    /// Why it was or was not published, for the user.
+    pub reason: String,
+    /// The verdict.
+    #[serde(skip)]
+    pub publish: bool,
+}
+
+impl GateReport {
+    /// The refusal of a run that had nothing to judge, such as one with too little to learn from.
+    pub fn refused(reason: impl Into<String>) -> Self {
+        Self {
+            metric: METRIC,
+            before: 0.0,
+            after: 0.0,
+            gain: 0.0,
+            ci95: [0.0, 0.0],
+            by_dim: BTreeMap::new(),
+            reason: reason.into(),
+            publish: false,
+        }
+    }
+}
+
+const METRIC: &str = "ndcg@10";
+
+/// Decides. `rungs`: the NDCG@10 of each held-out query for each dimension, ascending, the last one
+/// being the full dimension; `guard`: the same at the full dimension for the guard set, which may be empty.
+pub fn decide(rungs: &[(usize, Paired)], guard: &Paired, options: &GateOptions) -> GateReport {
+    let Some((_, full)) = rungs.last().filter(|(_, full)| !full.before.is_empty()) else {
+        return GateReport::refused("nothing to judge by: no held-out query has a stored document to find");
+    };
+    let [before, after] = full.means();
+    let ci95 = interval(&full.differences(), options);
+    let gain = after - before;
+    let objection = objection(rungs, guard, ci95, options);
+    let told = format!(
+        "ndcg@10 on {} held-out queries goes from {before:.4} to {after:.4}, 95 % interval of the gain {:+.4} to {:+.4}",
+        full.before.len(),
+        ci95[0],
+        ci95[1]
+    );
+    GateReport {
+        metric: METRIC,
+        before,
+        after,
+        gain,
+        ci95,
+        by_dim: rungs.iter().map(|(dim, scores)| (dim.to_string(), scores.means())).collect(),
+        publish: objection.is_none(),
+        reason: match objection {
+            None => told,
+            Some(objection) => format!("{objection}; {told}"),
+        },
+    }
+}
+
+/// The first rule that the candidate breaks.
+fn objection(
+    rungs: &[(usize, Paired)],
+    guard: &Paired,
+    ci95: [f64; 2],
+    options: &GateOptions,
+) -> Option<String> {
+    if ci95.iter().any(|bound| !bound.is_finite()) {
+        return Some("the scores are not finite".into());
+    }
+    let fallen = |scores: &Paired, tolerance: f64| {
+        let [before, after] = scores.means();
+        (before - after > tolerance)
+            .then(|| format!("from {before:.4} to {after:.4}, by more than {tolerance}"))
+    };
+    if let Some(fall) = fallen(guard, options.guard_tolerance) {
+        return Some(format!(
+            "documents are found less well by their own text: ndcg@10 on {} of them falls {fall}",
+            guard.before.len()
+        ));
+    }
+    for (dim, scores) in rungs {
+        if let Some(fall) = fallen(scores, options.tolerance) {
+            return Some(format!("at {dim} dimensions the mean falls {fall}"));
+        }
+    }
+    (ci95[0] <= 0.0).then(|| "the gain is not certain: its lower bound is not above zero".into())
+}
+
+/// The 95 % percentile interval of the mean by bootstrap.
+fn interval(differences: &[f64], options: &GateOptions) -> [f64; 2] {
+    let n = differences.len();
+    let mut rng = Rng::new(options.seed);
+    let resamples = options.resamples.max(1);
+    let mut means: Vec<f64> = (0..resamples)
+        .map(|_| {
+            (0..n).map(|_| differences.get(rng.below(n)).copied().unwrap_or(0.0)).sum::<f64>() / n as f64
+        })
+        .collect();
+    means.sort_unstable_by(f64::total_cmp);
+    let at = |share: f64| means.get(((resamples - 1) as f64 * share).round() as usize).copied();
+    [at(0.025).unwrap_or(f64::NAN), at(0.975).unwrap_or(f64::NAN)]
+}
+
+fn mean(values: &[f64]) -> f64 {
+    if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scores before in 0..1, and after moved by `shift` with noise of ±0.2.
+    fn scores(n: usize, shift: f64) -> Paired {
+        let mut rng = Rng::new(9);
+        let mut unit = || rng.below(1 << 20) as f64 / f64::from(1 << 20);
+        let before: Vec<f64> = (0..n).map(|_| unit()).collect();
+        let after = before.iter().map(|b| b + shift + 0.4 * (unit() - 0.5)).collect();
+        Paired { before, after }
+    }
+
+    #[test]
+    fn the_interval_agrees_with_the_normal_approximation() {
+        let differences = scores(500, 0.05).differences();
+        let [low, high] = interval(&differences, &GateOptions::default());
+        let centre = mean(&differences);
+        let variance = differences.iter().map(|d| (d - centre).powi(2)).sum::<f64>() / 499.0;
+        let half = 1.96 * (variance / 500.0).sqrt();
+        assert!((low - (centre - half)).abs() < 0.1 * half, "{low} {}", centre - half);
+        assert!((high - (centre + half)).abs() < 0.1 * half, "{high} {}", centre + half);
+        assert_eq!([low, high], interval(&differences, &GateOptions::default()), "seeded");
+    }
+
+    #[test]
+    fn a_certain_gain_is_published_and_serialises_with_the_agreed_keys() {
+        let report = decide(
+            &[(64, scores(200, 0.1)), (384, scores(200, 0.05))],
+            &scores(50, 0.05),
+            &GateOptions::default(),
+        );
+        assert!(report.publish, "{}", report.reason);
+        assert!((report.gain - (report.after - report.before)).abs() < 1e-12 && report.ci95[0] > 0.0);
+        let json = serde_json::to_value(&report).unwrap();
+        let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["metric", "before", "after", "gain", "ci95", "by_dim", "reason"]);
+        assert_eq!(json["by_dim"].as_object().unwrap().len(), 2);
+        assert_eq!(json["by_dim"]["384"][1], report.after);
+    }
+
+    #[test]
+    fn each_rule_refuses_alone_and_says_so() {
+        let good = scores(200, 0.05);
+        let none = Paired::default();
+        let unchanged = Paired { before: good.before.clone(), after: good.before.clone() };
+        for (rungs, guard, needle) in [
+            (vec![(384, scores(200, 0.0))], &none, "lower bound"),
+            (vec![(384, unchanged)], &none, "lower bound"),
+            (vec![(64, scores(200, -0.05)), (384, good.clone())], &none, "at 64 dimensions"),
+            (vec![(384, good.clone())], &scores(50, -0.05), "by their own text"),
+            (vec![(384, Paired::default())], &none, "nothing to judge by"),
+            (vec![], &none, "nothing to judge by"),
+            (vec![(384, Paired { before: vec![0.5; 9], after: vec![f64::NAN; 9] })], &none, "not finite"),
+        ] {
+            let report = decide(&rungs, guard, &GateOptions::default());
+            assert!(!report.publish && report.reason.contains(needle), "{needle}: {}", report.reason);
+        }
+    }
+}
