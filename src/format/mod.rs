@@ -11,6 +11,7 @@
 //! | [`graph`] | the frozen graph |
 
 pub mod graph;
+pub mod attrs;
 pub mod file;
 pub mod frame;
 pub mod manifest;
