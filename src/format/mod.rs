@@ -10,10 +10,10 @@
 //! | [`attrs`] | metadata columns |
 //! | [`graph`] | the frozen graph |
 
-pub mod graph;
 pub mod attrs;
 pub mod file;
 pub mod frame;
+pub mod graph;
 pub mod manifest;
 pub mod segment;
 
