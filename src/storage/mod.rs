@@ -1,7 +1,7 @@
 //! Bytes on disk: the log, segments, manifests, models and feedback, all through the [`vfs`] trait.
 //!
 //! ```text
-//! x.embdb/  LOCK  manifest/<n>  log/<n>  seg/<id>/{ids, docs, attrs, del.<n>, gen.<g>/{rows, codes, full, graph}}
+//! x.embdb/  LOCK  manifest/<n>  log/<n>  seg/<id>/{ids, docs, attrs, del.<n>, gen.<g>.<v>/{rows, codes, full, graph}}
 //!           models/<model id>/  feedback/<n>  jobs/<model id>/
 //! ```
 //!
