@@ -77,13 +77,7 @@ impl ModelConfig {
         let bert = BertConfig::read(files)?;
         let chain = Chain::read(files, bert.hidden)?;
         let max_tokens = max_tokens(files, bert.positions)?;
-        Ok(Self {
-            pooling: chain.pooling,
-            dense: chain.dense,
-            normalize: chain.normalize,
-            max_tokens,
-            bert,
-        })
+        Ok(Self { pooling: chain.pooling, dense: chain.dense, normalize: chain.normalize, max_tokens, bert })
     }
 
     /// Dimensions of the vectors.
@@ -159,9 +153,9 @@ impl BertConfig {
 
 fn supported(key: &str, value: Option<&str>, expected: &str) -> Result<()> {
     match value {
-        Some(other) if other != expected => Err(Error::input(format!(
-            "the model's {key} is {other:?}; only {expected:?} is supported"
-        ))),
+        Some(other) if other != expected => {
+            Err(Error::input(format!("the model's {key} is {other:?}; only {expected:?} is supported")))
+        }
         _ => Ok(()),
     }
 }
@@ -223,11 +217,7 @@ impl Chain {
     fn read(files: &ModelFiles, hidden: usize) -> Result<Self> {
         let Some(bytes) = files.get(MODULES) else {
             // A bare transformer: sentence-transformers pools it by the mean and does not normalise.
-            return Ok(Self {
-                pooling: Pooling::Mean,
-                dense: Vec::new(),
-                normalize: false,
-            });
+            return Ok(Self { pooling: Pooling::Mean, dense: Vec::new(), normalize: false });
         };
         let modules: Vec<RawModule> = parse(MODULES, bytes)?;
         if modules.len() > MODULES_MAX {
@@ -241,15 +231,13 @@ impl Chain {
         let Some(("Pooling", path)) = kinds.next() else {
             return Err(Error::input("the model's second module must be a Pooling"));
         };
-        let mut chain = Self {
-            pooling: pooling(files, path)?,
-            dense: Vec::new(),
-            normalize: false,
-        };
+        let mut chain = Self { pooling: pooling(files, path)?, dense: Vec::new(), normalize: false };
         for (kind, path) in kinds {
             match kind {
                 _ if chain.normalize => {
-                    return Err(Error::input("the model has a module after Normalize; that is not supported"));
+                    return Err(Error::input(
+                        "the model has a module after Normalize; that is not supported",
+                    ));
                 }
                 "Dense" => {
                     let inputs = chain.dense.last().map_or(hidden, |dense| dense.outputs);
@@ -319,13 +307,7 @@ fn dense(files: &ModelFiles, path: &str, inputs: usize) -> Result<DenseConfig> {
             )));
         }
     };
-    Ok(DenseConfig {
-        path: path.to_string(),
-        inputs,
-        outputs: raw.out_features,
-        bias: raw.bias,
-        activation,
-    })
+    Ok(DenseConfig { path: path.to_string(), inputs, outputs: raw.out_features, bias: raw.bias, activation })
 }
 
 /// Tokens of a text that are read: what the sentence-transformers configuration says, else the
@@ -388,8 +370,12 @@ mod tests {
 
     #[test]
     fn the_chain_is_read_in_order() {
-        let chain = json!([module("Transformer", ""), module("Pooling", "1_Pooling"),
-            module("Dense", "2_Dense"), module("Normalize", "3_Normalize")]);
+        let chain = json!([
+            module("Transformer", ""),
+            module("Pooling", "1_Pooling"),
+            module("Dense", "2_Dense"),
+            module("Normalize", "3_Normalize")
+        ]);
         let mut files = with(MODULES, &chain);
         files.insert("1_Pooling/config.json", br#"{"pooling_mode_cls_token": true}"#.to_vec());
         let dense = br#"{"in_features": 32, "out_features": 16, "bias": false,
@@ -414,11 +400,9 @@ mod tests {
 
     #[test]
     fn other_families_are_refused_by_name() {
-        for (key, value) in [
-            ("model_type", "roberta"),
-            ("hidden_act", "relu"),
-            ("position_embedding_type", "relative_key"),
-        ] {
+        for (key, value) in
+            [("model_type", "roberta"), ("hidden_act", "relu"), ("position_embedding_type", "relative_key")]
+        {
             let mut config = bert();
             config[key] = json!(value);
             let error = ModelConfig::read(&with(CONFIG, &config)).unwrap_err();
@@ -458,8 +442,7 @@ mod tests {
         ] {
             assert!(ModelConfig::read(&with(MODULES, &chain(kinds))).is_err(), "{kinds:?}");
         }
-        let mut files =
-            with(MODULES, &json!([module("Transformer", ""), module("Pooling", "1_Pooling")]));
+        let mut files = with(MODULES, &json!([module("Transformer", ""), module("Pooling", "1_Pooling")]));
         files.insert(
             "1_Pooling/config.json",
             br#"{"pooling_mode_cls_token": true, "pooling_mode_max_tokens": true}"#.to_vec(),

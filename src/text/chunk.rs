@@ -21,10 +21,7 @@ pub struct ChunkOptions {
 impl ChunkOptions {
     /// Chunks of at most `max_tokens`, with an overlap of a tenth.
     pub fn new(max_tokens: usize) -> Self {
-        Self {
-            max_tokens,
-            overlap_tokens: max_tokens / 10,
-        }
+        Self { max_tokens, overlap_tokens: max_tokens / 10 }
     }
 }
 
