@@ -40,11 +40,7 @@ impl TokenBatch {
             row[..text.len()].copy_from_slice(text);
         }
         let ids = Tensor::from_vec(ids, texts.len() * width, &Device::Cpu).map_err(failed)?;
-        Ok(Self {
-            ids,
-            lengths,
-            width,
-        })
+        Ok(Self { ids, lengths, width })
     }
 
     /// Number of texts.

@@ -61,9 +61,7 @@ impl Norm {
     }
 
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let op = LayerNorm {
-            epsilon: self.epsilon,
-        };
+        let op = LayerNorm { epsilon: self.epsilon };
         x.contiguous()?.apply_op3(&self.weight, &self.bias, op)
     }
 }
@@ -100,10 +98,7 @@ impl Layer {
     fn apply(&self, x: &Tensor, batch: &TokenBatch, heads: usize) -> Result<Tensor> {
         let (tokens, hidden) = x.dims2()?;
         let split = |states: Tensor| {
-            states
-                .reshape((batch.len(), batch.width, heads, hidden / heads))?
-                .transpose(1, 2)?
-                .contiguous()
+            states.reshape((batch.len(), batch.width, heads, hidden / heads))?.transpose(1, 2)?.contiguous()
         };
         let query = split(self.query.apply(x)?)?;
         let key = split(self.key.apply(x)?)?;

@@ -77,13 +77,7 @@ impl ModelConfig {
         let bert = BertConfig::read(files)?;
         let chain = Chain::read(files, bert.hidden)?;
         let max_tokens = max_tokens(files, bert.positions)?;
-        Ok(Self {
-            pooling: chain.pooling,
-            dense: chain.dense,
-            normalize: chain.normalize,
-            max_tokens,
-            bert,
-        })
+        Ok(Self { pooling: chain.pooling, dense: chain.dense, normalize: chain.normalize, max_tokens, bert })
     }
 
     /// Dimensions of the vectors.
@@ -159,9 +153,9 @@ impl BertConfig {
 
 fn supported(key: &str, value: Option<&str>, expected: &str) -> Result<()> {
     match value {
-        Some(other) if other != expected => Err(Error::input(format!(
-            "the model's {key} is {other:?}; only {expected:?} is supported"
-        ))),
+        Some(other) if other != expected => {
+            Err(Error::input(format!("the model's {key} is {other:?}; only {expected:?} is supported")))
+        }
         _ => Ok(()),
     }
 }
@@ -183,8 +177,7 @@ struct RawModule {
 
 #[derive(Deserialize, Default)]
 struct RawPooling {
-    #[serde(default)]
-    pooling_mode: Option<String>,
+    pooling_mode: Option<Modes>,
     #[serde(default)]
     pooling_mode_cls_token: bool,
     #[serde(default)]
@@ -199,6 +192,14 @@ struct RawPooling {
     pooling_mode_lasttoken: bool,
 }
 
+/// Newer files name the mode, or several; older ones have a switch for each.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Modes {
+    One(String),
+    Several(Vec<String>),
+}
+
 #[derive(Deserialize)]
 struct RawDense {
     in_features: usize,
@@ -206,6 +207,10 @@ struct RawDense {
     #[serde(default = "default_bias")]
     bias: bool,
     activation_function: Option<String>,
+    #[serde(default)]
+    use_residual: bool,
+    module_input_name: Option<String>,
+    module_output_name: Option<String>,
 }
 
 fn default_bias() -> bool {
@@ -223,11 +228,7 @@ impl Chain {
     fn read(files: &ModelFiles, hidden: usize) -> Result<Self> {
         let Some(bytes) = files.get(MODULES) else {
             // A bare transformer: sentence-transformers pools it by the mean and does not normalise.
-            return Ok(Self {
-                pooling: Pooling::Mean,
-                dense: Vec::new(),
-                normalize: false,
-            });
+            return Ok(Self { pooling: Pooling::Mean, dense: Vec::new(), normalize: false });
         };
         let modules: Vec<RawModule> = parse(MODULES, bytes)?;
         if modules.len() > MODULES_MAX {
@@ -241,15 +242,13 @@ impl Chain {
         let Some(("Pooling", path)) = kinds.next() else {
             return Err(Error::input("the model's second module must be a Pooling"));
         };
-        let mut chain = Self {
-            pooling: pooling(files, path)?,
-            dense: Vec::new(),
-            normalize: false,
-        };
+        let mut chain = Self { pooling: pooling(files, path)?, dense: Vec::new(), normalize: false };
         for (kind, path) in kinds {
             match kind {
                 _ if chain.normalize => {
-                    return Err(Error::input("the model has a module after Normalize; that is not supported"));
+                    return Err(Error::input(
+                        "the model has a module after Normalize; that is not supported",
+                    ));
                 }
                 "Dense" => {
                     let inputs = chain.dense.last().map_or(hidden, |dense| dense.outputs);
@@ -273,7 +272,7 @@ fn pooling(files: &ModelFiles, path: &str) -> Result<Pooling> {
         Some(bytes) => parse(&file, bytes)?,
         None => RawPooling::default(),
     };
-    let mut modes: Vec<&str> = [
+    let mut modes: Vec<String> = [
         (raw.pooling_mode_cls_token, "cls"),
         (raw.pooling_mode_mean_tokens, "mean"),
         (raw.pooling_mode_max_tokens, "max"),
@@ -282,17 +281,19 @@ fn pooling(files: &ModelFiles, path: &str) -> Result<Pooling> {
         (raw.pooling_mode_lasttoken, "lasttoken"),
     ]
     .into_iter()
-    .filter_map(|(on, name)| on.then_some(name))
+    .filter_map(|(on, name)| on.then(|| name.to_string()))
     .collect();
-    // Newer files name the mode, older ones have a switch for each.
-    modes.extend(raw.pooling_mode.as_deref());
-    match modes.as_slice() {
-        [] | ["mean"] => Ok(Pooling::Mean),
-        ["cls"] => Ok(Pooling::Cls),
-        ["max"] => Ok(Pooling::Max),
+    match raw.pooling_mode {
+        Some(Modes::One(name)) => modes.push(name),
+        Some(Modes::Several(names)) => modes.extend(names),
+        None => {}
+    }
+    match modes.join(" and ").as_str() {
+        "" | "mean" => Ok(Pooling::Mean),
+        "cls" => Ok(Pooling::Cls),
+        "max" => Ok(Pooling::Max),
         other => Err(Error::input(format!(
-            "the model pools by {}; supported are cls, mean and max, one of them",
-            other.join(" and ")
+            "the model pools by {other}; supported are cls, mean and max, one of them"
         ))),
     }
 }
@@ -309,6 +310,11 @@ fn dense(files: &ModelFiles, path: &str, inputs: usize) -> Result<DenseConfig> {
         );
         return Err(Error::corrupt(file, 0, what));
     }
+    let names = [&raw.module_input_name, &raw.module_output_name];
+    if raw.use_residual || names.iter().any(|n| n.as_ref().is_some_and(|n| n != "sentence_embedding")) {
+        let what = format!("{file} describes a dense module on something else than the text's vector");
+        return Err(Error::input(format!("{what}; that is not supported")));
+    }
     let name = raw.activation_function.as_deref().unwrap_or("torch.nn.modules.activation.Tanh");
     let activation = match name.rsplit('.').next().unwrap_or(name) {
         "Identity" => Activation::Identity,
@@ -319,13 +325,7 @@ fn dense(files: &ModelFiles, path: &str, inputs: usize) -> Result<DenseConfig> {
             )));
         }
     };
-    Ok(DenseConfig {
-        path: path.to_string(),
-        inputs,
-        outputs: raw.out_features,
-        bias: raw.bias,
-        activation,
-    })
+    Ok(DenseConfig { path: path.to_string(), inputs, outputs: raw.out_features, bias: raw.bias, activation })
 }
 
 /// Tokens of a text that are read: what the sentence-transformers configuration says, else the
@@ -388,8 +388,12 @@ mod tests {
 
     #[test]
     fn the_chain_is_read_in_order() {
-        let chain = json!([module("Transformer", ""), module("Pooling", "1_Pooling"),
-            module("Dense", "2_Dense"), module("Normalize", "3_Normalize")]);
+        let chain = json!([
+            module("Transformer", ""),
+            module("Pooling", "1_Pooling"),
+            module("Dense", "2_Dense"),
+            module("Normalize", "3_Normalize")
+        ]);
         let mut files = with(MODULES, &chain);
         files.insert("1_Pooling/config.json", br#"{"pooling_mode_cls_token": true}"#.to_vec());
         let dense = br#"{"in_features": 32, "out_features": 16, "bias": false,
@@ -414,11 +418,9 @@ mod tests {
 
     #[test]
     fn other_families_are_refused_by_name() {
-        for (key, value) in [
-            ("model_type", "roberta"),
-            ("hidden_act", "relu"),
-            ("position_embedding_type", "relative_key"),
-        ] {
+        for (key, value) in
+            [("model_type", "roberta"), ("hidden_act", "relu"), ("position_embedding_type", "relative_key")]
+        {
             let mut config = bert();
             config[key] = json!(value);
             let error = ModelConfig::read(&with(CONFIG, &config)).unwrap_err();
@@ -458,8 +460,7 @@ mod tests {
         ] {
             assert!(ModelConfig::read(&with(MODULES, &chain(kinds))).is_err(), "{kinds:?}");
         }
-        let mut files =
-            with(MODULES, &json!([module("Transformer", ""), module("Pooling", "1_Pooling")]));
+        let mut files = with(MODULES, &json!([module("Transformer", ""), module("Pooling", "1_Pooling")]));
         files.insert(
             "1_Pooling/config.json",
             br#"{"pooling_mode_cls_token": true, "pooling_mode_max_tokens": true}"#.to_vec(),

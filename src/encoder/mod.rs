@@ -104,9 +104,7 @@ impl Encoder {
             config,
             files,
         };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Identity of the model; see [`ModelFiles::model_id`].
@@ -176,9 +174,7 @@ impl Encoder {
             head: self.inner.head.with_adapter(tensor.clone()),
             adapter: Some(Adapter::new(tensor)?),
         };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The linear map after the model, dim × dim, if there is one.

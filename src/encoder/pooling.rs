@@ -56,10 +56,7 @@ impl Head {
 
     /// The same with another adapter.
     pub(crate) fn with_adapter(&self, adapter: Tensor) -> Self {
-        Self {
-            adapter: Some(adapter),
-            ..self.clone()
-        }
+        Self { adapter: Some(adapter), ..self.clone() }
     }
 
     /// Vectors, texts × dim, of token states; not normalised.

@@ -19,11 +19,7 @@ pub(crate) fn encode(encoder: &Encoder, texts: &[&str], task: &Task) -> Result<V
     for group in texts.chunks(GROUP_TEXTS) {
         let done = (vectors.len() / encoder.dim()) as u64;
         let ids = encoder.tokenizer().encode_batch(group)?;
-        let group = Group {
-            encoder,
-            ids: &ids,
-            progress: Progress { task, done, total },
-        };
+        let group = Group { encoder, ids: &ids, progress: Progress { task, done, total } };
         vectors.extend(group.encode()?);
     }
     Ok(vectors)

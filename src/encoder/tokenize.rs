@@ -37,19 +37,9 @@ impl TextTokenizer {
             return Err(Error::corrupt(TOKENIZER, 0, what));
         }
         let mut cutting = whole.clone();
-        let truncation = TruncationParams {
-            max_length: max_tokens,
-            ..TruncationParams::default()
-        };
+        let truncation = TruncationParams { max_length: max_tokens, ..TruncationParams::default() };
         guarded(|| cutting.with_truncation(Some(truncation)).map(|_| ()))?;
-        Ok(Self {
-            cutting,
-            whole,
-            max_tokens,
-            special_tokens,
-            vocabulary,
-            pad,
-        })
+        Ok(Self { cutting, whole, max_tokens, special_tokens, vocabulary, pad })
     }
 
     /// Tokens of a text that are read, special ones left out.
