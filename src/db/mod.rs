@@ -1,2 +1,214 @@
-//! db
+//! The database: opening, writing, searching, learning.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`snapshot`], [`state`], [`active`], [`columns`] | what is known: parts, their documents and rows |
+//! | [`write`] | the writer: prepare, commit, delete, create |
+//! | [`maintain`] | seal, merge, graphs, removal of what nobody names |
+//! | [`search`], [`filter`], [`mask`] | queries |
+//! | [`feedback`] | the log of searches and clicks |
+//! | [`generations`] | publishing encoders with their vectors, rollback, re-indexing |
+//! | [`learn`] | retrain and eval |
+//! | [`inspect`], [`check`] | info, backup, check |
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+pub(crate) mod active;
+pub mod check;
+pub(crate) mod columns;
+pub(crate) mod encoders;
+pub mod feedback;
 pub mod filter;
+pub mod generations;
+pub mod inspect;
+#[cfg(feature = "trainer")]
+pub mod learn;
+pub mod maintain;
+pub(crate) mod mask;
+pub mod search;
+pub(crate) mod snapshot;
+pub(crate) mod state;
+pub mod ubi;
+pub mod write;
+
+use crate::error::{Error, Result};
+use crate::options::OpenOptions;
+use crate::storage::real::RealVfs;
+use crate::storage::vfs::Vfs;
+use crate::storage::{self, Presence};
+use crate::types::Document;
+use encoders::{Encoder, Encoders};
+use feedback::FeedbackLog;
+use snapshot::Snapshot;
+use state::State;
+use write::Writer;
+
+/// A handle of a database. Clones share everything; all calls block; all may be made from any thread.
+#[derive(Clone)]
+pub struct Db {
+    pub(crate) inner: Arc<Inner>,
+    /// Ends background work with the last handle.
+    _background: Option<Arc<maintain::Background>>,
+}
+
+pub(crate) struct Inner {
+    pub vfs: Arc<dyn Vfs>,
+    pub dir: PathBuf,
+    pub options: OpenOptions,
+    /// What is known; locked for short changes only, and always after `writer`.
+    pub state: Mutex<State>,
+    /// What readers see.
+    pub snapshot: RwLock<Arc<Snapshot>>,
+    pub writer: Mutex<Writer>,
+    /// Held by seal, merge and whatever else writes segments: one at a time.
+    pub maintenance: Mutex<()>,
+    pub encoders: Encoders,
+    pub feedback: Mutex<FeedbackLog>,
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Db").field("dir", &self.inner.dir).finish_non_exhaustive()
+    }
+}
+
+impl Db {
+    /// Opens a database with default options. Where there is none, the first write creates it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, OpenOptions::default())
+    }
+
+    /// Opens a database.
+    pub fn open_with(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
+        Self::open_vfs(Arc::new(RealVfs), path, options)
+    }
+
+    /// Opens a database in another file system: what the crash tests do.
+    pub fn open_vfs(vfs: Arc<dyn Vfs>, path: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
+        let dir = path.as_ref().to_path_buf();
+        let state = match storage::presence(vfs.as_ref(), &dir)? {
+            Presence::Absent => State::empty(),
+            Presence::Database => State::load(vfs.as_ref(), &dir, None)?.unwrap_or_else(State::empty),
+        };
+        let background = options.background;
+        let inner = Arc::new(Inner {
+            snapshot: RwLock::new(Arc::new(state.snapshot())),
+            state: Mutex::new(state),
+            writer: Mutex::default(),
+            maintenance: Mutex::default(),
+            encoders: Encoders::default(),
+            feedback: Mutex::default(),
+            vfs,
+            dir,
+            options,
+        });
+        let background = if background { Some(Arc::new(maintain::Background::start(&inner)?)) } else { None };
+        Ok(Self { inner, _background: background })
+    }
+
+    /// Creates a database by `options.create`; there must be none.
+    pub fn create(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
+        let db = Self::open_with(path, options)?;
+        if db.exists() {
+            return Err(Error::input(format!("{} is a database already", db.inner.dir.display())));
+        }
+        db.inner.ensure_created(None)?;
+        Ok(db)
+    }
+
+    /// Whether anything is committed there.
+    pub fn exists(&self) -> bool {
+        self.inner.snapshot().manifest.number > 0
+    }
+
+    /// Sees what other processes committed.
+    pub fn refresh(&self) -> Result<()> {
+        self.inner.refresh()
+    }
+
+    /// A document by id.
+    pub fn get(&self, id: &str) -> Result<Option<Document>> {
+        let snapshot = self.inner.snapshot();
+        snapshot.find(id)?.map(|place| snapshot.document(place)).transpose()
+    }
+
+    /// Ids of all live documents, sorted.
+    pub fn ids(&self) -> Result<Vec<String>> {
+        let snapshot = self.inner.snapshot();
+        let mut ids = Vec::with_capacity(snapshot.count() as usize);
+        for part in &snapshot.parts {
+            for document in part.live_documents() {
+                ids.push(part.id(document)?);
+            }
+        }
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Number of live documents.
+    pub fn count(&self) -> Result<u64> {
+        Ok(self.inner.snapshot().count())
+    }
+
+    /// The encoder of the active generation.
+    pub fn encoder(&self) -> Result<Encoder> {
+        self.inner.active_encoder()
+    }
+
+    /// Brings everything acknowledged to the disk, whatever the durability level.
+    pub fn flush(&self) -> Result<()> {
+        self.inner.feedback.lock().flush()?;
+        match self.inner.writer.lock().log.as_mut() {
+            Some(log) => log.sync(),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for background work, flushes and closes. Dropping the last handle does the same, without telling of
+    /// errors.
+    pub fn close(self) -> Result<()> {
+        let _idle = self.inner.maintenance.lock();
+        self.flush()
+    }
+}
+
+impl Inner {
+    /// The current view.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.read())
+    }
+
+    /// Makes the state visible to readers.
+    pub fn publish(&self, state: &State) {
+        *self.snapshot.write() = Arc::new(state.snapshot());
+    }
+
+    pub fn refresh(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.refresh(self.vfs.as_ref(), &self.dir)? {
+            self.publish(&state);
+        }
+        Ok(())
+    }
+
+    /// The encoder of the active generation; an input error where there is none.
+    pub fn active_encoder(&self) -> Result<Encoder> {
+        let snapshot = self.snapshot();
+        let model = snapshot.generation().map(|g| g.model_id.clone()).unwrap_or_default();
+        if model.is_empty() {
+            return Err(Error::input(
+                "this database stores plain vectors and has no encoder: search it by vector (knn)",
+            ));
+        }
+        self.encoder(&model)
+    }
+
+    /// A stored encoder.
+    pub fn encoder(&self, model_id: &str) -> Result<Encoder> {
+        let precision = self.snapshot().manifest.precision();
+        self.encoders.get(self.vfs.as_ref(), &self.dir, model_id, precision)
+    }
+}

@@ -177,8 +177,7 @@ struct RawModule {
 
 #[derive(Deserialize, Default)]
 struct RawPooling {
-    #[serde(default)]
-    pooling_mode: Option<String>,
+    pooling_mode: Option<Modes>,
     #[serde(default)]
     pooling_mode_cls_token: bool,
     #[serde(default)]
@@ -193,6 +192,14 @@ struct RawPooling {
     pooling_mode_lasttoken: bool,
 }
 
+/// Newer files name the mode, or several; older ones have a switch for each.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Modes {
+    One(String),
+    Several(Vec<String>),
+}
+
 #[derive(Deserialize)]
 struct RawDense {
     in_features: usize,
@@ -200,6 +207,10 @@ struct RawDense {
     #[serde(default = "default_bias")]
     bias: bool,
     activation_function: Option<String>,
+    #[serde(default)]
+    use_residual: bool,
+    module_input_name: Option<String>,
+    module_output_name: Option<String>,
 }
 
 fn default_bias() -> bool {
@@ -261,7 +272,7 @@ fn pooling(files: &ModelFiles, path: &str) -> Result<Pooling> {
         Some(bytes) => parse(&file, bytes)?,
         None => RawPooling::default(),
     };
-    let mut modes: Vec<&str> = [
+    let mut modes: Vec<String> = [
         (raw.pooling_mode_cls_token, "cls"),
         (raw.pooling_mode_mean_tokens, "mean"),
         (raw.pooling_mode_max_tokens, "max"),
@@ -270,17 +281,19 @@ fn pooling(files: &ModelFiles, path: &str) -> Result<Pooling> {
         (raw.pooling_mode_lasttoken, "lasttoken"),
     ]
     .into_iter()
-    .filter_map(|(on, name)| on.then_some(name))
+    .filter_map(|(on, name)| on.then(|| name.to_string()))
     .collect();
-    // Newer files name the mode, older ones have a switch for each.
-    modes.extend(raw.pooling_mode.as_deref());
-    match modes.as_slice() {
-        [] | ["mean"] => Ok(Pooling::Mean),
-        ["cls"] => Ok(Pooling::Cls),
-        ["max"] => Ok(Pooling::Max),
+    match raw.pooling_mode {
+        Some(Modes::One(name)) => modes.push(name),
+        Some(Modes::Several(names)) => modes.extend(names),
+        None => {}
+    }
+    match modes.join(" and ").as_str() {
+        "" | "mean" => Ok(Pooling::Mean),
+        "cls" => Ok(Pooling::Cls),
+        "max" => Ok(Pooling::Max),
         other => Err(Error::input(format!(
-            "the model pools by {}; supported are cls, mean and max, one of them",
-            other.join(" and ")
+            "the model pools by {other}; supported are cls, mean and max, one of them"
         ))),
     }
 }
@@ -296,6 +309,11 @@ fn dense(files: &ModelFiles, path: &str, inputs: usize) -> Result<DenseConfig> {
             limits::DIM
         );
         return Err(Error::corrupt(file, 0, what));
+    }
+    let names = [&raw.module_input_name, &raw.module_output_name];
+    if raw.use_residual || names.iter().any(|n| n.as_ref().is_some_and(|n| n != "sentence_embedding")) {
+        let what = format!("{file} describes a dense module on something else than the text's vector");
+        return Err(Error::input(format!("{what}; that is not supported")));
     }
     let name = raw.activation_function.as_deref().unwrap_or("torch.nn.modules.activation.Tanh");
     let activation = match name.rsplit('.').next().unwrap_or(name) {

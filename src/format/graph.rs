@@ -1,6 +1,482 @@
-//! placeholder
-/// A graph.
+//! A frozen HNSW graph: the bytes of a graph section, written once when a segment is sealed, read in place.
+//!
+//! All integers and floats are little-endian; offsets count from the start of the section, which lies at a
+//! multiple of 64 in its file; each part starts at a multiple of 64, the gaps are zero. Nodes are the rows of
+//! the segment, `0..nodes`.
+//!
+//! Header, 256 bytes:
+//!
+//! | offset | size | field | meaning |
+//! |---|---|---|---|
+//! | 0 | 4 | magic | `GRPH` |
+//! | 4 | 4 | version | 1 |
+//! | 8 | 4 | nodes | number of nodes; less than 2³² − 1 |
+//! | 12 | 4 | stride | links a node has in layer 0, `2 × m`; 1 to 512 |
+//! | 16 | 4 | layers | number of layers above layer 0; at most 15 |
+//! | 20 | 4 | entry | node of the top layer at which searches start; 0 if there are no nodes |
+//! | 24 | 4 | m | links a node has in an upper layer, at most |
+//! | 28 | 4 | ef_construction | width of the beam during construction |
+//! | 32 | 8 | seed | seed of the order of insertion; 0: in the order of rows |
+//! | 40 | 4 | repaired | nodes that no walk from the entry reached until links to them were added |
+//! | 44 | 4 | curve_len | entries used of `curve`; at most 8 |
+//! | 48 | 64 | curve | 8 × (`ef` u32, recall f32): recall@10 measured at that width of the beam, `ef` ascending |
+//! | 112 | 120 | upper | 15 × (nodes u32, links u32): size of each upper layer, layer 1 first; zero where unused |
+//! | 232 | 8 | length | bytes of the section |
+//! | 240 | 16 | reserved | zero |
+//!
+//! Body:
+//!
+//! | offset | size | field | meaning |
+//! |---|---|---|---|
+//! | 256 | 4 × nodes × stride | layer0 | links of each node in turn; unused places at the end hold `0xFFFF_FFFF` |
+//! | next multiple of 64 | 4 × upper.nodes | members | nodes of upper layer 1, ascending |
+//! | next multiple of 64 | 4 × (upper.nodes + 1) | offsets | where each member's links begin in `links`; the last is upper.links |
+//! | next multiple of 64 | 4 × upper.links | links | links of the members |
+//! | … | … | … | the last three again for layers 2 to `layers` |
+//!
+//! Invariants: the entry is a member of the top layer; a link of an upper layer leads to a member of it; every
+//! node is reached from the entry along links of layer 0. A reader relies on none of them: it checks every
+//! size against the length before use, and every node id when it follows a link.
+
+use std::mem::size_of;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::error::{Error, Result};
+
+/// First bytes of a section.
+pub const MAGIC: [u8; 4] = *b"GRPH";
+/// Version of the layout.
+pub const VERSION: u32 = 1;
+/// Bytes of the header.
+pub const HEADER_LEN: usize = size_of::<Header>();
+/// Multiple at which each part starts.
+pub const ALIGN: usize = 64;
+/// Layers above layer 0, at most.
+pub const MAX_LAYERS: usize = 15;
+/// Links of a node in layer 0, at most.
+pub const MAX_STRIDE: usize = 512;
+/// Entries of the recall curve, at most.
+pub const MAX_CURVE: usize = 8;
+/// Fills the unused places of a list of links.
+pub const NO_NODE: u32 = u32::MAX;
+
+/// Recall@10 measured at one width of the beam.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct RecallPoint {
+    /// Width of the beam.
+    pub ef: u32,
+    /// Share of the true ten nearest that were found.
+    pub recall: f32,
+}
+
+/// Size of one upper layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct UpperSize {
+    /// Members of the layer.
+    pub nodes: u32,
+    /// Links in the layer.
+    pub links: u32,
+}
+
+/// The first 256 bytes of a section; see the table above.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Header {
+    /// `GRPH`.
+    pub magic: [u8; 4],
+    /// Version of the layout.
+    pub version: u32,
+    /// Number of nodes.
+    pub nodes: u32,
+    /// Links of a node in layer 0.
+    pub stride: u32,
+    /// Number of upper layers.
+    pub layers: u32,
+    /// Node at which searches start.
+    pub entry: u32,
+    /// Links of a node in an upper layer, at most.
+    pub m: u32,
+    /// Width of the beam during construction.
+    pub ef_construction: u32,
+    /// Seed of the order of insertion.
+    pub seed: u64,
+    /// Nodes that were linked after construction because no walk reached them.
+    pub repaired: u32,
+    /// Entries used of `curve`.
+    pub curve_len: u32,
+    /// Recall measured at some widths of the beam.
+    pub curve: [RecallPoint; MAX_CURVE],
+    /// Sizes of the upper layers.
+    pub upper: [UpperSize; MAX_LAYERS],
+    /// Bytes of the section.
+    pub length: u64,
+    /// Zero.
+    pub reserved: [u64; 2],
+}
+
+/// One layer above layer 0, owned.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UpperLayer {
+    /// Its nodes, ascending.
+    pub members: Vec<u32>,
+    /// `members.len() + 1` positions in `links`.
+    pub offsets: Vec<u32>,
+    /// Links of all members.
+    pub links: Vec<u32>,
+}
+
+/// A graph in memory, as construction leaves it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct GraphData {
+    /// Number of nodes.
+    pub nodes: usize,
+    /// Links of a node in layer 0.
+    pub stride: usize,
+    /// Links of a node in an upper layer, at most.
+    pub m: usize,
+    /// Width of the beam during construction.
+    pub ef_construction: usize,
+    /// Seed of the order of insertion.
+    pub seed: u64,
+    /// Node at which searches start.
+    pub entry: u32,
+    /// Nodes that were linked after construction because no walk reached them.
+    pub repaired: usize,
+    /// Recall measured at some widths of the beam, ascending.
+    pub curve: Vec<RecallPoint>,
+    /// `nodes × stride` links.
+    pub layer0: Vec<u32>,
+    /// Layers 1, 2 …
+    pub upper: Vec<UpperLayer>,
+}
+
+impl GraphData {
+    /// The places for links of a node in layer 0.
+    pub fn links_mut(&mut self, node: u32) -> &mut [u32] {
+        let start = node as usize * self.stride;
+        self.layer0.get_mut(start..start + self.stride).unwrap_or_default()
+    }
+
+    /// Borrows the graph in the form that searches read.
+    pub fn view(&self) -> GraphView<'_> {
+        let upper = self.upper.iter().map(|layer| UpperView {
+            members: &layer.members,
+            offsets: &layer.offsets,
+            links: &layer.links,
+        });
+        GraphView {
+            nodes: self.nodes,
+            stride: self.stride,
+            entry: self.entry,
+            m: self.m,
+            ef_construction: self.ef_construction,
+            repaired: self.repaired,
+            layer0: &self.layer0,
+            upper: upper.collect(),
+            curve: self.curve.clone(),
+        }
+    }
+
+    /// The section as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut header = Header {
+            magic: MAGIC,
+            version: VERSION,
+            nodes: self.nodes as u32,
+            stride: self.stride as u32,
+            layers: self.upper.len() as u32,
+            entry: self.entry,
+            m: self.m as u32,
+            ef_construction: self.ef_construction as u32,
+            seed: self.seed,
+            repaired: self.repaired as u32,
+            curve_len: self.curve.len().min(MAX_CURVE) as u32,
+            ..Header::zeroed()
+        };
+        header.curve.iter_mut().zip(&self.curve).for_each(|(to, from)| *to = *from);
+        for (size, layer) in header.upper.iter_mut().zip(&self.upper) {
+            *size = UpperSize { nodes: layer.members.len() as u32, links: layer.links.len() as u32 };
+        }
+        let mut bytes = vec![0; HEADER_LEN];
+        push_part(&mut bytes, &self.layer0);
+        for layer in &self.upper {
+            push_part(&mut bytes, &layer.members);
+            push_part(&mut bytes, &layer.offsets);
+            push_part(&mut bytes, &layer.links);
+        }
+        header.length = bytes.len() as u64;
+        bytes[..HEADER_LEN].copy_from_slice(bytemuck::bytes_of(&header));
+        bytes
+    }
+}
+
+fn push_part(bytes: &mut Vec<u8>, part: &[u32]) {
+    bytes.extend_from_slice(bytemuck::cast_slice(part));
+    bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
+}
+
+/// One upper layer, borrowed.
+#[derive(Debug, Clone, Copy)]
+struct UpperView<'a> {
+    members: &'a [u32],
+    offsets: &'a [u32],
+    links: &'a [u32],
+}
+
+/// A graph in place. Its ids are foreign data: compare each with [`nodes`](Self::nodes) before use.
 #[derive(Debug, Clone)]
 pub struct GraphView<'a> {
-    _x: &'a [u8],
+    nodes: usize,
+    stride: usize,
+    entry: u32,
+    m: usize,
+    ef_construction: usize,
+    repaired: usize,
+    layer0: &'a [u32],
+    upper: Vec<UpperView<'a>>,
+    curve: Vec<RecallPoint>,
+}
+
+impl<'a> GraphView<'a> {
+    /// Reads a section, which must start at a multiple of 4 in memory. Its cost does not depend on the
+    /// number of nodes.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] with an offset in the section where a field contradicts the layout or the length;
+    /// [`Error::TooNew`] for a version above ours.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self> {
+        let corrupt = |offset: usize, what: String| Err(Error::corrupt("graph", offset as u64, what));
+        let Some(header) = bytes.get(..HEADER_LEN).map(bytemuck::pod_read_unaligned::<Header>) else {
+            return corrupt(0, format!("{} bytes, less than the header's {HEADER_LEN}", bytes.len()));
+        };
+        if header.magic != MAGIC {
+            return corrupt(0, format!("magic {:02x?}, expected {MAGIC:02x?}", header.magic));
+        }
+        if header.version > VERSION {
+            return Err(Error::TooNew { file: "graph".into(), needs: format!("graph {}", header.version) });
+        }
+        if header.version == 0 {
+            return corrupt(4, "version 0".into());
+        }
+        if header.length != bytes.len() as u64 {
+            return corrupt(232, format!("length {}, found {} bytes", header.length, bytes.len()));
+        }
+        if header.nodes == NO_NODE {
+            return corrupt(8, "more nodes than ids".into());
+        }
+        let (nodes, stride, layers) = (header.nodes as usize, header.stride as usize, header.layers as usize);
+        if !(1..=MAX_STRIDE).contains(&stride) {
+            return corrupt(12, format!("{stride} links a node, expected 1 to {MAX_STRIDE}"));
+        }
+        if layers > MAX_LAYERS {
+            return corrupt(16, format!("{layers} layers, expected at most {MAX_LAYERS}"));
+        }
+        if header.entry >= header.nodes.max(1) {
+            return corrupt(20, format!("entry {} of {nodes} nodes", header.entry));
+        }
+        let Some(curve) = header.curve.get(..header.curve_len as usize) else {
+            return corrupt(44, format!("{} entries in the recall curve", header.curve_len));
+        };
+        let mut parts = Parts { bytes, at: HEADER_LEN };
+        let layer0 = parts.take(nodes as u64 * stride as u64)?;
+        let mut upper = Vec::with_capacity(layers);
+        for size in header.upper.iter().take(layers) {
+            upper.push(UpperView {
+                members: parts.take(u64::from(size.nodes))?,
+                offsets: parts.take(u64::from(size.nodes) + 1)?,
+                links: parts.take(u64::from(size.links))?,
+            });
+        }
+        if parts.at != bytes.len() {
+            return corrupt(parts.at, format!("{} bytes after the last part", bytes.len() - parts.at));
+        }
+        Ok(Self {
+            nodes,
+            stride,
+            entry: header.entry,
+            m: header.m as usize,
+            ef_construction: header.ef_construction as usize,
+            repaired: header.repaired as usize,
+            layer0,
+            upper,
+            curve: curve.to_vec(),
+        })
+    }
+
+    /// Number of nodes.
+    pub fn nodes(&self) -> usize {
+        self.nodes
+    }
+
+    /// Node at which searches start.
+    pub fn entry(&self) -> u32 {
+        self.entry
+    }
+
+    /// Number of layers above layer 0.
+    pub fn layers(&self) -> usize {
+        self.upper.len()
+    }
+
+    /// Links of a node in layer 0, at most.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Links of a node in an upper layer, at most.
+    pub fn m(&self) -> usize {
+        self.m
+    }
+
+    /// Width of the beam during construction.
+    pub fn ef_construction(&self) -> usize {
+        self.ef_construction
+    }
+
+    /// Nodes that were linked after construction because no walk reached them.
+    pub fn repaired(&self) -> usize {
+        self.repaired
+    }
+
+    /// Recall measured at some widths of the beam.
+    pub fn curve(&self) -> &[RecallPoint] {
+        &self.curve
+    }
+
+    /// Links of a node in layer 0, up to the first unused place; empty for an id out of range.
+    #[inline]
+    pub fn links(&self, node: u32) -> &'a [u32] {
+        let start = node as usize * self.stride;
+        let list = self.layer0.get(start..start + self.stride).unwrap_or(&[]);
+        let used = list.iter().position(|&link| link == NO_NODE).unwrap_or(list.len());
+        &list[..used]
+    }
+
+    /// Links of a node in a layer above 0; empty where it is no member.
+    pub fn upper_links(&self, layer: usize, node: u32) -> &'a [u32] {
+        let find = || {
+            let view = self.upper.get(layer.checked_sub(1)?)?;
+            let place = view.members.binary_search(&node).ok()?;
+            let (start, end) = (*view.offsets.get(place)?, *view.offsets.get(place + 1)?);
+            view.links.get(start as usize..end as usize)
+        };
+        find().unwrap_or(&[])
+    }
+}
+
+/// Cuts the aligned parts of a section one after the other.
+struct Parts<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Parts<'a> {
+    fn take(&mut self, values: u64) -> Result<&'a [u32]> {
+        let corrupt = |what: String| Error::corrupt("graph", self.at as u64, what);
+        let left = (self.bytes.len() - self.at) as u64;
+        if values > left / 4 {
+            return Err(corrupt(format!("{values} values expected, {left} bytes left")));
+        }
+        let end = self.at + 4 * values as usize;
+        let part = bytemuck::try_cast_slice(&self.bytes[self.at..end])
+            .map_err(|_| corrupt("the section does not start at a multiple of 4 in memory".into()))?;
+        // Padded by the writer, so a missing gap means that bytes were cut off.
+        let next = end.next_multiple_of(ALIGN);
+        if next > self.bytes.len() {
+            return Err(corrupt("the section ends before the gap after this part".into()));
+        }
+        self.at = next;
+        Ok(part)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small() -> GraphData {
+        GraphData {
+            nodes: 3,
+            stride: 2,
+            m: 1,
+            ef_construction: 10,
+            seed: 7,
+            entry: 1,
+            repaired: 0,
+            curve: vec![RecallPoint { ef: 16, recall: 0.5 }, RecallPoint { ef: 32, recall: 1.0 }],
+            layer0: vec![1, NO_NODE, 0, 2, 1, NO_NODE],
+            upper: vec![UpperLayer { members: vec![0, 1], offsets: vec![0, 1, 2], links: vec![1, 0] }],
+        }
+    }
+
+    #[test]
+    fn the_header_lies_as_the_table_says() {
+        assert_eq!(HEADER_LEN, 256);
+        let offsets = [
+            std::mem::offset_of!(Header, nodes),
+            std::mem::offset_of!(Header, seed),
+            std::mem::offset_of!(Header, curve),
+            std::mem::offset_of!(Header, upper),
+            std::mem::offset_of!(Header, length),
+            std::mem::offset_of!(Header, reserved),
+        ];
+        assert_eq!(offsets, [8, 32, 48, 112, 232, 240]);
+        let bytes = small().encode();
+        assert_eq!(&bytes[..12], b"GRPH\x01\0\0\0\x03\0\0\0");
+        assert_eq!(bytes.len(), 256 + 4 * 64);
+        assert_eq!(bytes[256..264], [1, 0, 0, 0, 255, 255, 255, 255]);
+    }
+
+    #[test]
+    fn what_is_encoded_is_read_back() {
+        let data = small();
+        let bytes = data.encode();
+        let (owned, read) = (data.view(), GraphView::parse(&bytes).unwrap());
+        for view in [owned, read] {
+            assert_eq!((view.nodes(), view.stride(), view.m(), view.ef_construction()), (3, 2, 1, 10));
+            assert_eq!((view.entry(), view.layers(), view.repaired()), (1, 1, 0));
+            assert_eq!(view.curve(), data.curve);
+            assert_eq!(
+                [0, 1, 2, 3].map(|node| view.links(node).to_vec()),
+                [vec![1], vec![0, 2], vec![1], vec![]]
+            );
+            assert_eq!([0, 1, 2].map(|node| view.upper_links(1, node).len()), [1, 1, 0]);
+            assert!(view.upper_links(0, 0).is_empty() && view.upper_links(2, 0).is_empty());
+        }
+        let empty = GraphData { stride: 2, ..GraphData::default() }.encode();
+        assert_eq!(GraphView::parse(&empty).unwrap().nodes(), 0);
+    }
+
+    #[test]
+    fn every_cut_is_refused() {
+        let bytes = small().encode();
+        for len in 0..bytes.len() {
+            assert!(GraphView::parse(&bytes[..len]).is_err(), "{len} bytes");
+        }
+        let mut longer = bytes;
+        longer.resize(longer.len() + 64, 0);
+        assert!(GraphView::parse(&longer).is_err());
+    }
+
+    #[test]
+    fn wrong_fields_are_refused_with_their_offset() {
+        let offset_of = |at: usize, value: u32| {
+            let mut bytes = small().encode();
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            match GraphView::parse(&bytes) {
+                Err(Error::Corrupt { offset, .. }) => offset,
+                other => panic!("{other:?}"),
+            }
+        };
+        for (at, value) in [(0, 0), (4, 0), (8, NO_NODE), (12, 0), (12, 513), (16, 16), (20, 3), (44, 9)] {
+            assert_eq!(offset_of(at, value), at as u64, "{value} at {at}");
+        }
+        assert_eq!(offset_of(8, 1 << 31), 256);
+        let mut newer = small().encode();
+        newer[4] = 2;
+        assert!(matches!(GraphView::parse(&newer), Err(Error::TooNew { .. })));
+    }
 }

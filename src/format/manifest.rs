@@ -45,6 +45,15 @@ pub struct Generation {
     pub metrics: String,
 }
 
+/// The vectors of one generation in one segment; they lie in `gen.<generation>.<version>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct VectorSet {
+    /// Generation.
+    pub generation: u32,
+    /// Number of the manifest that first named it; a rewritten set has a new one.
+    pub version: u32,
+}
+
 /// One sealed segment.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct SegmentEntry {
@@ -57,7 +66,7 @@ pub struct SegmentEntry {
     /// Version of its tombstone file; 0 for none.
     pub tombstones: u32,
     /// Generations whose vectors it holds.
-    pub generations: Vec<u32>,
+    pub vectors: Vec<VectorSet>,
     /// All files of it.
     pub files: Vec<FileEntry>,
 }
@@ -234,7 +243,7 @@ mod tests {
                 documents: 10,
                 deleted: 1,
                 tombstones: 2,
-                generations: vec![1],
+                vectors: vec![VectorSet { generation: 1, version: 3 }],
                 files: vec![FileEntry { path: "seg/1/ids".into(), length: 5, checksum: 6 }],
             }],
             models: vec![],

@@ -361,6 +361,12 @@ impl TopK {
         }
     }
 
+    /// The key from which on neighbours are not wanted; the largest until `k` are kept.
+    #[inline]
+    pub(crate) fn bound(&self) -> u64 {
+        self.bound
+    }
+
     fn insert(&mut self, key: u64) {
         self.worst_first.push(key);
         if self.worst_first.len() > self.k {

@@ -5,14 +5,38 @@
 //! | [`block`] | which rows there are, and what a query and a result look like |
 //! | [`quantize`] | how an f32 row becomes int8 codes with a norm for each rung |
 //! | [`flat`] | the nearest rows by looking at all of them |
+//! | [`hnsw`] | the nearest rows by walking a graph, and where graphs come from |
+//! | [`filter`] | which of the two to use, under a mask of allowed rows |
 
 pub mod block;
 pub mod filter;
 pub mod flat;
+pub mod hnsw;
 pub mod quantize;
 
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use block::{Neighbour, Query, TopK, VectorBlock};
-pub use filter::{SearchParams, search_block};
+pub use filter::{SearchParams, search_block, search_growing};
+pub use hnsw::{BuildParams, GrowingIndex};
+
+use crate::error::Result;
+use crate::format::graph::GraphData;
+use crate::options::Task;
+
+/// Builds a block's graph, repairs it and measures its recall: what a sealed segment stores, after
+/// [`encode`](GraphData::encode). `threads` as for [`hnsw::build`](hnsw::build()).
+///
+/// # Errors
+/// Those of the steps: parameters out of range, or the task was cancelled.
+pub fn build_graph(
+    block: &VectorBlock<'_>,
+    params: &BuildParams,
+    task: &Task,
+    threads: usize,
+) -> Result<GraphData> {
+    let mut graph = hnsw::build(block, params, task, threads)?;
+    graph.curve = hnsw::calibrate(block, &graph.view(), params.seed, task)?;
+    Ok(graph)
+}

@@ -98,3 +98,90 @@ pub fn lock_holder(vfs: &dyn Vfs, path: &Path) -> Option<u32> {
     let text = vfs.read_at(path, 0, 32).ok()?;
     std::str::from_utf8(&text).ok()?.trim().parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::real::RealVfs;
+    use super::super::sim::SimVfs;
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// Runs a check on both file systems.
+    fn on_both(check: impl Fn(Arc<dyn Vfs>, &Path)) {
+        let dir = tempfile::tempdir().unwrap();
+        check(Arc::new(RealVfs), dir.path());
+        check(Arc::new(SimVfs::new(1)), Path::new("/"));
+    }
+
+    fn wait_until(mut condition: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !condition() {
+            assert!(start.elapsed() < LONG, "in vain");
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_second_writer_is_told_who_is_busy() {
+        on_both(|vfs, dir| {
+            let lock = WriterLock::acquire(&vfs, dir, Duration::ZERO).unwrap();
+            let start = Instant::now();
+            match WriterLock::acquire(&vfs, dir, Duration::ZERO) {
+                Err(Error::Busy { pid }) => assert_eq!(pid, Some(std::process::id())),
+                _ => panic!("two writers"),
+            }
+            assert!(start.elapsed() < Duration::from_secs(1), "at once");
+            assert!(!lock.someone_waits().unwrap());
+            drop(lock);
+            assert!(WriterLock::acquire(&vfs, dir, Duration::ZERO).is_ok());
+        });
+    }
+
+    #[test]
+    fn a_waiter_gives_up_in_time() {
+        on_both(|vfs, dir| {
+            let lock = WriterLock::acquire(&vfs, dir, Duration::ZERO).unwrap();
+            let start = Instant::now();
+            let second = WriterLock::acquire(&vfs, dir, Duration::from_millis(50));
+            assert!(matches!(second, Err(Error::Busy { .. })));
+            assert!(start.elapsed() >= Duration::from_millis(50));
+            assert!(!lock.someone_waits().unwrap(), "the mark is gone");
+        });
+    }
+
+    #[test]
+    fn a_holder_sees_a_waiter_and_hands_over() {
+        on_both(|vfs, dir| {
+            let lock = WriterLock::acquire(&vfs, dir, Duration::ZERO).unwrap();
+            std::thread::scope(|scope| {
+                let (done, is_done) = std::sync::mpsc::channel();
+                let vfs = &vfs;
+                scope.spawn(move || {
+                    let lock = WriterLock::acquire(vfs, dir, LONG).unwrap();
+                    sleep(Duration::from_millis(30));
+                    done.send(()).unwrap();
+                    drop(lock);
+                });
+                wait_until(|| lock.someone_waits().unwrap());
+                let lock = lock.hand_over(LONG).unwrap();
+                assert!(is_done.try_recv().is_ok(), "the waiter had its turn first");
+                assert!(!lock.someone_waits().unwrap());
+            });
+        });
+    }
+
+    #[test]
+    fn garbage_in_the_lock_file_is_no_holder() {
+        on_both(|vfs, dir| {
+            let path = dir.join(LOCK_FILE);
+            assert_eq!(lock_holder(vfs.as_ref(), &path), None);
+            let mut file = vfs.create(&path).unwrap();
+            file.write_at(0, &[0xff; 100]).unwrap();
+            assert_eq!(lock_holder(vfs.as_ref(), &path), None);
+            let lock = WriterLock::acquire(&vfs, dir, Duration::ZERO).unwrap();
+            assert_eq!(lock_holder(vfs.as_ref(), &path), Some(std::process::id()));
+            drop(lock);
+        });
+    }
+}

@@ -1,7 +1,7 @@
 //! Bytes on disk: the log, segments, manifests, models and feedback, all through the [`vfs`] trait.
 //!
 //! ```text
-//! x.embdb/  LOCK  manifest/<n>  log/<n>  seg/<id>/{ids, docs, attrs, del.<n>, gen.<g>/{rows, codes, full, graph}}
+//! x.embdb/  LOCK  manifest/<n>  log/<n>  seg/<id>/{ids, docs, attrs, del.<n>, gen.<g>.<v>/{rows, codes, full, graph}}
 //!           models/<model id>/  feedback/<n>  jobs/<model id>/
 //! ```
 //!
@@ -67,16 +67,15 @@ pub fn presence(vfs: &dyn Vfs, dir: &Path) -> Result<Presence> {
     if !manifests::numbers(vfs, dir)?.is_empty() {
         return Ok(Presence::Database);
     }
-    // Data is written only after the first manifest: data without one means that manifests were lost.
-    for sub in [SEGMENT_DIR, MODEL_DIR] {
-        let path = dir.join(sub);
-        if vfs.exists(&path)? && !vfs.read_dir(&path)?.is_empty() {
-            return Err(Error::corrupt(
-                dir.join(MANIFEST_DIR),
-                0,
-                format!("no manifest, although {sub}/ holds data"),
-            ));
-        }
+    // Documents are written only after the first manifest: any without one mean that manifests were lost.
+    let segments = dir.join(SEGMENT_DIR);
+    let mut lost = vfs.exists(&segments)? && !vfs.read_dir(&segments)?.is_empty();
+    for number in numbered(vfs, &dir.join(LOG_DIR))? {
+        let path = numbered_path(dir, LOG_DIR, number);
+        lost |= vfs.file_len(&path)? > crate::format::frame::LOG_HEADER_LEN as u64;
+    }
+    if lost {
+        return Err(Error::corrupt(dir.join(MANIFEST_DIR), 0, "no manifest, although there are documents"));
     }
     Ok(Presence::Absent)
 }

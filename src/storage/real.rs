@@ -139,29 +139,20 @@ impl Vfs for RealVfs {
     }
 }
 
-/// Reads until `max_len` bytes or the end of the file. The buffer grows with what is read, so a foreign length
-/// cannot make it huge.
-fn read_some(file: &File, mut offset: u64, max_len: usize) -> io::Result<Vec<u8>> {
-    const STEP: usize = 1 << 20;
+/// Reads up to `max_len` bytes of what the file holds at this moment.
+fn read_some(file: &File, offset: u64, max_len: usize) -> io::Result<Vec<u8>> {
     let rest = file.metadata()?.len().saturating_sub(offset);
-    let room = usize::try_from(rest).unwrap_or(usize::MAX).min(max_len);
-    let mut bytes = Vec::with_capacity(room);
-    while bytes.len() < max_len {
-        let filled = bytes.len();
-        bytes.resize(filled + (max_len - filled).min(STEP), 0);
-        let read = match file.read_at(bytes.get_mut(filled..).unwrap_or_default(), offset) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                bytes.truncate(filled);
-                continue;
-            }
-            result => result?,
-        };
-        bytes.truncate(filled + read);
-        offset += read as u64;
-        if read == 0 {
-            break;
+    let mut bytes = vec![0; usize::try_from(rest).unwrap_or(usize::MAX).min(max_len)];
+    let mut filled = 0;
+    while let Some(to) = bytes.get_mut(filled..).filter(|to| !to.is_empty()) {
+        match file.read_at(to, offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
+    bytes.truncate(filled);
     Ok(bytes)
 }
 
@@ -230,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn long_reads_stop_at_the_end() {
+    fn reads_stop_at_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("long");
         let content: Vec<u8> = (0..2_500_000u32).map(|i| (i % 253) as u8).collect();

@@ -15,7 +15,7 @@ use super::vfs::{Bytes, Vfs};
 use super::{SEGMENT_DIR, remove_dir_if_present, write_new};
 use crate::error::{Error, Result};
 use crate::format::file::{BLOCK_LEN, DatabaseId, FileBuilder, Kind, Layout};
-use crate::format::manifest::{FileEntry, SegmentEntry};
+use crate::format::manifest::{FileEntry, SegmentEntry, VectorSet};
 use crate::format::segment::{DocumentRecord, attrs, ids, rows, tombstones, vectors};
 
 /// One mapped file of a segment.
@@ -178,8 +178,8 @@ pub fn segment_dir(id: u64) -> String {
 }
 
 /// Directory of a generation in a segment, relative to the database.
-pub fn generation_dir(segment: u64, generation: u32) -> String {
-    format!("{}/gen.{generation}", segment_dir(segment))
+pub fn vectors_dir(segment: u64, set: VectorSet) -> String {
+    format!("{}/gen.{}.{}", segment_dir(segment), set.generation, set.version)
 }
 
 impl Segment {
@@ -197,15 +197,15 @@ impl Segment {
             open(path, kind)?.ok_or(missing)
         };
         let mut generations = BTreeMap::new();
-        for &generation in &entry.generations {
-            let folder = generation_dir(entry.id, generation);
+        for &set in &entry.vectors {
+            let folder = vectors_dir(entry.id, set);
             let files = SegmentVectors {
                 rows: must(format!("{folder}/rows"), Kind::Rows)?,
                 codes: open(format!("{folder}/codes"), Kind::Codes)?,
                 full: open(format!("{folder}/full"), Kind::Full)?,
                 graph: open(format!("{folder}/graph"), Kind::Graph)?,
             };
-            generations.insert(generation, files);
+            generations.insert(set.generation, files);
         }
         let segment = Self {
             entry: entry.clone(),
@@ -420,10 +420,10 @@ impl Target<'_> {
     pub fn write_vectors(
         &self,
         segment: u64,
-        generation: u32,
+        set: VectorSet,
         columns: &VectorColumns,
     ) -> Result<Vec<FileEntry>> {
-        let folder = generation_dir(segment, generation);
+        let folder = vectors_dir(segment, set);
         remove_dir_if_present(self.vfs, &self.dir.join(&folder))?;
         self.vfs.create_dir(&self.dir.join(&folder))?;
         let bytes = |values: &[u32]| bytemuck::cast_slice(values).to_vec();
@@ -449,8 +449,8 @@ impl Target<'_> {
     }
 
     /// Writes and syncs the graph of a generation.
-    pub fn write_graph(&self, segment: u64, generation: u32, graph: Vec<u8>) -> Result<FileEntry> {
-        let folder = generation_dir(segment, generation);
+    pub fn write_graph(&self, segment: u64, set: VectorSet, graph: Vec<u8>) -> Result<FileEntry> {
+        let folder = vectors_dir(segment, set);
         let file = FileBuilder::new(Kind::Graph, self.database).section(vectors::GRAPH, graph);
         let entry = self.write(format!("{folder}/graph"), file.finish())?;
         self.vfs.sync_dir(&self.dir.join(&folder))?;

@@ -195,7 +195,147 @@ impl fmt::Debug for Bytes {
 
 #[cfg(test)]
 mod tests {
+    use super::super::real::RealVfs;
+    use super::super::sim::SimVfs;
     use super::*;
+
+    fn kind<T>(result: Result<T>) -> io::ErrorKind {
+        match result {
+            Err(Error::Io { source, .. }) => source.kind(),
+            Err(other) => panic!("not an i/o error: {other}"),
+            Ok(_) => panic!("no error"),
+        }
+    }
+
+    fn files_behave(vfs: &dyn Vfs, root: &Path) {
+        let file = root.join("file");
+        let content: Vec<u8> = (0..5000u32).map(|i| (i % 247) as u8).collect();
+        let mut writer = vfs.create(&file).unwrap();
+        assert!(writer.is_empty());
+        writer.write_at(0, &content[..3000]).unwrap();
+        writer.write_at(3000, &content[3000..]).unwrap();
+        writer.write_at(9000, b"").unwrap();
+        assert_eq!(writer.len(), 5000);
+        writer.sync().unwrap();
+        drop(writer);
+
+        assert_eq!(vfs.file_len(&file).unwrap(), 5000);
+        assert_eq!(vfs.read(&file).unwrap(), content);
+        assert_eq!(vfs.read_at(&file, 4000, 100).unwrap(), &content[4000..4100]);
+        assert_eq!(vfs.read_at(&file, 4990, 100).unwrap(), &content[4990..]);
+        assert_eq!(vfs.read_at(&file, 6000, 100).unwrap(), b"");
+        assert_eq!(vfs.read_at(&file, u64::MAX / 2, usize::MAX).unwrap(), b"");
+
+        let map = vfs.map(&file).unwrap();
+        assert_eq!(&map[..], &content[..]);
+        assert_eq!(map.as_ptr().align_offset(64), 0);
+        map.advise_random();
+        map.advise_willneed(0..100);
+
+        let mut writer = vfs.open_write(&file).unwrap();
+        assert_eq!(writer.len(), 5000);
+        writer.write_at(5002, b"end").unwrap();
+        assert_eq!(writer.len(), 5005);
+        assert_eq!(vfs.read_at(&file, 4999, 10).unwrap(), [content[4999], 0, 0, b'e', b'n', b'd']);
+        vfs.remove_file(&file).unwrap();
+        writer.write_at(0, b"still open").unwrap();
+        assert_eq!(map.len(), 5000, "a map outlives the name");
+        drop(vfs.create(&file).unwrap());
+        assert_eq!(vfs.map(&file).unwrap().len(), 0);
+        assert_eq!(vfs.file_len(&file).unwrap(), 0);
+    }
+
+    fn names_behave(vfs: &dyn Vfs, root: &Path) {
+        let (dir, a, b) = (root.join("dir"), root.join("dir/a"), root.join("dir/b"));
+        vfs.create_dir(&dir).unwrap();
+        vfs.create_dir(&dir).unwrap();
+        drop(vfs.create(&b).unwrap());
+        vfs.create(&a).unwrap().write_at(0, b"a").unwrap();
+        assert_eq!(vfs.read_dir(&dir).unwrap(), ["a", "b"]);
+        assert!(
+            vfs.is_dir(&dir).unwrap() && !vfs.is_dir(&a).unwrap() && !vfs.is_dir(&root.join("no")).unwrap()
+        );
+        assert!(vfs.exists(&a).unwrap() && !vfs.exists(&root.join("no")).unwrap());
+        vfs.sync_dir(&dir).unwrap();
+
+        assert_eq!(kind(vfs.rename(&a, &b)), io::ErrorKind::AlreadyExists);
+        assert_eq!(vfs.read(&a).unwrap(), b"a");
+        assert_eq!(vfs.read(&b).unwrap(), b"");
+        vfs.remove_file(&b).unwrap();
+        vfs.rename(&a, &b).unwrap();
+        assert_eq!(vfs.read(&b).unwrap(), b"a");
+
+        let (moved, other) = (root.join("moved"), root.join("other"));
+        vfs.create_dir(&other).unwrap();
+        assert_eq!(kind(vfs.rename(&dir, &other)), io::ErrorKind::AlreadyExists);
+        assert_eq!(kind(vfs.rename(&dir, &b)), io::ErrorKind::AlreadyExists);
+        assert_eq!(kind(vfs.rename(&dir, &dir.join("in"))), io::ErrorKind::InvalidInput);
+        vfs.rename(&dir, &moved).unwrap();
+        assert_eq!(vfs.read(&moved.join("b")).unwrap(), b"a");
+        vfs.create_dir(&moved.join("deep")).unwrap();
+        drop(vfs.create(&moved.join("deep/c")).unwrap());
+        vfs.remove_dir_all(&moved).unwrap();
+        assert!(!vfs.exists(&moved).unwrap());
+        assert_eq!(vfs.read_dir(root).unwrap(), ["file", "other"]);
+    }
+
+    fn errors_behave(vfs: &dyn Vfs, root: &Path) {
+        let (no, file) = (root.join("no"), root.join("file"));
+        assert_eq!(kind(vfs.read_dir(&no)), io::ErrorKind::NotFound);
+        assert_eq!(kind(vfs.read(&no)), io::ErrorKind::NotFound);
+        assert_eq!(kind(vfs.read_at(&no, 0, 1)), io::ErrorKind::NotFound);
+        assert_eq!(kind(vfs.map(&no)), io::ErrorKind::NotFound);
+        assert_eq!(kind(vfs.file_len(&no)), io::ErrorKind::NotFound);
+        assert_eq!(kind(vfs.open_write(&no)), io::ErrorKind::NotFound);
+        assert_eq!(kind(vfs.rename(&no, &root.join("new"))), io::ErrorKind::NotFound);
+        assert_eq!(kind(vfs.remove_file(&no)), io::ErrorKind::NotFound);
+        assert_eq!(kind(vfs.remove_dir_all(&no)), io::ErrorKind::NotFound);
+        assert_eq!(kind(vfs.sync_dir(&no)), io::ErrorKind::NotFound);
+        assert_eq!(kind(vfs.create(&no.join("below"))), io::ErrorKind::NotFound);
+        assert_eq!(kind(vfs.create_dir(&no.join("below"))), io::ErrorKind::NotFound);
+        assert_eq!(kind(vfs.create(&file)), io::ErrorKind::AlreadyExists);
+        assert_eq!(kind(vfs.create_dir(&file)), io::ErrorKind::AlreadyExists);
+        assert_eq!(kind(vfs.read_dir(&file)), io::ErrorKind::NotADirectory);
+        assert_eq!(kind(vfs.create(&file.join("below"))), io::ErrorKind::NotADirectory);
+        assert_eq!(kind(vfs.read(&root.join("other"))), io::ErrorKind::IsADirectory);
+        let text = vfs.read(&no).unwrap_err().to_string();
+        assert!(text.starts_with("cannot read ") && text.contains("/no: No such file"), "{text}");
+    }
+
+    fn locks_behave(vfs: &dyn Vfs, root: &Path) {
+        let path = root.join("lock");
+        assert!(!vfs.is_locked(&path).unwrap());
+        assert!(!vfs.exists(&path).unwrap(), "asking makes no file");
+        let mut lock = vfs.try_lock(&path).unwrap().unwrap();
+        assert!(vfs.is_locked(&path).unwrap());
+        assert!(vfs.try_lock(&path).unwrap().is_none());
+        lock.set_text("some text\n").unwrap();
+        lock.set_text("12\n").unwrap();
+        assert_eq!(vfs.read(&path).unwrap(), b"12\n");
+        drop(lock);
+        assert!(!vfs.is_locked(&path).unwrap());
+        assert!(vfs.try_lock(&path).unwrap().is_some(), "free again");
+    }
+
+    /// One suite for both, so that what holds in the simulator holds on a disk.
+    fn suite(vfs: &dyn Vfs, root: &Path) {
+        files_behave(vfs, root);
+        names_behave(vfs, root);
+        errors_behave(vfs, root);
+        locks_behave(vfs, root);
+        assert_ne!(vfs.random(), vfs.random());
+    }
+
+    #[test]
+    fn the_real_file_system_behaves() {
+        let dir = tempfile::tempdir().unwrap();
+        suite(&RealVfs, dir.path());
+    }
+
+    #[test]
+    fn the_simulated_file_system_behaves() {
+        suite(&SimVfs::new(3), Path::new("/"));
+    }
 
     #[test]
     fn owned_bytes_are_aligned_and_exact() {

@@ -1,0 +1,108 @@
+//! Encoders of the database, loaded once and shared.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use parking_lot::Mutex;
+
+#[cfg(feature = "encoder")]
+pub use crate::encoder::Encoder;
+use crate::error::{Error, Result};
+use crate::options::Task;
+use crate::storage::models;
+use crate::storage::vfs::Vfs;
+use crate::types::{Document, Precision};
+
+/// Stands for the encoder where the crate was built without one; there is no value of it.
+#[cfg(not(feature = "encoder"))]
+#[derive(Debug, Clone)]
+pub enum Encoder {}
+
+#[cfg(not(feature = "encoder"))]
+impl Encoder {
+    /// Dimensions of the vectors.
+    pub fn dim(&self) -> usize {
+        match *self {}
+    }
+
+    /// Vectors of texts.
+    pub fn encode(&self, _texts: &[&str], _task: &Task) -> Result<Vec<f32>> {
+        match *self {}
+    }
+
+    /// Byte ranges of the chunks of a text.
+    pub fn chunks(&self, _text: &str) -> Result<Vec<std::ops::Range<usize>>> {
+        match *self {}
+    }
+}
+
+/// Loaded encoders by model id.
+#[derive(Default)]
+pub(crate) struct Encoders {
+    loaded: Mutex<HashMap<String, Encoder>>,
+}
+
+impl Encoders {
+    /// The encoder with this id, loaded from the database if need be.
+    #[cfg(feature = "encoder")]
+    pub fn get(&self, vfs: &dyn Vfs, dir: &Path, model_id: &str, precision: Precision) -> Result<Encoder> {
+        let mut loaded = self.loaded.lock();
+        if let Some(encoder) = loaded.get(model_id) {
+            return Ok(encoder.clone());
+        }
+        let mut files = crate::encoder::ModelFiles::default();
+        for (name, bytes) in models::read(vfs, dir, model_id)? {
+            files.insert(name, bytes);
+        }
+        let folder = dir.join(crate::storage::MODEL_DIR).join(model_id);
+        let found = files.model_id(precision);
+        if found != model_id {
+            return Err(Error::corrupt(folder, 0, format!("the model's files hash to {found}")));
+        }
+        let encoder = Encoder::from_files(files, precision)?;
+        loaded.insert(model_id.to_owned(), encoder.clone());
+        Ok(encoder)
+    }
+
+    /// Without the feature there is no encoder to load.
+    #[cfg(not(feature = "encoder"))]
+    pub fn get(&self, vfs: &dyn Vfs, dir: &Path, model_id: &str, _precision: Precision) -> Result<Encoder> {
+        models::exists(vfs, dir, model_id)?;
+        let loaded = self.loaded.lock().get(model_id).cloned();
+        loaded.ok_or_else(|| Error::input("this program was built without the feature `encoder`"))
+    }
+
+    /// Keeps an encoder that was just made.
+    #[cfg(feature = "encoder")]
+    pub fn keep(&self, encoder: &Encoder) {
+        self.loaded.lock().insert(encoder.model_id().to_owned(), encoder.clone());
+    }
+}
+
+/// One chunk to encode: its bounds in the document's text, and what the encoder reads.
+pub(crate) struct ChunkText {
+    /// Bounds in the text.
+    pub span: [u32; 2],
+    /// Title, newline and text where the document fits one chunk; else a part of that.
+    pub text: String,
+}
+
+/// Cuts a document into chunks that the encoder reads whole. Bounds refer to the text without the title.
+pub(crate) fn chunk_document(encoder: &Encoder, document: &Document) -> Result<Vec<ChunkText>> {
+    let full = document.full_text();
+    let title = full.len() - document.text.len();
+    let ranges = encoder.chunks(&full)?;
+    let single = ranges.len() <= 1;
+    let chunk = |range: std::ops::Range<usize>| {
+        let bound = |at: usize| at.saturating_sub(title).min(document.text.len()) as u32;
+        let span = if single { [0, document.text.len() as u32] } else { [bound(range.start), bound(range.end)] };
+        ChunkText { span, text: full.get(range).unwrap_or_default().to_owned() }
+    };
+    Ok(ranges.into_iter().map(chunk).collect())
+}
+
+/// Encodes chunks of many documents together.
+pub(crate) fn encode_chunks(encoder: &Encoder, chunks: &[ChunkText], task: &Task) -> Result<Vec<f32>> {
+    let texts: Vec<&str> = chunks.iter().map(|c| c.text.as_str()).collect();
+    if texts.is_empty() { Ok(Vec::new()) } else { encoder.encode(&texts, task) }
+}

@@ -1,0 +1,262 @@
+//! Snapshots: one consistent, unchanging view of documents, vectors and generation, cloned once a query.
+
+use std::sync::Arc;
+
+use roaring::RoaringBitmap;
+
+use super::active::{Active, ActiveDocument, parse_meta};
+use super::columns::Shape;
+use crate::error::{Error, Result};
+use crate::format::graph::GraphView;
+use crate::format::manifest::{Generation, Manifest};
+use crate::format::segment::DocumentRows;
+use crate::index::VectorBlock;
+use crate::storage::segment::{Segment, SegmentVectors};
+use crate::types::{ChunkRef, Document};
+
+/// Where the documents of a part lie.
+#[derive(Clone)]
+pub(crate) enum Source {
+    /// In a sealed segment.
+    Sealed(Arc<Segment>),
+    /// In the log with this number.
+    Active(u64, Active),
+}
+
+/// A sealed segment or an active one, with its deleted documents.
+#[derive(Clone)]
+pub(crate) struct Part {
+    /// The documents.
+    pub source: Source,
+    /// Those deleted or replaced.
+    pub dead: Arc<RoaringBitmap>,
+}
+
+/// A document's place: part and number in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// Part of the snapshot.
+    pub part: u32,
+    /// Document in the part.
+    pub document: u32,
+}
+
+/// One consistent view.
+#[derive(Clone)]
+pub(crate) struct Snapshot {
+    /// The manifest it rests on.
+    pub manifest: Arc<Manifest>,
+    /// Sealed segments, then active ones in log order.
+    pub parts: Vec<Part>,
+}
+
+/// Contiguous rows of a part, as the index wants them.
+pub(crate) struct Rows<'a> {
+    /// The vectors.
+    pub vectors: VectorBlock<'a>,
+    /// Their graph.
+    pub graph: Option<GraphView<'a>>,
+    /// First row of each document.
+    pub first: &'a [u32],
+    /// Bounds of each row's chunk.
+    pub spans: &'a [[u32; 2]],
+    /// Number of the first document in the part.
+    pub base: u32,
+}
+
+impl Rows<'_> {
+    /// Document (number in the part) and chunk of a row.
+    pub fn locate(&self, row: u32) -> (u32, ChunkRef) {
+        let document = self.first.partition_point(|&f| f <= row).saturating_sub(1);
+        let start = self.first.get(document).copied().unwrap_or_default();
+        let [from, to] = self.spans.get(row as usize).copied().unwrap_or_default();
+        (self.base + document as u32, ChunkRef { index: row - start.min(row), start: from, end: to })
+    }
+
+    /// Rows of a document (number in the part).
+    pub fn rows_of(&self, document: u32) -> std::ops::Range<u32> {
+        let at = document.saturating_sub(self.base) as usize;
+        match self.first.get(at..at + 2) {
+            Some(&[start, end]) => start..end,
+            _ => 0..0,
+        }
+    }
+
+    /// The rows of the given documents (numbers in the part).
+    pub fn mask(&self, documents: &RoaringBitmap) -> RoaringBitmap {
+        let end = self.base + self.first.len() as u32 - 1;
+        let mut rows = RoaringBitmap::new();
+        for document in documents.range(self.base..end) {
+            rows.insert_range(self.rows_of(document));
+        }
+        rows
+    }
+
+    /// A document's rows with their vectors in f32.
+    pub fn extract(&self, document: u32, generation: u32) -> DocumentRows {
+        let mut vectors = Vec::new();
+        let mut spans = Vec::new();
+        let mut values = Vec::new();
+        for row in self.rows_of(document) {
+            self.vectors.values_of(row, &mut values);
+            vectors.extend_from_slice(&values);
+            spans.push(self.spans.get(row as usize).copied().unwrap_or_default());
+        }
+        DocumentRows { generation, dim: self.vectors.dim as u32, spans, vectors }
+    }
+}
+
+impl Part {
+    /// Documents, deleted ones included.
+    pub fn documents(&self) -> u32 {
+        match &self.source {
+            Source::Sealed(segment) => segment.documents(),
+            Source::Active(_, active) => active.documents(),
+        }
+    }
+
+    /// Live documents.
+    pub fn live(&self) -> u64 {
+        u64::from(self.documents()) - self.dead.len()
+    }
+
+    /// Numbers of the live documents, ascending.
+    pub fn live_documents(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.documents()).filter(|&d| !self.dead.contains(d))
+    }
+
+    /// Id of a document.
+    pub fn id(&self, document: u32) -> Result<String> {
+        match &self.source {
+            Source::Sealed(segment) => segment.id(document).map(str::to_owned),
+            Source::Active(_, active) => Ok(in_memory(active, document)?.id.clone()),
+        }
+    }
+
+    /// Sequence number of a document.
+    pub fn sequence(&self, document: u32) -> Result<u64> {
+        match &self.source {
+            Source::Sealed(segment) => segment.sequence(document),
+            Source::Active(_, active) => Ok(in_memory(active, document)?.sequence),
+        }
+    }
+
+    /// The live document with this id.
+    pub fn find(&self, id: &str) -> Result<Option<u32>> {
+        let found = match &self.source {
+            Source::Sealed(segment) => segment.find(id)?,
+            Source::Active(_, active) => active.find(id),
+        };
+        Ok(found.filter(|&d| !self.dead.contains(d)))
+    }
+
+    /// A whole document.
+    pub fn document(&self, document: u32) -> Result<Document> {
+        match &self.source {
+            Source::Sealed(segment) => {
+                let text = segment.text(document)?;
+                let meta = parse_meta(&text.meta);
+                let id = segment.id(document)?.to_owned();
+                Ok(Document { id, title: text.title, text: text.text, meta, vector: None })
+            }
+            Source::Active(_, active) => {
+                let found = in_memory(active, document)?;
+                let (title, text) = (found.text.title.clone(), found.text.text.clone());
+                Ok(Document { id: found.id.clone(), title, text, meta: found.meta().clone(), vector: None })
+            }
+        }
+    }
+
+    /// The vectors of `generation` in this part, block by block; none where the part lacks them.
+    pub fn rows<'a>(&'a self, generation: u32, shape: &'a Shape) -> Result<Vec<Rows<'a>>> {
+        match &self.source {
+            Source::Sealed(segment) => {
+                let Some(vectors) = segment.vectors(generation) else { return Ok(Vec::new()) };
+                sealed_rows(vectors, shape).map(|rows| vec![rows])
+            }
+            Source::Active(_, active) => {
+                let blocks = active.chunks.iter().scan(0, |base, chunk| {
+                    let columns = chunk.rows.columns();
+                    let start = *base;
+                    *base += chunk.documents.len() as u32;
+                    Some((start, columns))
+                });
+                blocks.map(|(base, c)| {
+                    let vectors = block(shape, c.spans.len(), &c.codes, &c.scales, &c.norms, &c.full)?;
+                    Ok(Rows { vectors, graph: None, first: &c.first, spans: &c.spans, base })
+                })
+                .collect()
+            }
+        }
+    }
+}
+
+fn in_memory(active: &Active, document: u32) -> Result<&Arc<ActiveDocument>> {
+    active.document(document).ok_or_else(|| Error::corrupt("log", 0, format!("no document {document} in memory")))
+}
+
+fn sealed_rows<'a>(vectors: &'a SegmentVectors, shape: &'a Shape) -> Result<Rows<'a>> {
+    let (codes, scales, norms) = vectors.codes()?;
+    let spans = vectors.spans()?;
+    let vectors_block = block(shape, spans.len(), codes, scales, norms, vectors.full()?)?;
+    let first = vectors.first()?;
+    let ascending = first.windows(2).all(|w| w[0] <= w[1]);
+    if !ascending || first.first() != Some(&0) || first.last().copied() != Some(spans.len() as u32) {
+        return Err(Error::corrupt("rows", 0, "the first rows of the documents are out of order"));
+    }
+    let graph = vectors.graph()?.map(GraphView::parse).transpose()?;
+    Ok(Rows { vectors: vectors_block, graph, first, spans, base: 0 })
+}
+
+fn block<'a>(
+    shape: &'a Shape,
+    len: usize,
+    codes: &'a [i8],
+    scales: &'a [f32],
+    norms: &'a [f32],
+    full: &'a [f32],
+) -> Result<VectorBlock<'a>> {
+    VectorBlock::new(shape.dim, shape.metric, &shape.ladder, len, codes, scales, norms, full)
+}
+
+impl Snapshot {
+    /// Live documents.
+    pub fn count(&self) -> u64 {
+        self.parts.iter().map(Part::live).sum()
+    }
+
+    /// The place of a live document.
+    pub fn find(&self, id: &str) -> Result<Option<Place>> {
+        for (number, part) in self.parts.iter().enumerate().rev() {
+            if let Some(document) = part.find(id)? {
+                return Ok(Some(Place { part: number as u32, document }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A document by place.
+    pub fn document(&self, place: Place) -> Result<Document> {
+        self.part(place.part)?.document(place.document)
+    }
+
+    /// A part by number.
+    pub fn part(&self, number: u32) -> Result<&Part> {
+        self.parts.get(number as usize).ok_or_else(|| Error::corrupt("manifest", 0, format!("no part {number}")))
+    }
+
+    /// The generation that answers.
+    pub fn generation(&self) -> Option<&Generation> {
+        self.manifest.active()
+    }
+
+    /// Shape of the rows of a generation.
+    pub fn shape(&self, generation: &Generation) -> Shape {
+        Shape {
+            dim: generation.dim as usize,
+            ladder: generation.ladder.iter().map(|&r| r as usize).collect(),
+            metric: self.manifest.metric(),
+            codec: self.manifest.codec(),
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The state of an open database, from its files: the manifest, its segments, and the logs replayed over them.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::active::{Active, ActiveDocument};
+use super::columns::Shape;
+use super::snapshot::{Part, Snapshot, Source};
+use crate::error::{Error, Result};
+use crate::format::frame::{Frame, FrameType, LOG_HEADER_LEN, LogHeader, Tail};
+use crate::format::manifest::Manifest;
+use crate::format::segment::{DocumentRows, parse_upsert};
+use crate::storage::documents::StoredText;
+use crate::storage::log::{read_batches, read_header};
+use crate::storage::segment::Segment;
+use crate::storage::vfs::Vfs;
+use crate::storage::{LOG_DIR, manifests, numbered, numbered_path};
+
+/// How often loading is tried again when files vanish under it (a writer published and cleaned up).
+const RETRIES: usize = 20;
+
+/// A change of one document.
+pub(crate) enum Change {
+    /// It is new, or replaces the one with its id.
+    Upsert(ActiveDocument, DocumentRows),
+    /// It is deleted.
+    Delete(String),
+}
+
+/// A live log and how far it was read.
+#[derive(Debug, Clone)]
+pub(crate) struct LogPosition {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its header.
+    pub header: LogHeader,
+    /// End of what was applied.
+    pub end: u64,
+    /// What follows.
+    pub tail: Tail,
+}
+
+/// What is known of the database; changes only under a mutex.
+pub(crate) struct State {
+    /// The manifest.
+    pub manifest: Arc<Manifest>,
+    /// Sealed segments and logs.
+    pub parts: Vec<Part>,
+    /// Live logs, ascending; each has an active part.
+    pub logs: Vec<LogPosition>,
+    /// Highest sequence number seen.
+    pub sequence: u64,
+    /// Live documents in active parts: part number and document.
+    ids: HashMap<String, (usize, u32)>,
+}
+
+impl State {
+    /// The state of a directory in which nothing is committed.
+    pub fn empty() -> Self {
+        let manifest = Manifest {
+            number: 0,
+            database: [0; 16],
+            metric: 0,
+            codec: 0,
+            precision: 0,
+            asked_ladder: Vec::new(),
+            active_generation: 0,
+            next_generation: 1,
+            next_segment: 1,
+            first_log: 1,
+            sequence: 0,
+            generations: Vec::new(),
+            segments: Vec::new(),
+            models: Vec::new(),
+            feedback: Vec::new(),
+        };
+        Self { manifest: Arc::new(manifest), parts: Vec::new(), logs: Vec::new(), sequence: 0, ids: HashMap::new() }
+    }
+
+    /// Loads the newest state; segments that `before` has open are used again. `None` if nothing is committed.
+    pub fn load(vfs: &dyn Vfs, dir: &Path, before: Option<&Self>) -> Result<Option<Self>> {
+        let mut last_error = None;
+        for _ in 0..RETRIES {
+            let Some(manifest) = manifests::newest(vfs, dir)? else { return Ok(None) };
+            let number = manifest.number;
+            match Self::from_manifest(vfs, dir, manifest, before) {
+                Ok(state) => return Ok(Some(state)),
+                // A writer removed files of an older manifest meanwhile: then there is a newer one.
+                Err(error) if error.is_not_found() => {
+                    if manifests::numbers(vfs, dir)?.last() == Some(&number) {
+                        return Err(missing(error));
+                    }
+                    last_error = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last_error.unwrap_or_else(|| Error::input("the database changes faster than it can be read")))
+    }
+
+    fn from_manifest(vfs: &dyn Vfs, dir: &Path, manifest: Manifest, before: Option<&Self>) -> Result<Self> {
+        let mut state = Self::empty();
+        state.sequence = manifest.sequence;
+        for entry in &manifest.segments {
+            let open = before.and_then(|b| b.segment(entry.id)).filter(|s| s.entry == *entry);
+            let segment = match open {
+                Some(segment) => Arc::clone(segment),
+                None => Arc::new(Segment::open(vfs, dir, entry, &manifest.database)?),
+            };
+            let dead = segment.tombstones(vfs, dir, &manifest.database)?;
+            state.parts.push(Part { source: Source::Sealed(segment), dead: Arc::new(dead) });
+        }
+        state.manifest = Arc::new(manifest);
+        state.replay(vfs, dir)?;
+        Ok(state)
+    }
+
+    fn segment(&self, id: u64) -> Option<&Arc<Segment>> {
+        self.parts.iter().find_map(|part| match &part.source {
+            Source::Sealed(segment) if segment.entry.id == id => Some(segment),
+            _ => None,
+        })
+    }
+
+    /// Reads the logs from the manifest's first one on, up to where they end now.
+    fn replay(&mut self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+        let mut number = self.manifest.first_log;
+        while let Some(position) = open_log(vfs, dir, number, &self.manifest.database)? {
+            if let Some(before) = self.logs.last().cloned() {
+                self.finish_log(vfs, &before, position.header.previous_end)?;
+            }
+            self.parts.push(Part { source: Source::Active(number, Active::default()), dead: Arc::default() });
+            self.logs.push(position);
+            self.tail(vfs)?;
+            number += 1;
+        }
+        if self.logs.is_empty() {
+            let path = numbered_path(dir, LOG_DIR, self.manifest.first_log);
+            return Err(Error::Io {
+                op: "open",
+                path,
+                source: std::io::Error::new(std::io::ErrorKind::NotFound, "the log that the manifest names is missing"),
+            });
+        }
+        Ok(())
+    }
+
+    /// Applies what was appended to the last log since it was read.
+    fn tail(&mut self, vfs: &dyn Vfs) -> Result<()> {
+        let Some(position) = self.logs.last().cloned() else { return Ok(()) };
+        let (end, tail) = read_batches(vfs, &position.path, &position.header, position.end, None, |batch| {
+            self.apply(changes(batch, &position.path)?)
+        })?;
+        if let Some(last) = self.logs.last_mut() {
+            last.end = end;
+            last.tail = tail;
+        }
+        Ok(())
+    }
+
+    /// Reads the rest of a log whose successor says where it ends.
+    fn finish_log(&mut self, vfs: &dyn Vfs, position: &LogPosition, end: u64) -> Result<()> {
+        if position.end > end {
+            let what = format!("the next log says that this one ends at {end}, yet it goes on to {}", position.end);
+            return Err(Error::corrupt(&position.path, end, what));
+        }
+        read_batches(vfs, &position.path, &position.header, position.end, Some(end), |batch| {
+            self.apply(changes(batch, &position.path)?)
+        })?;
+        if let Some(last) = self.logs.last_mut() {
+            last.end = end;
+            last.tail = Tail::Clean;
+        }
+        Ok(())
+    }
+
+    /// Sees what other processes committed. Returns whether anything changed.
+    pub fn refresh(&mut self, vfs: &dyn Vfs, dir: &Path) -> Result<bool> {
+        let newest = manifests::numbers(vfs, dir)?.last().copied().unwrap_or_default();
+        if newest == 0 && self.manifest.number == 0 {
+            return Ok(false);
+        }
+        if newest != self.manifest.number {
+            let loaded = Self::load(vfs, dir, Some(self))?;
+            *self = loaded.unwrap_or_else(Self::empty);
+            return Ok(true);
+        }
+        let before = (self.logs.len(), self.logs.last().map(|l| l.end));
+        match self.catch_up(vfs, dir) {
+            // The log was sealed and removed between the two looks.
+            Err(error) if error.is_not_found() => {
+                let loaded = Self::load(vfs, dir, Some(self))?;
+                *self = loaded.unwrap_or_else(Self::empty);
+                return Ok(true);
+            }
+            other => other?,
+        }
+        Ok(before != (self.logs.len(), self.logs.last().map(|l| l.end)))
+    }
+
+    fn catch_up(&mut self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+        loop {
+            let next = self.logs.last().map_or(self.manifest.first_log, |l| l.header.number + 1);
+            let Some(position) = open_log(vfs, dir, next, &self.manifest.database)? else { return self.tail(vfs) };
+            if let Some(before) = self.logs.last().cloned() {
+                self.finish_log(vfs, &before, position.header.previous_end)?;
+            }
+            self.add_log(position);
+        }
+    }
+
+    /// Starts a new active part for a new log.
+    pub fn add_log(&mut self, position: LogPosition) {
+        let number = position.header.number;
+        self.logs.push(position);
+        self.parts.push(Part { source: Source::Active(number, Active::default()), dead: Arc::default() });
+    }
+
+    /// Applies one committed batch.
+    pub fn apply(&mut self, batch: Vec<Change>) -> Result<()> {
+        let shape = self.manifest.active().map(|g| self.shape(g));
+        for change in batch {
+            match change {
+                Change::Delete(id) => self.kill(&id)?,
+                Change::Upsert(document, rows) => {
+                    let Some(shape) = shape.as_ref().filter(|_| rows.generation == self.manifest.active_generation) else {
+                        let path = self.logs.last().map(|l| l.path.clone()).unwrap_or_default();
+                        let what = format!("a document with vectors of generation {}, which is not active", rows.generation);
+                        return Err(Error::corrupt(path, 0, what));
+                    };
+                    self.kill(&document.id)?;
+                    self.insert(document, &rows, shape)?;
+                }
+            }
+            self.sequence += 1;
+        }
+        if let Some(Part { source: Source::Active(_, active), .. }) = self.parts.last_mut() {
+            active.lay_out();
+        }
+        Ok(())
+    }
+
+    fn shape(&self, generation: &crate::format::manifest::Generation) -> Shape {
+        Snapshot { manifest: Arc::clone(&self.manifest), parts: Vec::new() }.shape(generation)
+    }
+
+    fn insert(&mut self, document: ActiveDocument, rows: &DocumentRows, shape: &Shape) -> Result<()> {
+        let part = self.parts.len().saturating_sub(1);
+        let Some(Part { source: Source::Active(_, active), .. }) = self.parts.last_mut() else {
+            return Err(Error::corrupt("log", 0, "no active segment"));
+        };
+        let id = document.id.clone();
+        let number = active.push(document, rows, shape)?;
+        self.ids.insert(id, (part, number));
+        Ok(())
+    }
+
+    fn kill(&mut self, id: &str) -> Result<()> {
+        if let Some((part, document)) = self.ids.remove(id) {
+            if let Some(part) = self.parts.get_mut(part) {
+                Arc::make_mut(&mut part.dead).insert(document);
+            }
+            return Ok(());
+        }
+        for part in &mut self.parts {
+            if let Source::Sealed(segment) = &part.source
+                && let Some(document) = segment.find(id)?
+                && !part.dead.contains(document)
+            {
+                Arc::make_mut(&mut part.dead).insert(document);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The view that readers get.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { manifest: Arc::clone(&self.manifest), parts: self.parts.clone() }
+    }
+}
+
+/// The log file a manifest names must exist as long as that manifest is the newest.
+fn missing(error: Error) -> Error {
+    match error {
+        Error::Io { path, source, .. } => Error::corrupt(path, 0, format!("a file that the manifest names: {source}")),
+        other => other,
+    }
+}
+
+/// The position at the start of log `number`; `None` if it does not exist, or never became whole.
+fn open_log(vfs: &dyn Vfs, dir: &Path, number: u64, database: &[u8; 16]) -> Result<Option<LogPosition>> {
+    let path = numbered_path(dir, LOG_DIR, number);
+    if !vfs.exists(&path)? {
+        return Ok(None);
+    }
+    let header = match read_header(vfs, &path) {
+        Ok(header) => header,
+        // Its header is synced before the first frame follows: a broken header alone was never in use.
+        Err(Error::Corrupt { .. }) if vfs.file_len(&path)? <= LOG_HEADER_LEN as u64 => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if header.number != number || header.database != *database {
+        return Err(Error::corrupt(&path, 0, "the log of another place or another database"));
+    }
+    Ok(Some(LogPosition { path, header, end: LOG_HEADER_LEN as u64, tail: Tail::Clean }))
+}
+
+/// Numbers of the logs that are there, ascending.
+pub(crate) fn log_numbers(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<u64>> {
+    numbered(vfs, &dir.join(LOG_DIR))
+}
+
+fn changes(batch: &[Frame<'_>], path: &Path) -> Result<Vec<Change>> {
+    batch.iter().map(|frame| change(frame, path)).collect()
+}
+
+fn change(frame: &Frame<'_>, path: &Path) -> Result<Change> {
+    let malformed = || Error::corrupt(path, frame.offset, "a record is malformed although its checksum holds");
+    match frame.kind {
+        FrameType::Upsert => {
+            let (id, rows, record) = parse_upsert(frame.payload).ok_or_else(malformed)?;
+            let text = StoredText {
+                title: record.title.map(str::to_owned),
+                text: record.text.to_owned(),
+                meta: record.meta.to_owned(),
+            };
+            Ok(Change::Upsert(ActiveDocument::new(id.to_owned(), frame.sequence, text), rows))
+        }
+        FrameType::Delete => {
+            let id = std::str::from_utf8(frame.payload).map_err(|_| malformed())?;
+            Ok(Change::Delete(id.to_owned()))
+        }
+        _ => Err(malformed()),
+    }
+}

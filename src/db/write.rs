@@ -1,0 +1,531 @@
+//! The writer: one process at a time, one batch at a time.
+//!
+//! Documents are chunked and encoded before the lock is taken; a commit is one append and one sync.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
+
+use super::active::ActiveDocument;
+use super::encoders::{chunk_document, encode_chunks};
+use super::snapshot::Snapshot;
+use super::state::{Change, LogPosition, State, log_numbers};
+use super::{Db, Inner};
+use crate::error::{Error, Result};
+use crate::format::attrs::check_meta;
+use crate::format::frame::{FrameType, LogHeader, Tail};
+use crate::format::manifest::{Generation, Manifest, NamedModel};
+use crate::format::segment::{DocumentRecord, DocumentRows, encode_upsert};
+use crate::options::{CreateOptions, Task, limits};
+use crate::storage::documents::StoredText;
+use crate::storage::lock::WriterLock;
+use crate::storage::log::LogWriter;
+use crate::storage::{self, LOG_DIR, manifests, numbered_path};
+use crate::types::{Document, Metric, checked_ladder, default_ladder, vector_problem};
+
+/// What a handle needs to write: the lock among processes and the open log.
+#[derive(Default)]
+pub(crate) struct Writer {
+    /// Held from the first write on, until someone waits for it.
+    pub lock: Option<WriterLock>,
+    /// The log that is appended to.
+    pub log: Option<LogWriter>,
+    /// Work is under way that must not lose the lock.
+    pub pinned: usize,
+}
+
+/// What a write did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AddReport {
+    /// Documents written.
+    pub documents: u64,
+    /// Documents among them that replaced one.
+    pub replaced: u64,
+    /// Chunks (vectors) written.
+    pub chunks: u64,
+}
+
+/// Documents ready to be committed: chunked and encoded.
+#[derive(Debug)]
+pub struct Batch {
+    documents: Vec<Prepared>,
+    model_id: String,
+}
+
+impl Batch {
+    /// Number of documents.
+    pub fn len(&self) -> usize {
+        self.documents.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.documents.is_empty()
+    }
+}
+
+#[derive(Debug)]
+struct Prepared {
+    document: Document,
+    meta: String,
+    rows: DocumentRows,
+}
+
+impl Db {
+    /// Adds documents as one batch: after any crash all of them are there, or none. A document whose id exists
+    /// replaces it; of several with one id in the batch the last wins.
+    pub fn add(&self, documents: impl IntoIterator<Item = Document>) -> Result<AddReport> {
+        let batch = self.prepare(documents.into_iter().collect(), &Task::default())?;
+        self.commit(batch)
+    }
+
+    /// The first half of [`Db::add`]: checks, chunks and encodes; takes no lock (but creates a missing database).
+    pub fn prepare(&self, documents: Vec<Document>, task: &Task) -> Result<Batch> {
+        let Some(first) = documents.first() else {
+            return Ok(Batch { documents: Vec::new(), model_id: String::new() });
+        };
+        self.inner.ensure_created(Some(first))?;
+        self.inner.prepare(documents, task)
+    }
+
+    /// The second half of [`Db::add`]: appends and syncs.
+    pub fn commit(&self, batch: Batch) -> Result<AddReport> {
+        if batch.is_empty() {
+            return Ok(AddReport::default());
+        }
+        let mut writing = self.inner.writing(self.inner.options.busy_timeout)?;
+        let batch = writing.current(batch)?;
+        let report = writing.commit(batch)?;
+        drop(writing);
+        self.inner.after_write()?;
+        Ok(report)
+    }
+
+    /// Deletes documents by id; returns how many there were.
+    pub fn delete(&self, ids: &[String]) -> Result<u64> {
+        if !self.exists() {
+            return Ok(0);
+        }
+        let mut writing = self.inner.writing(self.inner.options.busy_timeout)?;
+        let count = writing.delete(ids)?;
+        drop(writing);
+        self.inner.after_write()?;
+        Ok(count)
+    }
+
+    /// Takes the writer's lock now, so that a busy database is told at once.
+    pub fn hold_writer(&self) -> Result<()> {
+        self.inner.writing(self.inner.options.busy_timeout).map(|_| ())
+    }
+
+    /// Gives the writer's lock back between writes.
+    pub fn release_writer(&self) -> Result<()> {
+        let mut writer = self.inner.writer.lock();
+        if writer.pinned == 0 {
+            if let Some(log) = writer.log.as_mut() {
+                log.sync()?;
+            }
+            writer.log = None;
+            writer.lock = None;
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Takes the right to write, with the state up to date and a log open (if the database exists).
+    pub fn writing(&self, timeout: Duration) -> Result<Writing<'_>> {
+        let mut writer = self.writer.lock();
+        if writer.pinned == 0
+            && let Some(lock) = writer.lock.take()
+        {
+            if lock.someone_waits()? {
+                if let Some(log) = writer.log.as_mut() {
+                    log.sync()?;
+                }
+                writer.log = None;
+                writer.lock = Some(lock.hand_over(timeout.max(Duration::from_secs(60)))?);
+            } else {
+                writer.lock = Some(lock);
+            }
+        }
+        if writer.lock.is_none() {
+            make_dir(self.vfs.as_ref(), &self.dir)?;
+            writer.lock = Some(WriterLock::acquire(&self.vfs, &self.dir, timeout)?);
+            writer.log = None;
+        }
+        let mut writing = Writing { inner: self, writer };
+        writing.open_log()?;
+        Ok(writing)
+    }
+
+    /// Creates the database if nothing is committed there: as the options say, or as the first document asks.
+    pub fn ensure_created(&self, first: Option<&Document>) -> Result<()> {
+        if self.snapshot().manifest.number > 0 {
+            return Ok(());
+        }
+        let mut options = self.options.create.clone();
+        if let (None, None, Some(vector)) = (&options.model, options.vectors, first.and_then(|d| d.vector.as_ref())) {
+            options.vectors = Some(vector.len());
+        }
+        let seed = Seed::new(&options)?;
+        if let Some(first) = first {
+            check_document(first, seed.generation.dim as usize, options.metric, seed.generation.model_id.is_empty())?;
+        }
+        let mut writing = self.writing(self.options.busy_timeout)?;
+        if writing.inner.snapshot().manifest.number > 0 {
+            return Ok(());
+        }
+        writing.create(&options, seed)
+    }
+
+    fn prepare(&self, documents: Vec<Document>, task: &Task) -> Result<Batch> {
+        let snapshot = self.snapshot();
+        let Some(generation) = snapshot.generation() else {
+            return Err(Error::corrupt(&self.dir, 0, "the database has no generation"));
+        };
+        let plain = generation.model_id.is_empty();
+        let mut checked = Vec::with_capacity(documents.len());
+        for document in documents {
+            check_document(&document, generation.dim as usize, snapshot.manifest.metric(), plain)?;
+            checked.push(document);
+        }
+        let rows = self.rows_of(&snapshot, generation, &checked, task)?;
+        let documents = checked.into_iter().zip(rows).map(|(document, rows)| {
+            let meta = if document.meta.is_empty() { String::new() } else { meta_json(&document) };
+            Prepared { document, meta, rows }
+        });
+        Ok(Batch { documents: documents.collect(), model_id: generation.model_id.clone() })
+    }
+
+    /// Rows of documents in a generation: their own vectors, or chunks encoded.
+    pub fn rows_of(
+        &self,
+        snapshot: &Snapshot,
+        generation: &Generation,
+        documents: &[Document],
+        task: &Task,
+    ) -> Result<Vec<DocumentRows>> {
+        let shape = snapshot.shape(generation);
+        let rows = |spans: Vec<[u32; 2]>, vectors: Vec<f32>| DocumentRows {
+            generation: generation.id,
+            dim: generation.dim,
+            spans,
+            vectors,
+        };
+        if generation.model_id.is_empty() {
+            let one = |d: &Document| {
+                let vector = shape.stored(d.vector.clone().unwrap_or_default());
+                rows(vec![[0, d.text.len() as u32]], vector)
+            };
+            return Ok(documents.iter().map(one).collect());
+        }
+        let encoder = self.encoder(&generation.model_id)?;
+        let mut chunks = Vec::new();
+        let mut counts = Vec::with_capacity(documents.len());
+        for document in documents {
+            task.step("chunk", 0, 0)?;
+            let mut cut = chunk_document(&encoder, document)?;
+            counts.push(cut.len());
+            chunks.append(&mut cut);
+        }
+        let vectors = encode_chunks(&encoder, &chunks, task)?;
+        let mut vectors = vectors.chunks_exact(shape.dim.max(1)).map(|v| shape.stored(v.to_vec()));
+        let mut spans = chunks.iter().map(|c| c.span);
+        let grouped = counts.into_iter().map(|n| {
+            rows(spans.by_ref().take(n).collect(), vectors.by_ref().take(n).flatten().collect())
+        });
+        Ok(grouped.collect())
+    }
+}
+
+/// The right to write, held as long as this lives.
+pub(crate) struct Writing<'a> {
+    pub inner: &'a Inner,
+    pub writer: MutexGuard<'a, Writer>,
+}
+
+impl Writing<'_> {
+    /// Brings the state up to date and opens the log, if there is a database and no log is open.
+    fn open_log(&mut self) -> Result<()> {
+        if self.writer.log.is_some() {
+            return self.replace_broken_log();
+        }
+        let inner = self.inner;
+        let mut state = inner.state.lock();
+        if storage::presence(inner.vfs.as_ref(), &inner.dir)? == storage::Presence::Absent {
+            return Ok(());
+        }
+        state.refresh(inner.vfs.as_ref(), &inner.dir)?;
+        inner.publish(&state);
+        let Some(last) = state.logs.last().cloned() else { return Ok(()) };
+        if last.tail == Tail::Clean {
+            self.writer.log = Some(LogWriter::resume(inner.vfs.as_ref(), &last.path, last.header, last.end)?);
+        } else {
+            // What the torn tail follows must be on the disk before the next log says so.
+            LogWriter::resume(inner.vfs.as_ref(), &last.path, last.header, last.end)?;
+            self.writer.log = Some(self.next_log(&mut state)?);
+        }
+        super::maintain::clean(inner.vfs.as_ref(), &inner.dir, &state.manifest)
+    }
+
+    fn replace_broken_log(&mut self) -> Result<()> {
+        if self.writer.log.as_ref().is_some_and(LogWriter::is_broken) {
+            let mut state = self.inner.state.lock();
+            self.writer.log = Some(self.next_log(&mut state)?);
+        }
+        Ok(())
+    }
+
+    /// Starts the next log after the committed end of the last one.
+    pub fn next_log(&self, state: &mut State) -> Result<LogWriter> {
+        let inner = self.inner;
+        let (number, previous_end) =
+            state.logs.last().map_or((state.manifest.first_log, 0), |l| (l.header.number + 1, l.end));
+        let header = LogHeader { number, salt: inner.vfs.random(), previous_end, database: state.manifest.database };
+        let path = numbered_path(&inner.dir, LOG_DIR, number);
+        if inner.vfs.exists(&path)? {
+            // Left by a creation that did not finish: it holds a broken header and nothing else.
+            inner.vfs.remove_file(&path)?;
+        }
+        let log = LogWriter::create(inner.vfs.as_ref(), &path, header)?;
+        state.add_log(LogPosition { path, header, end: log.end(), tail: Tail::Clean });
+        inner.publish(state);
+        Ok(log)
+    }
+
+    fn create(&mut self, options: &CreateOptions, seed: Seed) -> Result<()> {
+        let inner = self.inner;
+        let vfs = inner.vfs.as_ref();
+        storage::create_dirs(vfs, &inner.dir)?;
+        let mut state = State::empty();
+        let mut manifest = Manifest::clone(&state.manifest);
+        manifest.number = 1;
+        manifest.database[..8].copy_from_slice(&vfs.random().to_le_bytes());
+        manifest.database[8..].copy_from_slice(&vfs.random().to_le_bytes());
+        manifest.metric = options.metric as u8;
+        manifest.codec = options.codec as u8;
+        manifest.asked_ladder = options.dims.iter().flatten().map(|&d| d as u32).collect();
+        manifest.active_generation = 1;
+        manifest.next_generation = 2;
+        manifest.generations = vec![Generation { created_ms: vfs.now_ms(), ..seed.generation }];
+        if let Some((name, files)) = seed.model {
+            let model_id = manifest.generations[0].model_id.clone();
+            storage::models::write(vfs, &inner.dir, &model_id, &files, None)?;
+            manifest.models = vec![NamedModel { name, model_id }];
+        }
+        for number in log_numbers(vfs, &inner.dir)? {
+            vfs.remove_file(&numbered_path(&inner.dir, LOG_DIR, number))?;
+        }
+        state.manifest = Arc::new(manifest);
+        self.writer.log = Some(self.next_log(&mut state)?);
+        manifests::commit(vfs, &inner.dir, &state.manifest)?;
+        inner.publish(&state);
+        *inner.state.lock() = state;
+        Ok(())
+    }
+
+    /// The batch as the active generation wants it: encoded again if the generation changed meanwhile.
+    fn current(&self, batch: Batch) -> Result<Batch> {
+        let snapshot = self.inner.snapshot();
+        let Some(generation) = snapshot.generation() else {
+            return Err(Error::input("the database vanished while it was written"));
+        };
+        if generation.model_id != batch.model_id {
+            let documents = batch.documents.into_iter().map(|p| p.document).collect();
+            return self.inner.prepare(documents, &Task::default());
+        }
+        let id = generation.id;
+        let mut batch = batch;
+        for prepared in &mut batch.documents {
+            prepared.rows.generation = id;
+        }
+        Ok(batch)
+    }
+
+    fn commit(&mut self, batch: Batch) -> Result<AddReport> {
+        let snapshot = self.inner.snapshot();
+        let mut last = std::collections::HashMap::new();
+        for (n, prepared) in batch.documents.iter().enumerate() {
+            last.insert(prepared.document.id.clone(), n);
+        }
+        let mut report = AddReport::default();
+        let mut frames = Vec::with_capacity(last.len());
+        let mut changes = Vec::with_capacity(last.len());
+        let mut sequence = self.inner.state.lock().sequence;
+        for (n, Prepared { document, meta, rows }) in batch.documents.into_iter().enumerate() {
+            if last.get(&document.id) != Some(&n) {
+                continue;
+            }
+            sequence += 1;
+            report.documents += 1;
+            report.replaced += u64::from(snapshot.find(&document.id)?.is_some());
+            report.chunks += rows.spans.len() as u64;
+            let record = DocumentRecord { title: document.title.as_deref(), text: &document.text, meta: &meta };
+            frames.push((FrameType::Upsert, sequence, encode_upsert(&document.id, &rows, &record)));
+            let text = StoredText { title: document.title, text: document.text, meta };
+            changes.push(Change::Upsert(ActiveDocument::new(document.id, sequence, text), rows));
+        }
+        self.append(&frames, changes)?;
+        Ok(report)
+    }
+
+    fn delete(&mut self, ids: &[String]) -> Result<u64> {
+        let snapshot = self.inner.snapshot();
+        let mut seen = std::collections::HashSet::new();
+        let mut frames = Vec::new();
+        let mut changes = Vec::new();
+        let mut sequence = self.inner.state.lock().sequence;
+        for id in ids {
+            if seen.insert(id.as_str()) && snapshot.find(id)?.is_some() {
+                sequence += 1;
+                frames.push((FrameType::Delete, sequence, id.as_bytes().to_vec()));
+                changes.push(Change::Delete(id.clone()));
+            }
+        }
+        let count = changes.len() as u64;
+        if count > 0 {
+            self.append(&frames, changes)?;
+        }
+        Ok(count)
+    }
+
+    /// Appends one batch and applies it once it is acknowledged.
+    fn append(&mut self, frames: &[(FrameType, u64, Vec<u8>)], changes: Vec<Change>) -> Result<()> {
+        let Some(log) = self.writer.log.as_mut() else {
+            return Err(Error::input("no log is open"));
+        };
+        log.append(frames, self.inner.options.durability)?;
+        let end = log.end();
+        let mut state = self.inner.state.lock();
+        state.apply(changes)?;
+        if let Some(last) = state.logs.last_mut() {
+            last.end = end;
+        }
+        self.inner.publish(&state);
+        Ok(())
+    }
+}
+
+/// What a new database starts from.
+struct Seed {
+    generation: Generation,
+    /// Name and files of the encoder.
+    model: Option<(String, storage::models::Files)>,
+}
+
+impl Seed {
+    fn new(options: &CreateOptions) -> Result<Self> {
+        let generation = |model_id: String, dim: usize| -> Result<Generation> {
+            if dim == 0 || dim > limits::DIM {
+                return Err(Error::Limit {
+                    what: "the dimension of vectors".into(),
+                    limit: limits::DIM as u64,
+                    actual: dim as u64,
+                    raise: "use vectors of 1 to 65,536 values".into(),
+                });
+            }
+            let ladder = options.dims.as_ref().map_or_else(|| Ok(default_ladder(dim)), |d| checked_ladder(d, dim))?;
+            let ladder = ladder.into_iter().map(|r| r as u32).collect();
+            Ok(Generation { id: 1, model_id, parent: 0, dim: dim as u32, ladder, created_ms: 0, metrics: String::new() })
+        };
+        match (&options.model, options.vectors) {
+            (Some(_), Some(_)) => Err(Error::input("--model and --vectors exclude each other")),
+            (None, Some(dim)) => Ok(Self { generation: generation(String::new(), dim)?, model: None }),
+            (Some(folder), None) => Self::from_model(folder, options, generation),
+            (None, None) => Err(Error::input(
+                "no encoder: create the database with --model DIR (a sentence-transformers folder), or with --vectors D \
+                 for plain vectors",
+            )),
+        }
+    }
+
+    #[cfg(feature = "encoder")]
+    fn from_model(
+        folder: &Path,
+        options: &CreateOptions,
+        generation: impl Fn(String, usize) -> Result<Generation>,
+    ) -> Result<Self> {
+        let files = crate::encoder::ModelFiles::read_dir(folder)?;
+        let encoder = super::Encoder::from_files(files, options.precision)?;
+        let stored = encoder.files().iter().map(|(n, b)| (n.to_owned(), b.to_vec())).collect();
+        let name = folder.file_name().map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned());
+        let generation = generation(encoder.model_id().to_owned(), encoder.dim())?;
+        Ok(Self { generation, model: Some((name, stored)) })
+    }
+
+    #[cfg(not(feature = "encoder"))]
+    fn from_model(
+        folder: &Path,
+        _options: &CreateOptions,
+        _generation: impl Fn(String, usize) -> Result<Generation>,
+    ) -> Result<Self> {
+        let what = format!("{}: this program was built without the feature `encoder`", folder.display());
+        Err(Error::input(what))
+    }
+}
+
+fn make_dir(vfs: &dyn storage::vfs::Vfs, dir: &Path) -> Result<()> {
+    if vfs.exists(dir)? {
+        return Ok(());
+    }
+    vfs.create_dir(dir)?;
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => vfs.sync_dir(parent),
+        _ => vfs.sync_dir(Path::new(".")),
+    }
+}
+
+fn meta_json(document: &Document) -> String {
+    serde_json::Value::Object(document.meta.clone()).to_string()
+}
+
+/// Refuses what cannot be stored, naming the document.
+fn check_document(document: &Document, dim: usize, metric: Metric, plain: bool) -> Result<()> {
+    let id = &document.id;
+    check_id(id)?;
+    let size = id.len() + document.title.as_ref().map_or(0, String::len) + document.text.len() + meta_json(document).len();
+    if size > limits::DOCUMENT_BYTES {
+        return Err(Error::Limit {
+            what: format!("document {id:?}, in bytes,"),
+            limit: limits::DOCUMENT_BYTES as u64,
+            actual: size as u64,
+            raise: "split it into several documents".into(),
+        });
+    }
+    check_meta(&document.meta)?;
+    match (&document.vector, plain) {
+        (None, true) => {
+            Err(Error::input(format!("document {id:?} has no vector, and this database has no encoder to make one")))
+        }
+        (Some(_), false) => Err(Error::input(format!(
+            "document {id:?} brings a vector, but this database makes its own with an encoder"
+        ))),
+        (Some(vector), true) => match vector_problem(vector, dim, metric) {
+            Some(problem) => Err(Error::input(format!("document {id:?}: {problem}"))),
+            None => Ok(()),
+        },
+        (None, false) if document.text.is_empty() && document.title.as_ref().is_none_or(String::is_empty) => {
+            Err(Error::input(format!("document {id:?} has neither text nor title")))
+        }
+        (None, false) => Ok(()),
+    }
+}
+
+/// Refuses an id that is empty or too long.
+pub(crate) fn check_id(id: &str) -> Result<()> {
+    if id.is_empty() {
+        return Err(Error::input("a document's id must not be empty"));
+    }
+    if id.len() > limits::ID_BYTES {
+        return Err(Error::Limit {
+            what: format!("the id {:?}…, in bytes,", id.chars().take(24).collect::<String>()),
+            limit: limits::ID_BYTES as u64,
+            actual: id.len() as u64,
+            raise: "use a shorter id".into(),
+        });
+    }
+    Ok(())
+}
