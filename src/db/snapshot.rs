@@ -48,6 +48,8 @@ pub(crate) struct Snapshot {
     pub manifest: Arc<Manifest>,
     /// Sealed segments, then active ones in log order.
     pub parts: Vec<Part>,
+    /// Shape of each generation's rows, in the manifest's order.
+    pub shapes: Vec<Shape>,
 }
 
 /// Contiguous rows of a part, as the index wants them.
@@ -80,6 +82,11 @@ impl Rows<'_> {
             Some(&[start, end]) => start..end,
             _ => 0..0,
         }
+    }
+
+    /// The same, empty for a document of another block.
+    pub fn rows_of_checked(&self, document: u32) -> std::ops::Range<u32> {
+        if document < self.base { 0..0 } else { self.rows_of(document) }
     }
 
     /// The rows of the given documents (numbers in the part).
@@ -250,13 +257,25 @@ impl Snapshot {
         self.manifest.active()
     }
 
+    /// A view of parts under a manifest.
+    pub fn new(manifest: Arc<Manifest>, parts: Vec<Part>) -> Self {
+        let shapes = manifest.generations.iter().map(|g| shape(&manifest, g)).collect();
+        Self { manifest, parts, shapes }
+    }
+
     /// Shape of the rows of a generation.
-    pub fn shape(&self, generation: &Generation) -> Shape {
-        Shape {
-            dim: generation.dim as usize,
-            ladder: generation.ladder.iter().map(|&r| r as usize).collect(),
-            metric: self.manifest.metric(),
-            codec: self.manifest.codec(),
-        }
+    pub fn shape_of(&self, generation: u32) -> Result<&Shape> {
+        let at = self.manifest.generations.iter().position(|g| g.id == generation);
+        at.and_then(|at| self.shapes.get(at)).ok_or_else(|| Error::input(format!("there is no generation {generation}")))
+    }
+}
+
+/// Shape of the rows of a generation.
+pub(crate) fn shape(manifest: &Manifest, generation: &Generation) -> Shape {
+    Shape {
+        dim: generation.dim as usize,
+        ladder: generation.ladder.iter().map(|&r| r as usize).collect(),
+        metric: manifest.metric(),
+        codec: manifest.codec(),
     }
 }

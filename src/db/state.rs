@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::active::{Active, ActiveDocument};
 use super::columns::Shape;
-use super::snapshot::{Part, Snapshot, Source};
+use super::snapshot::{Part, Snapshot, Source, shape};
 use crate::error::{Error, Result};
 use crate::format::frame::{Frame, FrameType, LOG_HEADER_LEN, LogHeader, Tail};
 use crate::format::manifest::Manifest;
@@ -219,7 +219,7 @@ impl State {
 
     /// Applies one committed batch.
     pub fn apply(&mut self, batch: Vec<Change>) -> Result<()> {
-        let shape = self.manifest.active().map(|g| self.shape(g));
+        let shape = self.manifest.active().map(|g| shape(&self.manifest, g));
         for change in batch {
             match change {
                 Change::Delete(id) => self.kill(&id)?,
@@ -239,10 +239,6 @@ impl State {
             active.lay_out();
         }
         Ok(())
-    }
-
-    fn shape(&self, generation: &crate::format::manifest::Generation) -> Shape {
-        Snapshot { manifest: Arc::clone(&self.manifest), parts: Vec::new() }.shape(generation)
     }
 
     fn insert(&mut self, document: ActiveDocument, rows: &DocumentRows, shape: &Shape) -> Result<()> {
@@ -277,7 +273,7 @@ impl State {
 
     /// The view that readers get.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot { manifest: Arc::clone(&self.manifest), parts: self.parts.clone() }
+        Snapshot::new(Arc::clone(&self.manifest), self.parts.clone())
     }
 }
 

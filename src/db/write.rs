@@ -10,7 +10,7 @@ use parking_lot::MutexGuard;
 
 use super::active::ActiveDocument;
 use super::encoders::{chunk_document, encode_chunks};
-use super::snapshot::Snapshot;
+use super::columns::Shape;
 use super::state::{Change, LogPosition, State, log_numbers};
 use super::{Db, Inner};
 use crate::error::{Error, Result};
@@ -192,7 +192,7 @@ impl Inner {
             check_document(&document, generation.dim as usize, snapshot.manifest.metric(), plain)?;
             checked.push(document);
         }
-        let rows = self.rows_of(&snapshot, generation, &checked, task)?;
+        let rows = self.rows_of(snapshot.shape_of(generation.id)?, generation, &checked, task)?;
         let documents = checked.into_iter().zip(rows).map(|(document, rows)| {
             let meta = if document.meta.is_empty() { String::new() } else { meta_json(&document) };
             Prepared { document, meta, rows }
@@ -203,12 +203,11 @@ impl Inner {
     /// Rows of documents in a generation: their own vectors, or chunks encoded.
     pub fn rows_of(
         &self,
-        snapshot: &Snapshot,
+        shape: &Shape,
         generation: &Generation,
         documents: &[Document],
         task: &Task,
     ) -> Result<Vec<DocumentRows>> {
-        let shape = snapshot.shape(generation);
         let rows = |spans: Vec<[u32; 2]>, vectors: Vec<f32>| DocumentRows {
             generation: generation.id,
             dim: generation.dim,
