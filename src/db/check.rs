@@ -80,7 +80,11 @@ impl Checker<'_> {
         match error {
             Error::Corrupt { file, offset, what } => {
                 let file: PathBuf = file.strip_prefix(self.dir).map(Path::to_path_buf).unwrap_or(file);
-                self.report.problems.push(Problem { file: file.to_string_lossy().into_owned(), offset, what });
+                self.report.problems.push(Problem {
+                    file: file.to_string_lossy().into_owned(),
+                    offset,
+                    what,
+                });
                 Ok(())
             }
             other => Err(other),
@@ -152,14 +156,17 @@ impl Checker<'_> {
         let options = crate::options::OpenOptions { background: false, ..Default::default() };
         let db = Db::open_vfs(Arc::clone(vfs), self.dir, options)?;
         let snapshot = db.inner.snapshot();
-        let Some(generation) = snapshot.generation().filter(|g| !g.model_id.is_empty()) else { return Ok(()) };
+        let Some(generation) = snapshot.generation().filter(|g| !g.model_id.is_empty()) else {
+            return Ok(());
+        };
         let shape = snapshot.shape_of(generation.id)?;
         for part in &snapshot.parts {
             let step = (part.documents() as usize / SAMPLE).max(1);
             let blocks = part.rows(generation.id, shape)?;
             for document in part.live_documents().step_by(step) {
                 task.step("embed", u64::from(document), u64::from(part.documents()))?;
-                let again = db.inner.rows_of(shape, generation, &[part.document(document)?], &task.quiet())?;
+                let again =
+                    db.inner.rows_of(shape, generation, &[part.document(document)?], &task.quiet())?;
                 let block = blocks.iter().rev().find(|b| b.base <= document);
                 let stored = block.map(|b| b.extract(document, generation.id));
                 let same = match (&stored, again.first()) {
@@ -167,7 +174,10 @@ impl Checker<'_> {
                     _ => false,
                 };
                 if !same {
-                    let what = format!("the vectors of document {:?} are not what its encoder makes of it", part.id(document)?);
+                    let what = format!(
+                        "the vectors of document {:?} are not what its encoder makes of it",
+                        part.id(document)?
+                    );
                     self.report.problems.push(Problem { file: "rows".into(), offset: 0, what });
                 }
             }
@@ -190,7 +200,11 @@ fn check_part(snapshot: &Snapshot, part: &Part) -> Result<()> {
         for document in 0..part.documents() {
             let id = segment.id(document)?;
             if segment.find(id)? != Some(document) {
-                return Err(Error::corrupt("ids", 0, format!("the id {id:?} does not lead back to its document")));
+                return Err(Error::corrupt(
+                    "ids",
+                    0,
+                    format!("the id {id:?} does not lead back to its document"),
+                ));
             }
             segment.text(document)?;
         }
@@ -214,7 +228,11 @@ fn check_norms(rows: &super::snapshot::Rows<'_>) -> Result<()> {
         crate::index::quantize::rung_norms(block.codes_of(row as u32), block.ladder, &mut norms);
         let stored = (0..block.ladder.len()).map(|rung| block.norms.get(rung * block.len + row).copied());
         if !stored.zip(&norms).all(|(stored, &found)| stored == Some(found)) {
-            return Err(Error::corrupt("codes", 0, format!("the stored norms of row {row} are not those of its codes")));
+            return Err(Error::corrupt(
+                "codes",
+                0,
+                format!("the stored norms of row {row} are not those of its codes"),
+            ));
         }
     }
     Ok(())

@@ -53,10 +53,14 @@ impl Db {
             _ => None,
         });
         let Some(search) = search else {
-            return Err(Error::input(format!("no logged search has the id {query_id:?}; search with --log first")));
+            return Err(Error::input(format!(
+                "no logged search has the id {query_id:?}; search with --log first"
+            )));
         };
         if !search.shown.iter().any(|shown| shown == id) && self.get(id)?.is_none() {
-            return Err(Error::input(format!("the document {id:?} is neither stored nor among the hits of that search")));
+            return Err(Error::input(format!(
+                "the document {id:?} is neither stored nor among the hits of that search"
+            )));
         }
         let click = LoggedClick {
             click_id: self.inner.event_id(),
@@ -204,7 +208,8 @@ fn decode_all(raw: &[RawEvent]) -> Result<Vec<Event>> {
 }
 
 fn decode(raw: &RawEvent) -> Result<Event> {
-    let malformed = |e| Error::corrupt("feedback", 0, format!("an event is malformed although its checksum holds: {e}"));
+    let malformed =
+        |e| Error::corrupt("feedback", 0, format!("an event is malformed although its checksum holds: {e}"));
     match raw.kind {
         FrameType::Query => serde_json::from_slice(&raw.json).map(Event::Search).map_err(malformed),
         FrameType::Click => serde_json::from_slice(&raw.json).map(Event::Click).map_err(malformed),

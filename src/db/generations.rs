@@ -115,7 +115,9 @@ impl Db {
         let snapshot = self.inner.snapshot();
         let active = snapshot.generation().ok_or_else(|| Error::input("there is no database to re-index"))?;
         if active.model_id.is_empty() {
-            return Err(Error::input("this database stores plain vectors: there is no encoder to embed with"));
+            return Err(Error::input(
+                "this database stores plain vectors: there is no encoder to embed with",
+            ));
         }
         let model_id = match &options.model {
             Some(name) => self.inner.named_model(name)?,
@@ -162,9 +164,11 @@ impl Db {
     /// Stores an encoder folder under a name (by default the folder's).
     pub fn model_add(&self, dir: &std::path::Path, name: Option<&str>) -> Result<ModelInfo> {
         use crate::format::manifest::NamedModel;
-        let encoder = super::Encoder::from_files(crate::encoder::ModelFiles::read_dir(dir)?, Default::default())?;
+        let encoder =
+            super::Encoder::from_files(crate::encoder::ModelFiles::read_dir(dir)?, Default::default())?;
         let folder = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
-        let default = folder.file_name().map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned());
+        let default =
+            folder.file_name().map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned());
         let name = name.map_or(default, str::to_owned);
         if name.trim().is_empty() {
             return Err(Error::input("a model's name must not be empty"));
@@ -216,7 +220,8 @@ fn generation_info(snapshot: &Snapshot, generation: &Generation) -> Result<Gener
         }
         for rows in part.rows(generation.id, shape)? {
             let range = rows.base..rows.base + rows.first.len() as u32 - 1;
-            documents += range.filter(|&d| !part.dead.contains(d) && !rows.rows_of(d).is_empty()).count() as u64;
+            documents +=
+                range.filter(|&d| !part.dead.contains(d) && !rows.rows_of(d).is_empty()).count() as u64;
         }
     }
     Ok(GenerationInfo {
@@ -266,7 +271,12 @@ impl RowSource for Embedded {
             }
             let job = match self.job.take() {
                 Some(job) => job,
-                None => Job::open(inner.vfs.as_ref(), &inner.dir, &generation.model_id, snapshot.manifest.database)?,
+                None => Job::open(
+                    inner.vfs.as_ref(),
+                    &inner.dir,
+                    &generation.model_id,
+                    snapshot.manifest.database,
+                )?,
             };
             let job = self.job.insert(job);
             let missing: Vec<_> = missing.into_iter().filter(|m| job.rows(m.1).is_none()).collect();
@@ -384,12 +394,13 @@ impl Inner {
     /// The id of a stored encoder, by name or id.
     pub fn named_model(&self, name: &str) -> Result<String> {
         let manifest = self.snapshot().manifest.clone();
-        let named = manifest.models.iter().find(|m| m.name == name || m.model_id == name).map(|m| m.model_id.clone());
+        let named =
+            manifest.models.iter().find(|m| m.name == name || m.model_id == name).map(|m| m.model_id.clone());
         let known = |g: &&Generation| g.model_id == name || format!("generation-{}", g.id) == name;
         let found = named.or_else(|| manifest.generations.iter().find(known).map(|g| g.model_id.clone()));
-        found
-            .filter(|id| !id.is_empty())
-            .ok_or_else(|| Error::input(format!("no stored model is named {name:?}; `model list` shows them")))
+        found.filter(|id| !id.is_empty()).ok_or_else(|| {
+            Error::input(format!("no stored model is named {name:?}; `model list` shows them"))
+        })
     }
 
     /// The ladder that was asked for now, or at creation, or the default.
@@ -471,7 +482,8 @@ impl Inner {
             if lacking.is_empty() && segment.vectors(generation.id).is_some() {
                 continue;
             }
-            let columns = self.complete(&snapshot, number as u32, &generation, &lacking, source.as_mut(), task)?;
+            let columns =
+                self.complete(&snapshot, number as u32, &generation, &lacking, source.as_mut(), task)?;
             let target =
                 Target { vfs: self.vfs.as_ref(), dir: &self.dir, database: snapshot.manifest.database };
             written.insert(segment.entry.id, target.write_vectors(segment.entry.id, set, &columns)?);
@@ -539,15 +551,20 @@ impl Inner {
         places: &[(Place, u64)],
         task: &Task,
     ) -> Result<Vec<DocumentRows>> {
-        let documents: Result<Vec<Document>> = places.iter().map(|(place, _)| snapshot.document(*place)).collect();
+        let documents: Result<Vec<Document>> =
+            places.iter().map(|(place, _)| snapshot.document(*place)).collect();
         let shape = super::snapshot::shape(&snapshot.manifest, generation);
         self.rows_of(&shape, generation, &documents?, &task.quiet())
     }
 }
 
 fn drop_vectors(entry: &mut SegmentEntry, keep: impl Fn(&VectorSet) -> bool) {
-    let gone: Vec<String> =
-        entry.vectors.iter().filter(|v| !keep(v)).map(|&v| format!("{}/", vectors_dir(entry.id, v))).collect();
+    let gone: Vec<String> = entry
+        .vectors
+        .iter()
+        .filter(|v| !keep(v))
+        .map(|&v| format!("{}/", vectors_dir(entry.id, v)))
+        .collect();
     entry.vectors.retain(|v| keep(v));
     entry.files.retain(|f| !gone.iter().any(|g| f.path.starts_with(g)));
 }

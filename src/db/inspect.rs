@@ -148,7 +148,10 @@ impl Db {
         }
         let vfs = self.inner.vfs.as_ref();
         if vfs.exists(dest)? && (!vfs.is_dir(dest)? || !vfs.read_dir(dest)?.is_empty()) {
-            return Err(Error::input(format!("{} exists already: back up into a new directory", dest.display())));
+            return Err(Error::input(format!(
+                "{} exists already: back up into a new directory",
+                dest.display()
+            )));
         }
         // Whoever writes would remove or extend files under the copy: hold the lock, and let nothing be sealed.
         let _alone = self.inner.maintenance.lock();
@@ -157,12 +160,19 @@ impl Db {
         storage::create_dirs(vfs, dest)?;
         let snapshot = self.inner.snapshot();
         let manifest = &snapshot.manifest;
-        let logs: Vec<(String, u64)> = self.inner.state.lock().logs.iter().map(|l| {
-            let name = l.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            (format!("{LOG_DIR}/{name}"), l.end)
-        })
-        .collect();
-        let mut files: Vec<(String, Option<u64>)> = manifest.files().map(|f| (f.path.clone(), Some(f.length))).collect();
+        let logs: Vec<(String, u64)> = self
+            .inner
+            .state
+            .lock()
+            .logs
+            .iter()
+            .map(|l| {
+                let name = l.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+                (format!("{LOG_DIR}/{name}"), l.end)
+            })
+            .collect();
+        let mut files: Vec<(String, Option<u64>)> =
+            manifest.files().map(|f| (f.path.clone(), Some(f.length))).collect();
         files.extend(logs.into_iter().map(|(path, end)| (path, Some(end))));
         list_under(vfs, &self.inner.dir, MODEL_DIR, &mut files)?;
         list_under(vfs, &self.inner.dir, FEEDBACK_DIR, &mut files)?;
@@ -176,14 +186,21 @@ impl Db {
         let report = super::check::check_path(dest, false, &task.quiet())?;
         match report.problems.first() {
             None => Ok(()),
-            Some(problem) => {
-                Err(Error::corrupt(dest.join(&problem.file), problem.offset, format!("in the copy: {}", problem.what)))
-            }
+            Some(problem) => Err(Error::corrupt(
+                dest.join(&problem.file),
+                problem.offset,
+                format!("in the copy: {}", problem.what),
+            )),
         }
     }
 }
 
-fn list_under(vfs: &dyn storage::vfs::Vfs, dir: &Path, sub: &str, out: &mut Vec<(String, Option<u64>)>) -> Result<()> {
+fn list_under(
+    vfs: &dyn storage::vfs::Vfs,
+    dir: &Path,
+    sub: &str,
+    out: &mut Vec<(String, Option<u64>)>,
+) -> Result<()> {
     for name in vfs.read_dir(&dir.join(sub))? {
         let path = format!("{sub}/{name}");
         if vfs.is_dir(&dir.join(&path))? {

@@ -161,7 +161,9 @@ impl Inner {
             writer.lock = None;
             return Ok(());
         }
-        if let Some(log) = writer.log.as_mut().filter(|_| self.options.durability == crate::options::Durability::Normal) {
+        if let Some(log) =
+            writer.log.as_mut().filter(|_| self.options.durability == crate::options::Durability::Normal)
+        {
             log.sync()?;
         }
         drop(writer);
@@ -180,21 +182,32 @@ impl Inner {
 
     /// What is due right after a write, where no background thread does it.
     pub fn after_write(&self) -> Result<()> {
-        if self.options.background || !self.wants_seal() {
+        let fresh = std::mem::take(&mut self.writer.lock().fresh);
+        let seals = !self.options.background && self.wants_seal();
+        if !fresh && !seals {
             return Ok(());
         }
         let Some(_alone) = self.maintenance.try_lock() else { return Ok(()) };
+        if fresh {
+            self.merge_feedback(FEEDBACK_FILES)?;
+        }
+        if !seals {
+            return Ok(());
+        }
         let _pin = Pin::new(self, self.options.busy_timeout)?;
         self.seal(&Task::default())
     }
 
     fn wants_seal(&self) -> bool {
         let snapshot = self.snapshot();
-        let rows: usize = snapshot.parts.iter().map(|part| match &part.source {
-            Source::Active(_, active) => active.rows(),
-            Source::Sealed(_) => 0,
-        })
-        .sum();
+        let rows: usize = snapshot
+            .parts
+            .iter()
+            .map(|part| match &part.source {
+                Source::Active(_, active) => active.rows(),
+                Source::Sealed(_) => 0,
+            })
+            .sum();
         let bytes: u64 = self.state.lock().logs.iter().map(|l| l.end).sum();
         rows >= self.options.seal_rows || bytes >= self.options.seal_bytes
     }
@@ -205,7 +218,8 @@ impl Inner {
         let mut sizes: Vec<(u64, u64)> = Vec::new();
         for part in &snapshot.parts {
             if let Source::Sealed(segment) = &part.source {
-                if part.dead.len() as f64 > DEAD_SHARE * f64::from(part.documents()) && part.dead.len() > 1000 {
+                if part.dead.len() as f64 > DEAD_SHARE * f64::from(part.documents()) && part.dead.len() > 1000
+                {
                     return vec![segment.entry.id];
                 }
                 sizes.push((part.live(), segment.entry.id));
@@ -271,7 +285,9 @@ impl Inner {
         let shape = snapshot.shape_of(generation.id)?;
         for part in &snapshot.parts {
             let Source::Sealed(segment) = &part.source else { continue };
-            let Some(&set) = segment.entry.vectors.iter().find(|v| v.generation == generation.id) else { continue };
+            let Some(&set) = segment.entry.vectors.iter().find(|v| v.generation == generation.id) else {
+                continue;
+            };
             if segment.vectors(generation.id).is_none_or(|v| v.has_graph()) {
                 continue;
             }
@@ -323,13 +339,14 @@ impl Inner {
         feedback::clean(vfs, &self.dir, &files)
     }
 
-    /// Merges feedback when many files have gathered.
-    pub fn merge_feedback_if_due(&self) -> Result<()> {
-        self.merge_feedback(FEEDBACK_FILES)
-    }
-
     /// Writes the live documents of `parts` as one segment; `None` if there are none.
-    pub fn write_segment(&self, snapshot: &Snapshot, parts: &[&Part], id: u64, task: &Task) -> Result<Option<SegmentEntry>> {
+    pub fn write_segment(
+        &self,
+        snapshot: &Snapshot,
+        parts: &[&Part],
+        id: u64,
+        task: &Task,
+    ) -> Result<Option<SegmentEntry>> {
         let total: u64 = parts.iter().map(|p| p.live()).sum();
         if total == 0 {
             return Ok(None);
@@ -351,7 +368,11 @@ impl Inner {
         }
         let documents = builder.len();
         if u64::from(documents) != total {
-            return Err(Error::corrupt(&self.dir, 0, format!("{documents} documents of {total} were written")));
+            return Err(Error::corrupt(
+                &self.dir,
+                0,
+                format!("{documents} documents of {total} were written"),
+            ));
         }
         let columns = encode(&Attrs::build(metas.iter().enumerate().map(|(n, m)| (n as u32, m))))?;
         let target = self.target();
@@ -387,7 +408,9 @@ impl Inner {
         let version = manifest.number as u32;
         for part in parts {
             let Source::Sealed(segment) = &part.source else { continue };
-            let Some(entry) = manifest.segments.iter_mut().find(|s| s.id == segment.entry.id) else { continue };
+            let Some(entry) = manifest.segments.iter_mut().find(|s| s.id == segment.entry.id) else {
+                continue;
+            };
             if part.dead.len() == u64::from(entry.deleted) {
                 continue;
             }
@@ -447,7 +470,8 @@ fn copy_rows(snapshot: &Snapshot, parts: &[&Part], generation: u32, out: &mut Co
     let shape = snapshot.shape_of(generation)?;
     for part in parts {
         // Active parts hold rows of the active generation alone.
-        let has = matches!(part.source, Source::Sealed(_)) || generation == snapshot.manifest.active_generation;
+        let has =
+            matches!(part.source, Source::Sealed(_)) || generation == snapshot.manifest.active_generation;
         let blocks = if has { part.rows(generation, shape)? } else { Vec::new() };
         let mut blocks = blocks.iter().peekable();
         for document in part.live_documents() {
@@ -493,7 +517,8 @@ pub(crate) fn clean(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest) -> Result<()
     }
     manifests::clean(vfs, dir)?;
     let generations = manifest.generations.iter().map(|g| g.model_id.clone());
-    let keep: Vec<String> = generations.chain(manifest.models.iter().map(|m| m.model_id.clone())).collect();
+    let models = generations.chain(manifest.models.iter().map(|m| m.model_id.clone()));
+    let keep: Vec<String> = models.filter(|m| !m.is_empty()).collect();
     models::clean(vfs, dir, &keep)
 }
 

@@ -101,7 +101,9 @@ impl Search<'_> {
                 let mut results = self.db.search_batch(&[text.to_owned()], &self.options)?;
                 results.pop().ok_or_else(|| Error::input("no result"))
             }
-            What::Vector(vector) => self.db.inner.search_one(&self.db.inner.snapshot(), vector, &self.options),
+            What::Vector(vector) => {
+                self.db.inner.search_one(&self.db.inner.snapshot(), vector, &self.options)
+            }
         }
     }
 }
@@ -147,7 +149,8 @@ impl Db {
         let model = snapshot.generation().map(|g| g.model_id.clone()).unwrap_or_default();
         let encoder = if model.is_empty() { self.encoder()? } else { self.inner.encoder(&model)? };
         let texts_ref: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let vectors = if texts.is_empty() { Vec::new() } else { encoder.encode(&texts_ref, &Task::default())? };
+        let vectors =
+            if texts.is_empty() { Vec::new() } else { encoder.encode(&texts_ref, &Task::default())? };
         let mut results = Vec::with_capacity(texts.len());
         for vector in vectors.chunks_exact(encoder.dim()) {
             results.push(self.inner.search_one(&snapshot, vector, options)?);
@@ -167,7 +170,9 @@ impl Db {
         };
         let dim = generation.dim as usize;
         if !queries.len().is_multiple_of(dim) {
-            return Err(Error::input(format!("the queries are not rows of {dim} values, the database's dimension")));
+            return Err(Error::input(format!(
+                "the queries are not rows of {dim} values, the database's dimension"
+            )));
         }
         let rows: Vec<&[f32]> = queries.chunks_exact(dim).collect();
         for (n, row) in rows.iter().enumerate() {
@@ -176,7 +181,8 @@ impl Db {
             }
         }
         let scope = Scope::new(&snapshot, generation, options)?;
-        let threads = if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
+        let threads =
+            if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
         let (start, cpu) = (Instant::now(), cpu_seconds());
         let timed = parallel(&rows, threads, |row| {
             let begun = Instant::now();
@@ -188,22 +194,29 @@ impl Db {
         times.sort_unstable_by(f64::total_cmp);
         let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied().unwrap_or_default();
         let name = |found: &Found| Ok(snapshot.part(found.place.part)?.id(found.place.document)?);
-        let ids: Result<Vec<Vec<String>>> = timed.iter().map(|(found, _)| found.iter().map(name).collect()).collect();
+        let ids: Result<Vec<Vec<String>>> =
+            timed.iter().map(|(found, _)| found.iter().map(name).collect()).collect();
         let ef = options.ef.unwrap_or_default();
         Ok(KnnReport { ids: ids?, seconds, cpu_seconds, p50_us: at(0.5), p99_us: at(0.99), ef })
     }
 }
 
 /// Runs `work` on every item, in order of items.
-fn parallel<T: Send>(rows: &[&[f32]], threads: usize, work: impl Fn(&[f32]) -> Result<T> + Sync) -> Result<Vec<T>> {
+fn parallel<T: Send>(
+    rows: &[&[f32]],
+    threads: usize,
+    work: impl Fn(&[f32]) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
     let share = rows.len().div_ceil(threads.max(1)).max(1);
     if threads <= 1 || rows.len() <= 1 {
         return rows.iter().map(|row| work(row)).collect();
     }
     let work = &work;
     std::thread::scope(|scope| {
-        let handles: Vec<_> =
-            rows.chunks(share).map(|part| scope.spawn(move || part.iter().map(|r| work(r)).collect::<Result<Vec<T>>>())).collect();
+        let handles: Vec<_> = rows
+            .chunks(share)
+            .map(|part| scope.spawn(move || part.iter().map(|r| work(r)).collect::<Result<Vec<T>>>()))
+            .collect();
         let mut all = Vec::with_capacity(rows.len());
         for handle in handles {
             all.extend(handle.join().unwrap_or_else(|_| Err(Error::input("a search thread stopped")))?);
@@ -234,7 +247,10 @@ fn check(options: &SearchOptions) -> Result<()> {
         return Err(Error::input("ef is 0: ask for at least 1, or leave it out"));
     }
     if !(0.0..=1.0).contains(&options.target_recall) {
-        return Err(Error::input(format!("a target recall of {} is not between 0 and 1", options.target_recall)));
+        return Err(Error::input(format!(
+            "a target recall of {} is not between 0 and 1",
+            options.target_recall
+        )));
     }
     Ok(())
 }
@@ -266,15 +282,28 @@ pub(crate) struct Scope<'a> {
 
 impl<'a> Scope<'a> {
     /// Evaluates the filter and opens the blocks of a generation.
-    pub fn new(snapshot: &'a Snapshot, generation: &'a Generation, options: &'a SearchOptions) -> Result<Self> {
+    pub fn new(
+        snapshot: &'a Snapshot,
+        generation: &'a Generation,
+        options: &'a SearchOptions,
+    ) -> Result<Self> {
         let dim = generation.dim as usize;
         let rank_dim = options.dim.unwrap_or(dim);
         if rank_dim == 0 || rank_dim > dim {
-            return Err(Error::input(format!("--dim {rank_dim} is not between 1 and the database's dimension {dim}")));
+            return Err(Error::input(format!(
+                "--dim {rank_dim} is not between 1 and the database's dimension {dim}"
+            )));
         }
         let shape = snapshot.shape_of(generation.id)?;
-        let mut scope =
-            Self { blocks: Vec::new(), options, metric: snapshot.manifest.metric(), dim, rank_dim, matches: 0, rows: 0 };
+        let mut scope = Self {
+            blocks: Vec::new(),
+            options,
+            metric: snapshot.manifest.metric(),
+            dim,
+            rank_dim,
+            matches: 0,
+            rows: 0,
+        };
         for (number, part) in snapshot.parts.iter().enumerate() {
             let documents = mask::allowed(part, options.filter.as_ref())?;
             for rows in part.rows(generation.id, shape)? {
@@ -283,7 +312,10 @@ impl<'a> Scope<'a> {
                 scope.rows += count;
                 scope.matches += match &documents {
                     None => rows.first.len() - 1,
-                    Some(d) => d.range(rows.base..rows.base + rows.first.len() as u32 - 1).filter(|&d| !rows.rows_of(d).is_empty()).count(),
+                    Some(d) => d
+                        .range(rows.base..rows.base + rows.first.len() as u32 - 1)
+                        .filter(|&d| !rows.rows_of(d).is_empty())
+                        .count(),
                 };
                 if count > 0 {
                     scope.blocks.push((number as u32, rows, allowed));
@@ -338,7 +370,12 @@ impl<'a> Scope<'a> {
 
 impl Inner {
     /// One search by vector.
-    pub fn search_one(&self, snapshot: &Snapshot, vector: &[f32], options: &SearchOptions) -> Result<SearchResult> {
+    pub fn search_one(
+        &self,
+        snapshot: &Snapshot,
+        vector: &[f32],
+        options: &SearchOptions,
+    ) -> Result<SearchResult> {
         let start = Instant::now();
         check(options)?;
         let Some(generation) = snapshot.generation() else { return Ok(nothing()) };

@@ -188,18 +188,21 @@ impl Part {
                     *base += chunk.documents.len() as u32;
                     Some((start, columns))
                 });
-                blocks.map(|(base, c)| {
-                    let vectors = block(shape, c.spans.len(), &c.codes, &c.scales, &c.norms, &c.full)?;
-                    Ok(Rows { vectors, graph: None, first: &c.first, spans: &c.spans, base })
-                })
-                .collect()
+                blocks
+                    .map(|(base, c)| {
+                        let vectors = block(shape, c.spans.len(), &c.codes, &c.scales, &c.norms, &c.full)?;
+                        Ok(Rows { vectors, graph: None, first: &c.first, spans: &c.spans, base })
+                    })
+                    .collect()
             }
         }
     }
 }
 
 fn in_memory(active: &Active, document: u32) -> Result<&Arc<ActiveDocument>> {
-    active.document(document).ok_or_else(|| Error::corrupt("log", 0, format!("no document {document} in memory")))
+    active
+        .document(document)
+        .ok_or_else(|| Error::corrupt("log", 0, format!("no document {document} in memory")))
 }
 
 fn sealed_rows<'a>(vectors: &'a SegmentVectors, shape: &'a Shape) -> Result<Rows<'a>> {
@@ -249,7 +252,9 @@ impl Snapshot {
 
     /// A part by number.
     pub fn part(&self, number: u32) -> Result<&Part> {
-        self.parts.get(number as usize).ok_or_else(|| Error::corrupt("manifest", 0, format!("no part {number}")))
+        self.parts
+            .get(number as usize)
+            .ok_or_else(|| Error::corrupt("manifest", 0, format!("no part {number}")))
     }
 
     /// The generation that answers.
@@ -266,7 +271,8 @@ impl Snapshot {
     /// Shape of the rows of a generation.
     pub fn shape_of(&self, generation: u32) -> Result<&Shape> {
         let at = self.manifest.generations.iter().position(|g| g.id == generation);
-        at.and_then(|at| self.shapes.get(at)).ok_or_else(|| Error::input(format!("there is no generation {generation}")))
+        at.and_then(|at| self.shapes.get(at))
+            .ok_or_else(|| Error::input(format!("there is no generation {generation}")))
     }
 }
 
