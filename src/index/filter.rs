@@ -95,13 +95,12 @@ pub fn search_growing(
     if !matches(block, query) || query.rank_dim < block.dim || ef >= indexed || filtered_out > block.len / 2 {
         return scan(block, query, params.k, allowed);
     }
-    let is_allowed = |row: u32| (row as usize) < block.len && allowed.is_none_or(|rows| rows.contains(row));
+    let is_allowed = |row: u32| allowed.is_none_or(|rows| rows.contains(row));
     let mut found = index.search(query, ef, ef);
-    found.retain(|n| is_allowed(n.row));
+    // Rows inserted since the count was taken are left to the scan, so that none comes twice.
+    found.retain(|n| (n.row as usize) < indexed && is_allowed(n.row));
     let rest: RoaringBitmap = (indexed as u32..block.len as u32).filter(|&row| is_allowed(row)).collect();
     found.extend(scan(block, query, params.k, Some(&rest)));
-    found.sort_unstable();
-    found.dedup_by_key(|n| n.row);
     let found = rescore(block, query, &found, params.k);
     if found.len() < params.k.min(matching) {
         return scan(block, query, params.k, allowed);
