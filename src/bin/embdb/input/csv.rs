@@ -200,7 +200,8 @@ impl Documents {
                 Column::Meta(key) => drop(document.meta.insert(key.clone(), typed(cell))),
             }
         }
-        let document = self.fields.with_text(document, text, &place)?;
+        // Only a BEIR corpus passes documents over.
+        let Some(document) = self.fields.with_text(document, text, &place)? else { return Ok(None) };
         check(&document, self.record.as_slice().len() as u64, &place)?;
         Ok(Some(Located { document, place }))
     }

@@ -13,6 +13,8 @@ pub(super) struct Fields {
     pub(super) ids: Vec<String>,
     pub(super) text: String,
     pub(super) vector: String,
+    /// Whether a document with nothing in it is passed over, as it happens in BEIR's corpora, rather than refused.
+    pub(super) skip_empty: bool,
 }
 
 impl Fields {
@@ -25,6 +27,7 @@ impl Fields {
                 .map_or_else(|| vec!["id".into(), "_id".into()], |field| vec![field]),
             text: or(&options.text_field, "text"),
             vector: or(&options.vector_field, "vector"),
+            skip_empty: false,
         }
     }
 
@@ -34,8 +37,8 @@ impl Fields {
     }
 
     /// The document of an object. What is not id, title, text, vector, `meta` or `metadata` becomes metadata, after
-    /// that of `meta`, whose keys win over others of the same name.
-    pub(super) fn document(&self, mut object: Meta, place: &str) -> Result<Document> {
+    /// that of `meta`, whose keys win over others of the same name. `None`: passed over.
+    pub(super) fn document(&self, mut object: Meta, place: &str) -> Result<Option<Document>> {
         let id = self.id(&mut object, place)?;
         let text = string(object.shift_remove(&self.text), &self.text, place)?;
         let title = string(object.shift_remove("title"), "title", place)?;
@@ -53,7 +56,7 @@ impl Fields {
         mut document: Document,
         text: Option<String>,
         place: &str,
-    ) -> Result<Document> {
+    ) -> Result<Option<Document>> {
         if document.vector.is_none() {
             let titled = document.title.as_ref().is_some_and(|title| !title.is_empty());
             match &text {
@@ -61,6 +64,7 @@ impl Fields {
                     let looked = format!("{:?} and no {:?}", self.text, self.vector);
                     return Err(Error::input(format!("{place}: no text and no vector: no field {looked}")));
                 }
+                Some(text) if text.is_empty() && !titled && self.skip_empty => return Ok(None),
                 Some(text) if text.is_empty() && !titled => {
                     return Err(Error::input(format!("{place}: the text is empty, and there is no vector")));
                 }
@@ -68,7 +72,7 @@ impl Fields {
             }
         }
         document.text = text.unwrap_or_default();
-        Ok(document)
+        Ok(Some(document))
     }
 
     fn id(&self, object: &mut Meta, place: &str) -> Result<String> {

@@ -16,18 +16,22 @@ pub(super) fn open(
     fields: Fields,
     progress: Arc<ReadProgress>,
 ) -> Result<impl Iterator<Item = Result<Located>> + Send + use<>> {
-    let mut lines = Lines::open(path, progress)?;
-    Ok(std::iter::from_fn(move || next(&mut lines, &fields).transpose()))
+    let mut lines = Lines::open(path, Arc::clone(&progress))?;
+    Ok(std::iter::from_fn(move || next(&mut lines, &fields, &progress).transpose()))
 }
 
-fn next(lines: &mut Lines, fields: &Fields) -> Result<Option<Located>> {
-    let Some(line) = lines.read()? else { return Ok(None) };
-    let (parsed, bytes) = (serde_json::from_str::<Meta>(line), line.len() as u64);
-    let place = lines.place();
-    let object = parsed.map_err(|e| not_json(&e, &place))?;
-    let document = fields.document(object, &place)?;
-    check(&document, bytes, &place)?;
-    Ok(Some(Located { document, place }))
+fn next(lines: &mut Lines, fields: &Fields, progress: &ReadProgress) -> Result<Option<Located>> {
+    loop {
+        let Some(line) = lines.read()? else { return Ok(None) };
+        let (parsed, bytes) = (serde_json::from_str::<Meta>(line), line.len() as u64);
+        let place = lines.place();
+        let object = parsed.map_err(|e| not_json(&e, &place))?;
+        if let Some(document) = fields.document(object, &place)? {
+            check(&document, bytes, &place)?;
+            return Ok(Some(Located { document, place }));
+        }
+        progress.skip(1);
+    }
 }
 
 fn not_json(error: &serde_json::Error, place: &str) -> Error {

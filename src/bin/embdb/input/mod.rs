@@ -36,7 +36,7 @@ pub enum Format {
     Jsonl,
     /// A header line, then one document on each line; `.tsv` files are separated by tabs.
     Csv,
-    /// A folder with a `corpus.jsonl`.
+    /// A folder with a `corpus.jsonl`, or that file.
     Beir,
     /// A text file, or a folder of them.
     Text,
@@ -114,7 +114,7 @@ impl ReadProgress {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Files of text folders that were passed over: not text, or empty.
+    /// What was passed over: files of text folders that are not text or empty, empty documents of BEIR corpora.
     pub fn skipped(&self) -> u64 {
         self.skipped.load(Ordering::Relaxed)
     }
@@ -123,8 +123,8 @@ impl ReadProgress {
         self.read.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn skip(&self, files: u64) {
-        self.skipped.fetch_add(files, Ordering::Relaxed);
+    fn skip(&self, count: u64) {
+        self.skipped.fetch_add(count, Ordering::Relaxed);
     }
 }
 
@@ -151,6 +151,10 @@ impl Input {
         let first = self.rows;
         Ok(match source {
             Source::Jsonl(path) => Box::new(jsonl::open(&path, self.fields.clone(), progress)?),
+            Source::Beir(path) => {
+                let fields = Fields { skip_empty: true, ..self.fields.clone() };
+                Box::new(jsonl::open(&path, fields, progress)?)
+            }
             Source::Csv(path) => Box::new(csv::open(&path, self.fields.clone(), progress)?),
             Source::Text(files) => Box::new(text::open(files, progress)),
             Source::Npy(path) => {
@@ -200,6 +204,8 @@ impl Iterator for Input {
 /// A path whose format is known.
 enum Source {
     Jsonl(PathBuf),
+    /// The corpus itself.
+    Beir(PathBuf),
     Csv(PathBuf),
     Text(Vec<text::File>),
     Npy(PathBuf),
@@ -238,9 +244,7 @@ fn resolve(path: &Path, format: Option<Format>, progress: &ReadProgress) -> Resu
     let source = if found.is_dir() { folder(path, format, progress)? } else { file(path, format)? };
     let bytes = match &source {
         Source::Text(files) => files.iter().map(|file| file.bytes).sum(),
-        Source::Jsonl(corpus) if found.is_dir() => {
-            fs::metadata(corpus).map_err(Error::io("read", corpus))?.len()
-        }
+        Source::Beir(corpus) => fs::metadata(corpus).map_err(Error::io("read", corpus))?.len(),
         _ => found.len(),
     };
     progress.total.fetch_add(bytes, Ordering::Relaxed);
@@ -249,7 +253,7 @@ fn resolve(path: &Path, format: Option<Format>, progress: &ReadProgress) -> Resu
 
 fn folder(path: &Path, format: Option<Format>, progress: &ReadProgress) -> Result<Source> {
     match (format, beir::corpus(path)) {
-        (None | Some(Format::Beir), Some(corpus)) => Ok(Source::Jsonl(corpus)),
+        (None | Some(Format::Beir), Some(corpus)) => Ok(Source::Beir(corpus)),
         (Some(Format::Beir), None) => Err(Error::input(format!("{}: no corpus.jsonl in it", path.display()))),
         (None | Some(Format::Text), _) => text::folder(path, progress).map(Source::Text),
         (Some(_), _) => Err(Error::input(format!(
@@ -265,7 +269,8 @@ fn file(path: &Path, format: Option<Format>) -> Result<Source> {
         None => format_of(path)?,
     };
     Ok(match format {
-        Format::Jsonl | Format::Beir => Source::Jsonl(path.into()),
+        Format::Jsonl => Source::Jsonl(path.into()),
+        Format::Beir => Source::Beir(path.into()),
         Format::Csv => Source::Csv(path.into()),
         Format::Text => Source::Text(vec![text::single(path)?]),
         Format::Npy => Source::Npy(path.into()),
@@ -277,6 +282,7 @@ fn file(path: &Path, format: Option<Format>) -> Result<Source> {
 fn format_of(path: &Path) -> Result<Format> {
     let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     match extension.as_str() {
+        "jsonl" if beir::is_corpus(path) => Ok(Format::Beir),
         "jsonl" | "ndjson" | "json" => Ok(Format::Jsonl),
         "csv" | "tsv" => Ok(Format::Csv),
         "npy" => Ok(Format::Npy),

@@ -256,6 +256,17 @@ fn a_beir_folder_is_its_corpus() {
     assert_eq!(ids(&found), ["notes.txt"]);
     let found = read(&[beir.path().join("corpus.jsonl")], &with_format(Format::Beir)).unwrap();
     assert_eq!(ids(&found), ["d1"]);
+    let holed = folder(&[(
+        "corpus.jsonl",
+        b"{\"_id\": \"0\", \"title\": \"\", \"text\": \"\"}\n{\"_id\": \"1\", \"text\": \"x\"}",
+    )]);
+    for path in [holed.path().to_path_buf(), holed.path().join("corpus.jsonl")] {
+        let mut input = open(std::slice::from_ref(&path), &InputOptions::default()).unwrap();
+        let found: Vec<Located> = input.by_ref().collect::<Result<_>>().unwrap();
+        assert_eq!((ids(&found), input.progress().skipped()), (vec!["1"], 1));
+    }
+    let error = read(&[holed.path().join("corpus.jsonl")], &with_format(Format::Jsonl)).unwrap_err();
+    assert!(error.to_string().contains("corpus.jsonl:1: the text is empty"), "{error}");
     let empty = folder(&[("a.txt", b"x")]);
     let error = read(&[empty.path().into()], &with_format(Format::Beir)).unwrap_err();
     assert!(error.to_string().ends_with("no corpus.jsonl in it"), "{error}");
