@@ -1,2 +1,4 @@
 //! The `embdb` program: the shell and its commands.
+mod input;
+
 fn main() {}
