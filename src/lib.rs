@@ -24,4 +24,8 @@ pub mod trainer;
 
 pub mod db;
 
+pub use db::Db;
+pub use db::check::check_path;
 pub use error::{Error, Result};
+pub use options::{CreateOptions, OpenOptions, Task};
+pub use types::{Document, Hit, SearchResult};

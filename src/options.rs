@@ -117,6 +117,11 @@ impl Task {
         Self { callback: Some(Arc::new(callback)), ..Self::default() }
     }
 
+    /// The same task without its reports: cancelled together.
+    pub fn quiet(&self) -> Self {
+        Self { cancelled: Arc::clone(&self.cancelled), callback: None }
+    }
+
     /// Asks the work to stop at its next safe point.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);

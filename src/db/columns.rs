@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::format::segment::DocumentRows;
-use crate::index::quantize::{normalize, quantize, rung_norms};
 use crate::index::VectorBlock;
+use crate::index::quantize::{normalize, quantize, rung_norms};
 use crate::storage::segment::VectorColumns;
 use crate::types::{Codec, Metric};
 
@@ -66,7 +66,12 @@ impl ColumnsBuilder {
     }
 
     /// Appends a document with rows `rows` of another block, bit for bit.
-    pub fn copy(&mut self, block: &VectorBlock<'_>, spans: &[[u32; 2]], rows: std::ops::Range<u32>) -> Result<()> {
+    pub fn copy(
+        &mut self,
+        block: &VectorBlock<'_>,
+        spans: &[[u32; 2]],
+        rows: std::ops::Range<u32>,
+    ) -> Result<()> {
         let dim = self.shape.dim;
         let mut values = Vec::with_capacity(dim);
         for row in rows {
@@ -131,10 +136,5 @@ impl ColumnsBuilder {
     pub fn finish(mut self) -> VectorColumns {
         self.lay_out();
         self.columns
-    }
-
-    /// Shape of the rows.
-    pub fn shape(&self) -> &Shape {
-        &self.shape
     }
 }

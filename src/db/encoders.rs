@@ -95,7 +95,8 @@ pub(crate) fn chunk_document(encoder: &Encoder, document: &Document) -> Result<V
     let single = ranges.len() <= 1;
     let chunk = |range: std::ops::Range<usize>| {
         let bound = |at: usize| at.saturating_sub(title).min(document.text.len()) as u32;
-        let span = if single { [0, document.text.len() as u32] } else { [bound(range.start), bound(range.end)] };
+        let span =
+            if single { [0, document.text.len() as u32] } else { [bound(range.start), bound(range.end)] };
         ChunkText { span, text: full.get(range).unwrap_or_default().to_owned() }
     };
     Ok(ranges.into_iter().map(chunk).collect())

@@ -48,6 +48,8 @@ pub(crate) struct Snapshot {
     pub manifest: Arc<Manifest>,
     /// Sealed segments, then active ones in log order.
     pub parts: Vec<Part>,
+    /// Shape of each generation's rows, in the manifest's order.
+    pub shapes: Vec<Shape>,
 }
 
 /// Contiguous rows of a part, as the index wants them.
@@ -80,6 +82,11 @@ impl Rows<'_> {
             Some(&[start, end]) => start..end,
             _ => 0..0,
         }
+    }
+
+    /// The same, empty for a document of another block.
+    pub fn rows_of_checked(&self, document: u32) -> std::ops::Range<u32> {
+        if document < self.base { 0..0 } else { self.rows_of(document) }
     }
 
     /// The rows of the given documents (numbers in the part).
@@ -181,18 +188,21 @@ impl Part {
                     *base += chunk.documents.len() as u32;
                     Some((start, columns))
                 });
-                blocks.map(|(base, c)| {
-                    let vectors = block(shape, c.spans.len(), &c.codes, &c.scales, &c.norms, &c.full)?;
-                    Ok(Rows { vectors, graph: None, first: &c.first, spans: &c.spans, base })
-                })
-                .collect()
+                blocks
+                    .map(|(base, c)| {
+                        let vectors = block(shape, c.spans.len(), &c.codes, &c.scales, &c.norms, &c.full)?;
+                        Ok(Rows { vectors, graph: None, first: &c.first, spans: &c.spans, base })
+                    })
+                    .collect()
             }
         }
     }
 }
 
 fn in_memory(active: &Active, document: u32) -> Result<&Arc<ActiveDocument>> {
-    active.document(document).ok_or_else(|| Error::corrupt("log", 0, format!("no document {document} in memory")))
+    active
+        .document(document)
+        .ok_or_else(|| Error::corrupt("log", 0, format!("no document {document} in memory")))
 }
 
 fn sealed_rows<'a>(vectors: &'a SegmentVectors, shape: &'a Shape) -> Result<Rows<'a>> {
@@ -242,7 +252,9 @@ impl Snapshot {
 
     /// A part by number.
     pub fn part(&self, number: u32) -> Result<&Part> {
-        self.parts.get(number as usize).ok_or_else(|| Error::corrupt("manifest", 0, format!("no part {number}")))
+        self.parts
+            .get(number as usize)
+            .ok_or_else(|| Error::corrupt("manifest", 0, format!("no part {number}")))
     }
 
     /// The generation that answers.
@@ -250,13 +262,26 @@ impl Snapshot {
         self.manifest.active()
     }
 
+    /// A view of parts under a manifest.
+    pub fn new(manifest: Arc<Manifest>, parts: Vec<Part>) -> Self {
+        let shapes = manifest.generations.iter().map(|g| shape(&manifest, g)).collect();
+        Self { manifest, parts, shapes }
+    }
+
     /// Shape of the rows of a generation.
-    pub fn shape(&self, generation: &Generation) -> Shape {
-        Shape {
-            dim: generation.dim as usize,
-            ladder: generation.ladder.iter().map(|&r| r as usize).collect(),
-            metric: self.manifest.metric(),
-            codec: self.manifest.codec(),
-        }
+    pub fn shape_of(&self, generation: u32) -> Result<&Shape> {
+        let at = self.manifest.generations.iter().position(|g| g.id == generation);
+        at.and_then(|at| self.shapes.get(at))
+            .ok_or_else(|| Error::input(format!("there is no generation {generation}")))
+    }
+}
+
+/// Shape of the rows of a generation.
+pub(crate) fn shape(manifest: &Manifest, generation: &Generation) -> Shape {
+    Shape {
+        dim: generation.dim as usize,
+        ladder: generation.ladder.iter().map(|&r| r as usize).collect(),
+        metric: manifest.metric(),
+        codec: manifest.codec(),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::active::{Active, ActiveDocument};
 use super::columns::Shape;
-use super::snapshot::{Part, Snapshot, Source};
+use super::snapshot::{Part, Snapshot, Source, shape};
 use crate::error::{Error, Result};
 use crate::format::frame::{Frame, FrameType, LOG_HEADER_LEN, LogHeader, Tail};
 use crate::format::manifest::Manifest;
@@ -75,7 +75,13 @@ impl State {
             models: Vec::new(),
             feedback: Vec::new(),
         };
-        Self { manifest: Arc::new(manifest), parts: Vec::new(), logs: Vec::new(), sequence: 0, ids: HashMap::new() }
+        Self {
+            manifest: Arc::new(manifest),
+            parts: Vec::new(),
+            logs: Vec::new(),
+            sequence: 0,
+            ids: HashMap::new(),
+        }
     }
 
     /// Loads the newest state; segments that `before` has open are used again. `None` if nothing is committed.
@@ -140,7 +146,10 @@ impl State {
             return Err(Error::Io {
                 op: "open",
                 path,
-                source: std::io::Error::new(std::io::ErrorKind::NotFound, "the log that the manifest names is missing"),
+                source: std::io::Error::new(
+                    std::io::ErrorKind::NotFound,
+                    "the log that the manifest names is missing",
+                ),
             });
         }
         Ok(())
@@ -162,7 +171,8 @@ impl State {
     /// Reads the rest of a log whose successor says where it ends.
     fn finish_log(&mut self, vfs: &dyn Vfs, position: &LogPosition, end: u64) -> Result<()> {
         if position.end > end {
-            let what = format!("the next log says that this one ends at {end}, yet it goes on to {}", position.end);
+            let what =
+                format!("the next log says that this one ends at {end}, yet it goes on to {}", position.end);
             return Err(Error::corrupt(&position.path, end, what));
         }
         read_batches(vfs, &position.path, &position.header, position.end, Some(end), |batch| {
@@ -202,7 +212,9 @@ impl State {
     fn catch_up(&mut self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
         loop {
             let next = self.logs.last().map_or(self.manifest.first_log, |l| l.header.number + 1);
-            let Some(position) = open_log(vfs, dir, next, &self.manifest.database)? else { return self.tail(vfs) };
+            let Some(position) = open_log(vfs, dir, next, &self.manifest.database)? else {
+                return self.tail(vfs);
+            };
             if let Some(before) = self.logs.last().cloned() {
                 self.finish_log(vfs, &before, position.header.previous_end)?;
             }
@@ -219,14 +231,19 @@ impl State {
 
     /// Applies one committed batch.
     pub fn apply(&mut self, batch: Vec<Change>) -> Result<()> {
-        let shape = self.manifest.active().map(|g| self.shape(g));
+        let shape = self.manifest.active().map(|g| shape(&self.manifest, g));
         for change in batch {
             match change {
                 Change::Delete(id) => self.kill(&id)?,
                 Change::Upsert(document, rows) => {
-                    let Some(shape) = shape.as_ref().filter(|_| rows.generation == self.manifest.active_generation) else {
+                    let Some(shape) =
+                        shape.as_ref().filter(|_| rows.generation == self.manifest.active_generation)
+                    else {
                         let path = self.logs.last().map(|l| l.path.clone()).unwrap_or_default();
-                        let what = format!("a document with vectors of generation {}, which is not active", rows.generation);
+                        let what = format!(
+                            "a document with vectors of generation {}, which is not active",
+                            rows.generation
+                        );
                         return Err(Error::corrupt(path, 0, what));
                     };
                     self.kill(&document.id)?;
@@ -239,10 +256,6 @@ impl State {
             active.lay_out();
         }
         Ok(())
-    }
-
-    fn shape(&self, generation: &crate::format::manifest::Generation) -> Shape {
-        Snapshot { manifest: Arc::clone(&self.manifest), parts: Vec::new() }.shape(generation)
     }
 
     fn insert(&mut self, document: ActiveDocument, rows: &DocumentRows, shape: &Shape) -> Result<()> {
@@ -277,14 +290,16 @@ impl State {
 
     /// The view that readers get.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot { manifest: Arc::clone(&self.manifest), parts: self.parts.clone() }
+        Snapshot::new(Arc::clone(&self.manifest), self.parts.clone())
     }
 }
 
 /// The log file a manifest names must exist as long as that manifest is the newest.
 fn missing(error: Error) -> Error {
     match error {
-        Error::Io { path, source, .. } => Error::corrupt(path, 0, format!("a file that the manifest names: {source}")),
+        Error::Io { path, source, .. } => {
+            Error::corrupt(path, 0, format!("a file that the manifest names: {source}"))
+        }
         other => other,
     }
 }
@@ -317,7 +332,8 @@ fn changes(batch: &[Frame<'_>], path: &Path) -> Result<Vec<Change>> {
 }
 
 fn change(frame: &Frame<'_>, path: &Path) -> Result<Change> {
-    let malformed = || Error::corrupt(path, frame.offset, "a record is malformed although its checksum holds");
+    let malformed =
+        || Error::corrupt(path, frame.offset, "a record is malformed although its checksum holds");
     match frame.kind {
         FrameType::Upsert => {
             let (id, rows, record) = parse_upsert(frame.payload).ok_or_else(malformed)?;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use parking_lot::MutexGuard;
 
 use super::active::ActiveDocument;
+use super::columns::Shape;
 use super::encoders::{chunk_document, encode_chunks};
-use super::snapshot::Snapshot;
 use super::state::{Change, LogPosition, State, log_numbers};
 use super::{Db, Inner};
 use crate::error::{Error, Result};
@@ -34,6 +34,8 @@ pub(crate) struct Writer {
     pub log: Option<LogWriter>,
     /// Work is under way that must not lose the lock.
     pub pinned: usize,
+    /// The lock was taken since the last look at what had gathered meanwhile.
+    pub fresh: bool,
 }
 
 /// What a write did.
@@ -155,6 +157,7 @@ impl Inner {
             make_dir(self.vfs.as_ref(), &self.dir)?;
             writer.lock = Some(WriterLock::acquire(&self.vfs, &self.dir, timeout)?);
             writer.log = None;
+            writer.fresh = true;
         }
         let mut writing = Writing { inner: self, writer };
         writing.open_log()?;
@@ -167,12 +170,19 @@ impl Inner {
             return Ok(());
         }
         let mut options = self.options.create.clone();
-        if let (None, None, Some(vector)) = (&options.model, options.vectors, first.and_then(|d| d.vector.as_ref())) {
+        if let (None, None, Some(vector)) =
+            (&options.model, options.vectors, first.and_then(|d| d.vector.as_ref()))
+        {
             options.vectors = Some(vector.len());
         }
         let seed = Seed::new(&options)?;
         if let Some(first) = first {
-            check_document(first, seed.generation.dim as usize, options.metric, seed.generation.model_id.is_empty())?;
+            check_document(
+                first,
+                seed.generation.dim as usize,
+                options.metric,
+                seed.generation.model_id.is_empty(),
+            )?;
         }
         let mut writing = self.writing(self.options.busy_timeout)?;
         if writing.inner.snapshot().manifest.number > 0 {
@@ -192,7 +202,7 @@ impl Inner {
             check_document(&document, generation.dim as usize, snapshot.manifest.metric(), plain)?;
             checked.push(document);
         }
-        let rows = self.rows_of(&snapshot, generation, &checked, task)?;
+        let rows = self.rows_of(snapshot.shape_of(generation.id)?, generation, &checked, task)?;
         let documents = checked.into_iter().zip(rows).map(|(document, rows)| {
             let meta = if document.meta.is_empty() { String::new() } else { meta_json(&document) };
             Prepared { document, meta, rows }
@@ -203,12 +213,11 @@ impl Inner {
     /// Rows of documents in a generation: their own vectors, or chunks encoded.
     pub fn rows_of(
         &self,
-        snapshot: &Snapshot,
+        shape: &Shape,
         generation: &Generation,
         documents: &[Document],
         task: &Task,
     ) -> Result<Vec<DocumentRows>> {
-        let shape = snapshot.shape(generation);
         let rows = |spans: Vec<[u32; 2]>, vectors: Vec<f32>| DocumentRows {
             generation: generation.id,
             dim: generation.dim,
@@ -234,9 +243,9 @@ impl Inner {
         let vectors = encode_chunks(&encoder, &chunks, task)?;
         let mut vectors = vectors.chunks_exact(shape.dim.max(1)).map(|v| shape.stored(v.to_vec()));
         let mut spans = chunks.iter().map(|c| c.span);
-        let grouped = counts.into_iter().map(|n| {
-            rows(spans.by_ref().take(n).collect(), vectors.by_ref().take(n).flatten().collect())
-        });
+        let grouped = counts
+            .into_iter()
+            .map(|n| rows(spans.by_ref().take(n).collect(), vectors.by_ref().take(n).flatten().collect()));
         Ok(grouped.collect())
     }
 }
@@ -284,7 +293,8 @@ impl Writing<'_> {
         let inner = self.inner;
         let (number, previous_end) =
             state.logs.last().map_or((state.manifest.first_log, 0), |l| (l.header.number + 1, l.end));
-        let header = LogHeader { number, salt: inner.vfs.random(), previous_end, database: state.manifest.database };
+        let header =
+            LogHeader { number, salt: inner.vfs.random(), previous_end, database: state.manifest.database };
         let path = numbered_path(&inner.dir, LOG_DIR, number);
         if inner.vfs.exists(&path)? {
             // Left by a creation that did not finish: it holds a broken header and nothing else.
@@ -363,7 +373,8 @@ impl Writing<'_> {
             report.documents += 1;
             report.replaced += u64::from(snapshot.find(&document.id)?.is_some());
             report.chunks += rows.spans.len() as u64;
-            let record = DocumentRecord { title: document.title.as_deref(), text: &document.text, meta: &meta };
+            let record =
+                DocumentRecord { title: document.title.as_deref(), text: &document.text, meta: &meta };
             frames.push((FrameType::Upsert, sequence, encode_upsert(&document.id, &rows, &record)));
             let text = StoredText { title: document.title, text: document.text, meta };
             changes.push(Change::Upsert(ActiveDocument::new(document.id, sequence, text), rows));
@@ -427,9 +438,18 @@ impl Seed {
                     raise: "use vectors of 1 to 65,536 values".into(),
                 });
             }
-            let ladder = options.dims.as_ref().map_or_else(|| Ok(default_ladder(dim)), |d| checked_ladder(d, dim))?;
+            let ladder =
+                options.dims.as_ref().map_or_else(|| Ok(default_ladder(dim)), |d| checked_ladder(d, dim))?;
             let ladder = ladder.into_iter().map(|r| r as u32).collect();
-            Ok(Generation { id: 1, model_id, parent: 0, dim: dim as u32, ladder, created_ms: 0, metrics: String::new() })
+            Ok(Generation {
+                id: 1,
+                model_id,
+                parent: 0,
+                dim: dim as u32,
+                ladder,
+                created_ms: 0,
+                metrics: String::new(),
+            })
         };
         match (&options.model, options.vectors) {
             (Some(_), Some(_)) => Err(Error::input("--model and --vectors exclude each other")),
@@ -451,7 +471,8 @@ impl Seed {
         let files = crate::encoder::ModelFiles::read_dir(folder)?;
         let encoder = super::Encoder::from_files(files, options.precision)?;
         let stored = encoder.files().iter().map(|(n, b)| (n.to_owned(), b.to_vec())).collect();
-        let name = folder.file_name().map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned());
+        let name =
+            folder.file_name().map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned());
         let generation = generation(encoder.model_id().to_owned(), encoder.dim())?;
         Ok(Self { generation, model: Some((name, stored)) })
     }
@@ -486,7 +507,10 @@ fn meta_json(document: &Document) -> String {
 fn check_document(document: &Document, dim: usize, metric: Metric, plain: bool) -> Result<()> {
     let id = &document.id;
     check_id(id)?;
-    let size = id.len() + document.title.as_ref().map_or(0, String::len) + document.text.len() + meta_json(document).len();
+    let size = id.len()
+        + document.title.as_ref().map_or(0, String::len)
+        + document.text.len()
+        + meta_json(document).len();
     if size > limits::DOCUMENT_BYTES {
         return Err(Error::Limit {
             what: format!("document {id:?}, in bytes,"),
@@ -497,9 +521,9 @@ fn check_document(document: &Document, dim: usize, metric: Metric, plain: bool) 
     }
     check_meta(&document.meta)?;
     match (&document.vector, plain) {
-        (None, true) => {
-            Err(Error::input(format!("document {id:?} has no vector, and this database has no encoder to make one")))
-        }
+        (None, true) => Err(Error::input(format!(
+            "document {id:?} has no vector, and this database has no encoder to make one"
+        ))),
         (Some(_), false) => Err(Error::input(format!(
             "document {id:?} brings a vector, but this database makes its own with an encoder"
         ))),

@@ -17,7 +17,7 @@
 //! | 24 | 4 | m | links a node has in an upper layer, at most |
 //! | 28 | 4 | ef_construction | width of the beam during construction |
 //! | 32 | 8 | seed | seed of the order of insertion; 0: in the order of rows |
-//! | 40 | 4 | repaired | nodes that no walk from the entry reached until links to them were added |
+//! | 40 | 4 | repaired | nodes that a walk from the entry, or a search for their own vector, missed until links to them were added |
 //! | 44 | 4 | curve_len | entries used of `curve`; at most 8 |
 //! | 48 | 64 | curve | 8 × (`ef` u32, recall f32): recall@10 measured at that width of the beam, `ef` ascending |
 //! | 112 | 120 | upper | 15 × (nodes u32, links u32): size of each upper layer, layer 1 first; zero where unused |
@@ -103,7 +103,7 @@ pub struct Header {
     pub ef_construction: u32,
     /// Seed of the order of insertion.
     pub seed: u64,
-    /// Nodes that were linked after construction because no walk reached them.
+    /// Nodes that were linked after construction because a walk or a search missed them.
     pub repaired: u32,
     /// Entries used of `curve`.
     pub curve_len: u32,
@@ -143,7 +143,7 @@ pub struct GraphData {
     pub seed: u64,
     /// Node at which searches start.
     pub entry: u32,
-    /// Nodes that were linked after construction because no walk reached them.
+    /// Nodes that were linked after construction because a walk or a search missed them.
     pub repaired: usize,
     /// Recall measured at some widths of the beam, ascending.
     pub curve: Vec<RecallPoint>,
@@ -336,7 +336,7 @@ impl<'a> GraphView<'a> {
         self.ef_construction
     }
 
-    /// Nodes that were linked after construction because no walk reached them.
+    /// Nodes that were linked after construction because a walk or a search missed them.
     pub fn repaired(&self) -> usize {
         self.repaired
     }

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::fit::{Schedule, TrainReport, fit};
-use super::loss::{KnownPositives, RankingLoss, tensor_error};
+use super::loss::{Batch, KnownPositives, RankingLoss, tensor_error};
 use super::metrics::ndcg;
 use super::optimiser::AdamOptions;
 use super::rank::rank_exact;
@@ -180,20 +180,39 @@ fn train_delta(
     };
     let report = fit(vec![("adapter.weight".into(), delta.clone())], adam, &schedule, task, |batch| {
         let rows = pick(subset, batch);
-        let n = rows.len();
-        let tensor = |values: Vec<f32>, shape: (usize, usize)| {
-            Tensor::from_vec(values, shape, &Device::Cpu).map_err(tensor_error)
-        };
-        let mapped = |from: &[f32]| {
-            let x = tensor(pairs.gather(from, &rows), (n, pairs.dim))?;
-            delta.as_tensor().t().and_then(|d| x.matmul(&d)? + &x).map_err(tensor_error)
-        };
         let mask = known.mask(&pick(pairs.query_keys, &rows), &pick(pairs.positive_keys, &rows));
-        let weights = tensor(pick(pairs.weights, &rows), (1, n))?.squeeze(0).map_err(tensor_error)?;
-        loss.of(&mapped(pairs.queries)?, &mapped(pairs.positives)?, &tensor(mask, (n, n))?, &weights)
+        let mut inputs = pairs.gather(pairs.queries, &rows);
+        inputs.extend(pairs.gather(pairs.positives, &rows));
+        let inputs =
+            Tensor::from_vec(inputs, (2 * rows.len(), pairs.dim), &Device::Cpu).map_err(tensor_error)?;
+        let mapped = map_rows(&inputs, delta.as_tensor()).map_err(tensor_error)?;
+        let (queries, positives) = mapped.split_at(mapped.len() / 2);
+        let weights = pick(pairs.weights, &rows);
+        let slope = loss.of(&Batch { queries, positives, dim: pairs.dim, mask: &mask, weights: &weights })?;
+        let carrier = carrier(slope.queries, slope.positives, &inputs, &delta).map_err(tensor_error)?;
+        Ok((slope.value, carrier))
     })?;
     let delta = delta.as_tensor().flatten_all().and_then(|d| d.to_vec1()).map_err(tensor_error)?;
     Ok((delta, report))
+}
+
+/// (I + Δ) x for each row.
+fn map_rows(rows: &Tensor, delta: &Tensor) -> candle_core::Result<Vec<f32>> {
+    (rows.matmul(&delta.detach().t()?)? + rows)?.flatten_all()?.to_vec1()
+}
+
+/// A scalar whose gradient by Δ is the loss's: the sum of Δ times Gᵀ X, where G holds the derivatives by
+/// the mapped rows and X the rows. Spares the gradient by X, which the tensor library would compute.
+fn carrier(
+    queries: Vec<f32>,
+    positives: Vec<f32>,
+    inputs: &Tensor,
+    delta: &Var,
+) -> candle_core::Result<Tensor> {
+    let mut slope = queries;
+    slope.extend(positives);
+    let slope = Tensor::from_vec(slope, inputs.shape(), &Device::Cpu)?;
+    (delta.as_tensor() * slope.t()?.matmul(inputs)?)?.sum_all()
 }
 
 /// I + αΔ.

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{Tensor, Var};
 use serde::Serialize;
 
 use super::loss::tensor_error;
@@ -54,13 +54,14 @@ impl Schedule {
     }
 }
 
-/// Trains `variables` on the loss that `loss` gives for each batch of row numbers.
+/// Trains `variables` on what `loss` gives for each batch of row numbers: the loss, and a scalar whose
+/// graph has its gradient.
 pub(super) fn fit(
     variables: Vec<(String, Var)>,
     adam: AdamOptions,
     schedule: &Schedule,
     task: &Task,
-    mut loss: impl FnMut(&[usize]) -> Result<Tensor>,
+    mut loss: impl FnMut(&[usize]) -> Result<(f64, Tensor)>,
 ) -> Result<TrainReport> {
     if schedule.rows < 2 || schedule.epochs == 0 {
         return Err(Error::input("training needs at least 2 pairs and 1 epoch"));
@@ -82,9 +83,12 @@ pub(super) fn fit(
             }
             task.step("train", losses.len() as u64, total as u64)?;
             let by_steps = (losses.len() as f64 + 0.5) / total as f64;
-            let value = loss(rows)?;
-            losses.push(scalar(&value)?);
-            let gradients = value.backward().map_err(tensor_error)?;
+            let (value, carrier) = loss(rows)?;
+            if !value.is_finite() {
+                return Err(Error::input("training diverged: the loss is not finite; try a lower --lr"));
+            }
+            losses.push(value);
+            let gradients = carrier.backward().map_err(tensor_error)?;
             optimiser.step(&gradients, rate_at(by_steps.max(by_time)))?;
         }
     }
@@ -109,14 +113,6 @@ fn even_parts(order: &[usize], parts: usize) -> impl Iterator<Item = &[usize]> {
     (0..parts).filter_map(move |i| order.get(i * order.len() / parts..(i + 1) * order.len() / parts))
 }
 
-fn scalar(loss: &Tensor) -> Result<f64> {
-    let value = loss.to_dtype(DType::F64).and_then(|l| l.to_scalar::<f64>()).map_err(tensor_error)?;
-    if value.is_finite() {
-        return Ok(value);
-    }
-    Err(Error::input("training diverged: the loss is not finite; try a lower --lr"))
-}
-
 fn mean<'a>(values: impl ExactSizeIterator<Item = &'a f64>) -> f64 {
     let n = values.len().max(1);
     values.sum::<f64>() / n as f64
@@ -134,7 +130,8 @@ mod tests {
         let adam = AdamOptions { rate: 0.1, ..AdamOptions::default() };
         let report = fit(vec![("weight".into(), x.clone())], adam, &schedule, task, |rows| {
             batches.push(rows.to_vec());
-            x.as_tensor().sqr().and_then(|s| s.sum_all()).map_err(tensor_error)
+            let loss = x.as_tensor().sqr().and_then(|s| s.sum_all()).map_err(tensor_error)?;
+            Ok((f64::from(loss.to_scalar::<f32>().unwrap()), loss))
         });
         (report, batches)
     }

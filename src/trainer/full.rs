@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 
 use super::fit::{Schedule, TrainReport, fit};
-use super::loss::{KnownPositives, RankingLoss, tensor_error};
+use super::loss::{Batch, KnownPositives, RankingLoss, tensor_error};
 use super::optimiser::AdamOptions;
 use super::split::query_key;
 use crate::encoder::{Encoder, ModelFiles, TrainableEncoder};
@@ -114,25 +114,27 @@ fn train(
     };
     fit(model.variables(), adam, &schedule, task, |rows| {
         let batch: Vec<&TextPair> = rows.iter().filter_map(|&row| pairs.get(row)).collect();
-        let n = batch.len();
         let queries: Vec<&str> = batch.iter().map(|pair| pair.query.as_str()).collect();
         let positives: Vec<&str> = batch.iter().map(|pair| pair.positive.as_str()).collect();
         let keys = |of: &[u64]| rows.iter().filter_map(|&row| of.get(row).copied()).collect::<Vec<_>>();
-        let mask =
-            Tensor::from_vec(known.mask(&keys(&query_keys), &keys(&positive_keys)), (n, n), &Device::Cpu);
-        let weights = Tensor::from_iter(batch.iter().map(|pair| pair.weight), &Device::Cpu);
-        loss.of(
-            &model.embed(&queries)?,
-            &model.embed(&positives)?,
-            &mask.map_err(tensor_error)?,
-            &weights.map_err(tensor_error)?,
-        )
+        let mask = known.mask(&keys(&query_keys), &keys(&positive_keys));
+        let weights: Vec<f32> = batch.iter().map(|pair| pair.weight).collect();
+        let (queries, positives) = (model.embed(&queries)?, model.embed(&positives)?);
+        let values = |of: &Tensor| of.flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(tensor_error);
+        let slope = loss.of(&Batch {
+            queries: &values(&queries)?,
+            positives: &values(&positives)?,
+            dim: queries.dims().last().copied().unwrap_or(0),
+            mask: &mask,
+            weights: &weights,
+        })?;
+        Ok((slope.value, slope.carrier(&queries, &positives)?))
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
+    use candle_core::{DType, Device};
 
     use super::*;
 

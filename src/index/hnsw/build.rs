@@ -1,7 +1,7 @@
 //! Construction of a graph by hnsw_rs, frozen into the flat layout.
 //!
 //! hnsw_rs is slow to search (an object and a lock for each edge) and loses points behind near-duplicates,
-//! but frozen it loses nothing more, and [`repair`](super::repair) mends the rest. Codes are compared where
+//! but frozen it loses nothing more, and [`repair`](super::repair) finds and links what is lost. Codes are compared where
 //! the block has them: graphs from codes and from f32 rows are equally good, and codes are a quarter of the
 //! memory traffic.
 //!
@@ -143,7 +143,7 @@ where
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
             let Some(&id) = order.get(i).filter(|_| i < end) else { break };
-            if i % STEP == 0
+            if i.is_multiple_of(STEP)
                 && let Err(error) = task.step("graph", i as u64, order.len() as u64)
             {
                 next.store(order.len(), Ordering::Relaxed);
@@ -225,7 +225,7 @@ impl Random {
 
     /// A number below `n`, which must not be 0.
     pub(super) fn below(&mut self, n: usize) -> usize {
-        (u128::from(self.next()) * n as u128 >> 64) as usize
+        ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
 
     /// Uniform in −1..1.
@@ -306,7 +306,7 @@ mod tests {
             let found = find(row, near + far);
             assert!(found[0].distance < 1e-6, "row {row}: {found:?}");
         }
-        let lost: Vec<usize> = (near..near + far).filter(|&row| find(row, 64)[0].row != row as u32).collect();
+        let lost: Vec<usize> = (0..near + far).filter(|&row| find(row, 64)[0].row != row as u32).collect();
         assert!(lost.is_empty(), "not found with a beam of 64: {lost:?}");
     }
 

@@ -89,12 +89,12 @@ impl GrowingIndex {
             Rows::Codes(forms) => {
                 let mut codes = Vec::new();
                 lifting.codes(&query.codes.first, query.codes.scale, &mut codes);
-                forms.search(&codes, k, ef)
+                forms.search(&codes, k, ef, inner.lifting.bound)
             }
             Rows::Floats(forms) => {
                 let mut values = Vec::new();
                 lifting.floats(&query.values, &mut values);
-                forms.search(&values, k, ef)
+                forms.search(&values, k, ef, inner.lifting.bound)
             }
         };
         let query_squares = squares(&query.values);
@@ -113,18 +113,19 @@ impl std::fmt::Debug for GrowingIndex {
 
 impl Inner {
     fn insert(&mut self, row: u32, vector: &[f32]) {
-        let fits = self.fits(squares(vector));
+        let squares = squares(vector);
+        let unlifted = (!self.fits(squares)).then_some(squares);
         let lifting = self.lifting;
         match &mut self.rows {
             Rows::Codes(forms) => {
                 let mut codes = Vec::new();
                 lifting.quantized(vector, &mut codes);
-                forms.insert(row, codes, fits);
+                forms.insert(row, codes, unlifted);
             }
             Rows::Floats(forms) => {
                 let mut values = Vec::new();
                 lifting.floats(vector, &mut values);
-                forms.insert(row, values, fits);
+                forms.insert(row, values, unlifted);
             }
         }
         self.len += 1;
@@ -146,8 +147,16 @@ impl Inner {
 struct Forms<T: Clone + Send + Sync + 'static, D: Distance<T>> {
     index: Hnsw<'static, T, D>,
     distance: D,
-    loose: Vec<(u32, Vec<T>)>,
+    loose: Vec<Loose<T>>,
     inserted: u32,
+}
+
+/// A row that is compared one by one.
+struct Loose<T> {
+    row: u32,
+    form: Vec<T>,
+    /// The squared norm of a row that was not lifted to the bound.
+    unlifted: Option<f32>,
 }
 
 impl<T, D> Forms<T, D>
@@ -160,16 +169,16 @@ where
         Self { index: hnsw(m, capacity, ef_construction, distance), distance, loose: Vec::new(), inserted: 0 }
     }
 
-    fn insert(&mut self, row: u32, form: Vec<T>, fits: bool) {
-        if !fits {
-            self.loose.push((row, form));
+    fn insert(&mut self, row: u32, form: Vec<T>, unlifted: Option<f32>) {
+        if unlifted.is_some() {
+            self.loose.push(Loose { row, form, unlifted });
             return;
         }
         self.index.insert((&form, row as usize));
         self.inserted += 1;
         let found = self.index.search(&form, CHECK_WIDTH, CHECK_WIDTH);
         if !found.iter().any(|n| n.d_id == row as usize) {
-            self.loose.push((row, form));
+            self.loose.push(Loose { row, form, unlifted });
         }
         if self.inserted.is_multiple_of(CHECK_EVERY) {
             self.collect_unreachable(row as usize + 1);
@@ -178,24 +187,24 @@ where
 
     fn collect_unreachable(&mut self, rows: usize) {
         let mut lost = unreachable(&freeze(&self.index, rows, BuildParams::default().m));
-        lost.retain(|row| !self.loose.iter().any(|(loose, _)| loose == row));
+        lost.retain(|&row| !self.loose.iter().any(|loose| loose.row == row));
         if lost.is_empty() {
             return;
         }
         for point in self.index.get_point_indexation() {
             let row = point.get_origin_id() as u32;
             if lost.binary_search(&row).is_ok() {
-                self.loose.push((row, point.get_v().to_vec()));
+                self.loose.push(Loose { row, form: point.get_v().to_vec(), unlifted: None });
             }
         }
     }
 
-    fn search(&self, query: &[T], k: usize, ef: usize) -> Vec<Neighbour> {
+    fn search(&self, query: &[T], k: usize, ef: usize, bound: f32) -> Vec<Neighbour> {
         let walked = self.index.search(query, k, ef.max(k));
         let walked = walked.iter().map(|n| Neighbour { row: n.d_id as u32, distance: n.distance });
-        let loose = self.loose.iter().map(|(row, form)| {
-            let distance = self.distance.eval(form, query);
-            Neighbour { row: *row, distance }
+        let loose = self.loose.iter().map(|loose| {
+            let missing = loose.unlifted.map_or(0.0, |squares| bound - squares);
+            Neighbour { row: loose.row, distance: self.distance.eval(&loose.form, query) + missing }
         });
         let mut found: Vec<Neighbour> = walked.chain(loose).collect();
         found.sort_unstable();
@@ -262,9 +271,10 @@ mod tests {
         let data = Data::clustered(60, 8, Metric::L2, Codec::Int8F32, 3);
         let mut forms = Forms::new(60, LiftedFloats);
         for row in 0..60u32 {
-            forms.insert(row, data.row(row as usize).to_vec(), row % 10 != 0);
+            forms.insert(row, data.row(row as usize).to_vec(), (row % 10 == 0).then_some(1.0));
         }
-        assert_eq!(forms.loose.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [0, 10, 20, 30, 40, 50]);
+        let listed = forms.loose.iter().map(|loose| loose.row).collect::<Vec<_>>();
+        assert_eq!(listed, [0, 10, 20, 30, 40, 50]);
         forms.collect_unreachable(60);
         assert_eq!(forms.loose.len(), 6);
     }

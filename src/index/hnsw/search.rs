@@ -78,6 +78,15 @@ pub(crate) fn traverse(
     found
 }
 
+/// The distance that walks see between the query and a row.
+pub(super) fn distance_of(block: &VectorBlock<'_>, query: &Query, row: u32) -> f32 {
+    if block.has_codes() {
+        CodeDistance::new(block, query).score(row)
+    } else {
+        FullDistance::new(block, query).score(row)
+    }
+}
+
 thread_local! {
     static VISITED: Cell<Visited> = const { Cell::new(Visited { marks: Vec::new(), search: 0 }) };
 }

@@ -1,0 +1,239 @@
+//! `check`: every byte that a reader uses, verified without changing anything.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::Db;
+use super::snapshot::{Part, Snapshot, Source};
+use super::state::State;
+use crate::error::{Error, Result};
+use crate::format::attrs::AttrsView;
+use crate::options::Task;
+use crate::storage::real::RealVfs;
+use crate::storage::vfs::Vfs;
+use crate::storage::{self, Presence, feedback, manifests, models};
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The file, relative to the database where it lies in it.
+    pub file: String,
+    /// Offset of the first contradiction.
+    pub offset: u64,
+    /// What it is.
+    pub what: String,
+}
+
+/// The verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct CheckReport {
+    /// Nothing is wrong.
+    pub ok: bool,
+    /// Live documents.
+    pub documents: u64,
+    /// Everything that is wrong.
+    pub problems: Vec<Problem>,
+}
+
+impl Db {
+    /// Verifies every file. `deep`: also that each stored vector is what the encoder makes of its document (a sample).
+    pub fn check(&self, deep: bool, task: &Task) -> Result<CheckReport> {
+        check(&self.inner.vfs, &self.inner.dir, deep, task)
+    }
+}
+
+/// Checks a database, also one that does not open.
+pub fn check_path(path: &Path, deep: bool, task: &Task) -> Result<CheckReport> {
+    let vfs: Arc<dyn Vfs> = Arc::new(RealVfs);
+    check(&vfs, path, deep, task)
+}
+
+fn check(vfs: &Arc<dyn Vfs>, dir: &Path, deep: bool, task: &Task) -> Result<CheckReport> {
+    let mut checker = Checker { vfs: vfs.as_ref(), dir, report: CheckReport::default() };
+    match storage::presence(vfs.as_ref(), dir) {
+        Ok(Presence::Absent) => {
+            checker.report.ok = true;
+            return Ok(checker.report);
+        }
+        Ok(Presence::Database) => checker.all(task)?,
+        Err(error @ (Error::NotADatabase(_) | Error::TooNew { .. })) => return Err(error),
+        Err(error) => checker.note(error)?,
+    }
+    if deep && checker.report.problems.is_empty() {
+        checker.embed_again(vfs, task)?;
+    }
+    checker.report.ok = checker.report.problems.is_empty();
+    Ok(checker.report)
+}
+
+struct Checker<'a> {
+    vfs: &'a dyn Vfs,
+    dir: &'a Path,
+    report: CheckReport,
+}
+
+impl Checker<'_> {
+    /// Keeps corruption as a finding; anything else ends the check.
+    fn note(&mut self, error: Error) -> Result<()> {
+        match error {
+            Error::Corrupt { file, offset, what } => {
+                let file: PathBuf = file.strip_prefix(self.dir).map(Path::to_path_buf).unwrap_or(file);
+                self.report.problems.push(Problem {
+                    file: file.to_string_lossy().into_owned(),
+                    offset,
+                    what,
+                });
+                Ok(())
+            }
+            other => Err(other),
+        }
+    }
+
+    fn keep<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => self.note(error).map(|()| None),
+        }
+    }
+
+    fn all(&mut self, task: &Task) -> Result<()> {
+        // Older manifests are kept for the curious alone, yet a reader may meet them.
+        for number in manifests::numbers(self.vfs, self.dir)? {
+            let read = manifests::read(self.vfs, self.dir, number);
+            self.keep(read)?;
+        }
+        let loaded = State::load(self.vfs, self.dir, None);
+        let Some(Some(state)) = self.keep(loaded)? else { return Ok(()) };
+        let snapshot = state.snapshot();
+        self.report.documents = snapshot.count();
+        for (n, part) in snapshot.parts.iter().enumerate() {
+            task.step("check", n as u64, snapshot.parts.len() as u64)?;
+            let checked = check_part(&snapshot, part);
+            self.keep(checked)?;
+        }
+        self.models(&snapshot)?;
+        let manifest = &snapshot.manifest;
+        for file in &manifest.feedback {
+            let read = feedback::read_merged(self.vfs, self.dir, file, &manifest.database);
+            self.keep(read)?;
+        }
+        for path in feedback::unmerged(self.vfs, self.dir)? {
+            let read = feedback::read_unmerged(self.vfs, &path);
+            self.keep(read)?;
+        }
+        Ok(())
+    }
+
+    fn models(&mut self, snapshot: &Snapshot) -> Result<()> {
+        let manifest = &snapshot.manifest;
+        let mut ids: Vec<&str> = manifest.generations.iter().map(|g| g.model_id.as_str()).collect();
+        ids.extend(manifest.models.iter().map(|m| m.model_id.as_str()));
+        ids.sort_unstable();
+        ids.dedup();
+        for id in ids.into_iter().filter(|id| !id.is_empty()) {
+            let checked = self.model(id, snapshot);
+            self.keep(checked)?;
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "encoder")]
+    fn model(&self, id: &str, snapshot: &Snapshot) -> Result<()> {
+        super::Encoders::default().get(self.vfs, self.dir, id, snapshot.manifest.precision()).map(|_| ())
+    }
+
+    #[cfg(not(feature = "encoder"))]
+    fn model(&self, id: &str, _snapshot: &Snapshot) -> Result<()> {
+        models::read(self.vfs, self.dir, id).map(|_| ())
+    }
+
+    /// Embeds a sample of documents again and compares.
+    fn embed_again(&mut self, vfs: &Arc<dyn Vfs>, task: &Task) -> Result<()> {
+        const SAMPLE: usize = 64;
+        const COSINE: f32 = 0.999;
+        let options = crate::options::OpenOptions { background: false, ..Default::default() };
+        let db = Db::open_vfs(Arc::clone(vfs), self.dir, options)?;
+        let snapshot = db.inner.snapshot();
+        let Some(generation) = snapshot.generation().filter(|g| !g.model_id.is_empty()) else {
+            return Ok(());
+        };
+        let shape = snapshot.shape_of(generation.id)?;
+        for part in &snapshot.parts {
+            let step = (part.documents() as usize / SAMPLE).max(1);
+            let blocks = part.rows(generation.id, shape)?;
+            for document in part.live_documents().step_by(step) {
+                task.step("embed", u64::from(document), u64::from(part.documents()))?;
+                let again =
+                    db.inner.rows_of(shape, generation, &[part.document(document)?], &task.quiet())?;
+                let block = blocks.iter().rev().find(|b| b.base <= document);
+                let stored = block.map(|b| b.extract(document, generation.id));
+                let same = match (&stored, again.first()) {
+                    (Some(a), Some(b)) => a.spans == b.spans && cosine(&a.vectors, &b.vectors) >= COSINE,
+                    _ => false,
+                };
+                if !same {
+                    let what = format!(
+                        "the vectors of document {:?} are not what its encoder makes of it",
+                        part.id(document)?
+                    );
+                    self.report.problems.push(Problem { file: "rows".into(), offset: 0, what });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(p, q)| p * q).sum::<f32>();
+    if a.len() != b.len() { 0.0 } else { dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f32::MIN_POSITIVE) }
+}
+
+fn check_part(snapshot: &Snapshot, part: &Part) -> Result<()> {
+    if let Source::Sealed(segment) = &part.source {
+        for file in segment.files() {
+            file.verify_all()?;
+        }
+        AttrsView::access(segment.attrs()?, Path::new("attrs"))?;
+        for document in 0..part.documents() {
+            let id = segment.id(document)?;
+            if segment.find(id)? != Some(document) {
+                return Err(Error::corrupt(
+                    "ids",
+                    0,
+                    format!("the id {id:?} does not lead back to its document"),
+                ));
+            }
+            segment.text(document)?;
+        }
+        for set in &segment.entry.vectors {
+            for rows in part.rows(set.generation, snapshot.shape_of(set.generation)?)? {
+                check_norms(&rows)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Norms follow from the codes, so they are recomputed.
+fn check_norms(rows: &super::snapshot::Rows<'_>) -> Result<()> {
+    let block = &rows.vectors;
+    if !block.has_codes() {
+        return Ok(());
+    }
+    let mut norms = vec![0.0; block.ladder.len()];
+    for row in 0..block.len {
+        crate::index::quantize::rung_norms(block.codes_of(row as u32), block.ladder, &mut norms);
+        let stored = (0..block.ladder.len()).map(|rung| block.norms.get(rung * block.len + row).copied());
+        if !stored.zip(&norms).all(|(stored, &found)| stored == Some(found)) {
+            return Err(Error::corrupt(
+                "codes",
+                0,
+                format!("the stored norms of row {row} are not those of its codes"),
+            ));
+        }
+    }
+    Ok(())
+}

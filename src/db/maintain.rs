@@ -1,0 +1,557 @@
+//! Maintenance: sealing the active segment, merging segments, building graphs, removing what nobody names.
+//!
+//! Each step writes new files beside the old ones, verifies that no document was lost, and swaps by one manifest.
+//! Files are built without the writer's mutex, so that writes go on; the state after a swap is read back from
+//! disk, by the same code as after a crash.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::active::parse_meta;
+use super::columns::ColumnsBuilder;
+use super::snapshot::{Part, Snapshot, Source};
+use super::state::State;
+use super::write::Writing;
+use super::{Db, Inner};
+use crate::error::{Error, Result};
+use crate::format::attrs::{Attrs, encode};
+use crate::format::manifest::{Manifest, SegmentEntry, VectorSet};
+use crate::format::segment::DocumentRecord;
+use crate::index::hnsw::{BuildParams, build, calibrate};
+use crate::options::Task;
+use crate::storage::segment::{NewDocument, Segment, SegmentBuilder, Target, segment_dir};
+use crate::storage::vfs::Vfs;
+use crate::storage::{LOG_DIR, SEGMENT_DIR, feedback, manifests, models, numbered_path};
+use crate::types::Meta;
+
+/// Below this many rows a scan is as fast as a graph.
+const GRAPH_ROWS: usize = 4096;
+/// Segments of similar size that are merged into one.
+const FAN_IN: usize = 4;
+/// Share of deleted documents at which a segment is rewritten.
+const DEAD_SHARE: f64 = 0.2;
+/// Unmerged feedback files at which a writer merges them.
+const FEEDBACK_FILES: usize = 32;
+/// How often background work looks for something to do.
+const TICK: Duration = Duration::from_millis(250);
+
+/// The thread that maintains a database while a handle is open.
+pub(crate) struct Background {
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Stop {
+    stopped: AtomicBool,
+    lock: Mutex<()>,
+    wake: Condvar,
+    task: Task,
+}
+
+impl Background {
+    /// Starts the thread. It holds no handle, so it ends with the last one.
+    pub fn start(inner: &Arc<Inner>) -> Result<Self> {
+        let stop = Arc::new(Stop::default());
+        let (weak, its_stop) = (Arc::downgrade(inner), Arc::clone(&stop));
+        let run = move || {
+            while !its_stop.stopped.load(Ordering::Relaxed) {
+                let mut guard = its_stop.lock.lock();
+                its_stop.wake.wait_for(&mut guard, TICK);
+                drop(guard);
+                let Some(inner) = weak.upgrade() else { break };
+                // What fails here fails again, and is told, when the user writes or compacts.
+                let _ = inner.tick(&its_stop.task);
+            }
+        };
+        let thread = std::thread::Builder::new().name("embdb-maintenance".into()).spawn(run);
+        let thread = thread.map_err(Error::io("start a thread for", &inner.dir))?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop.stopped.store(true, Ordering::Relaxed);
+        self.stop.task.cancel();
+        self.stop.wake.notify_all();
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Db {
+    /// Leaves one sealed segment with its graph, and gives the bytes of deleted documents back.
+    pub fn compact(&self, task: &Task) -> Result<()> {
+        if !self.exists() {
+            return Ok(());
+        }
+        let _alone = self.inner.maintenance.lock();
+        let _pin = Pin::new(&self.inner, self.inner.options.busy_timeout)?;
+        self.inner.seal(task)?;
+        let snapshot = self.inner.snapshot();
+        let all: Vec<u64> = sealed(&snapshot).map(|s| s.entry.id).collect();
+        let dead = snapshot.parts.iter().any(|p| !p.dead.is_empty());
+        let stale = sealed(&snapshot).any(|s| s.entry.vectors.len() > 1);
+        if all.len() > 1 || dead || (stale && all.is_empty()) {
+            self.inner.merge(&all, task)?;
+        }
+        self.inner.merge_feedback(0)?;
+        self.inner.build_graphs(GRAPH_ROWS, task)
+    }
+
+    /// Seals the active segment now.
+    pub fn seal(&self, task: &Task) -> Result<()> {
+        if !self.exists() {
+            return Ok(());
+        }
+        let _alone = self.inner.maintenance.lock();
+        let _pin = Pin::new(&self.inner, self.inner.options.busy_timeout)?;
+        self.inner.seal(task)
+    }
+}
+
+/// Keeps the writer's lock from being handed over while files are built that no manifest names yet.
+pub(crate) struct Pin<'a>(&'a Inner);
+
+impl<'a> Pin<'a> {
+    /// Takes the writer's lock and keeps it.
+    pub fn new(inner: &'a Inner, timeout: Duration) -> Result<Self> {
+        inner.writing(timeout)?.writer.pinned += 1;
+        Ok(Self(inner))
+    }
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        self.0.writer.lock().pinned -= 1;
+    }
+}
+
+fn sealed(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Segment>> {
+    snapshot.parts.iter().filter_map(|part| match &part.source {
+        Source::Sealed(segment) => Some(segment),
+        Source::Active(..) => None,
+    })
+}
+
+impl Inner {
+    fn target(&self) -> Target<'_> {
+        Target { vfs: self.vfs.as_ref(), dir: &self.dir, database: self.snapshot().manifest.database }
+    }
+
+    /// One round of background work: only where this process holds the writer's lock.
+    fn tick(&self, task: &Task) -> Result<()> {
+        let Some(mut writer) = self.writer.try_lock() else { return Ok(()) };
+        let Some(lock) = &writer.lock else { return Ok(()) };
+        if writer.pinned == 0 && lock.someone_waits()? {
+            if let Some(log) = writer.log.as_mut() {
+                log.sync()?;
+            }
+            writer.log = None;
+            writer.lock = None;
+            return Ok(());
+        }
+        if let Some(log) =
+            writer.log.as_mut().filter(|_| self.options.durability == crate::options::Durability::Normal)
+        {
+            log.sync()?;
+        }
+        drop(writer);
+        let Some(_alone) = self.maintenance.try_lock() else { return Ok(()) };
+        if self.wants_seal() {
+            let _pin = Pin::new(self, self.options.busy_timeout)?;
+            self.seal(task)?;
+        }
+        let candidates = self.merge_candidates();
+        if !candidates.is_empty() {
+            let _pin = Pin::new(self, self.options.busy_timeout)?;
+            self.merge(&candidates, task)?;
+        }
+        Ok(())
+    }
+
+    /// What is due right after a write, where no background thread does it.
+    pub fn after_write(&self) -> Result<()> {
+        let fresh = std::mem::take(&mut self.writer.lock().fresh);
+        let seals = !self.options.background && self.wants_seal();
+        if !fresh && !seals {
+            return Ok(());
+        }
+        let Some(_alone) = self.maintenance.try_lock() else { return Ok(()) };
+        if fresh {
+            self.merge_feedback(FEEDBACK_FILES)?;
+        }
+        if !seals {
+            return Ok(());
+        }
+        let _pin = Pin::new(self, self.options.busy_timeout)?;
+        self.seal(&Task::default())
+    }
+
+    fn wants_seal(&self) -> bool {
+        let snapshot = self.snapshot();
+        let rows: usize = snapshot
+            .parts
+            .iter()
+            .map(|part| match &part.source {
+                Source::Active(_, active) => active.rows(),
+                Source::Sealed(_) => 0,
+            })
+            .sum();
+        let bytes: u64 = self.state.lock().logs.iter().map(|l| l.end).sum();
+        rows >= self.options.seal_rows || bytes >= self.options.seal_bytes
+    }
+
+    /// Segments that should become one: a run of similar size, or one with many deleted documents.
+    fn merge_candidates(&self) -> Vec<u64> {
+        let snapshot = self.snapshot();
+        let mut sizes: Vec<(u64, u64)> = Vec::new();
+        for part in &snapshot.parts {
+            if let Source::Sealed(segment) = &part.source {
+                if part.dead.len() as f64 > DEAD_SHARE * f64::from(part.documents()) && part.dead.len() > 1000
+                {
+                    return vec![segment.entry.id];
+                }
+                sizes.push((part.live(), segment.entry.id));
+            }
+        }
+        sizes.sort_unstable();
+        let similar = sizes.windows(FAN_IN).find(|w| w[FAN_IN - 1].0 <= w[0].0.saturating_mul(FAN_IN as u64));
+        similar.map(|w| w.iter().map(|s| s.1).collect()).unwrap_or_default()
+    }
+
+    /// Turns all active parts into one sealed segment. The caller holds the maintenance lock and a pin.
+    pub fn seal(&self, task: &Task) -> Result<()> {
+        let (snapshot, sequence) = {
+            let mut writing = self.writing(self.options.busy_timeout)?;
+            if !writing.has_records() {
+                return Ok(());
+            }
+            writing.rotate()?
+        };
+        // The last active part belongs to the log that was just started.
+        let frozen = &snapshot.parts[..snapshot.parts.len() - 1];
+        let active: Vec<&Part> = frozen.iter().filter(|p| matches!(p.source, Source::Active(..))).collect();
+        let id = snapshot.manifest.next_segment;
+        let written = self.write_segment(&snapshot, &active, id, task)?;
+        let first_log = self.last_log_of(&snapshot);
+        self.commit(|manifest| {
+            manifest.first_log = first_log;
+            manifest.sequence = sequence;
+            self.write_deaths(manifest, frozen)?;
+            manifest.next_segment = id + 1;
+            manifest.segments.extend(written.clone());
+            Ok(())
+        })
+    }
+
+    /// Merges segments into one. The caller holds the maintenance lock and a pin.
+    pub fn merge(&self, segments: &[u64], task: &Task) -> Result<()> {
+        if let Some(log) = self.writing(self.options.busy_timeout)?.writer.log.as_mut() {
+            // Deaths that only the log knows are about to become final.
+            log.sync()?;
+        }
+        let snapshot = self.snapshot();
+        let chosen = |id: u64| segments.contains(&id);
+        let parts: Vec<&Part> = snapshot
+            .parts
+            .iter()
+            .filter(|p| matches!(&p.source, Source::Sealed(s) if chosen(s.entry.id)))
+            .collect();
+        let id = snapshot.manifest.next_segment;
+        let written = self.write_segment(&snapshot, &parts, id, task)?;
+        self.commit(|manifest| {
+            manifest.next_segment = id + 1;
+            manifest.segments.retain(|s| !chosen(s.id));
+            manifest.segments.extend(written.clone());
+            Ok(())
+        })
+    }
+
+    /// Builds the graph of each segment that has `least` rows and none yet.
+    pub fn build_graphs(&self, least: usize, task: &Task) -> Result<()> {
+        let snapshot = self.snapshot();
+        let Some(generation) = snapshot.generation() else { return Ok(()) };
+        let shape = snapshot.shape_of(generation.id)?;
+        for part in &snapshot.parts {
+            let Source::Sealed(segment) = &part.source else { continue };
+            let Some(&set) = segment.entry.vectors.iter().find(|v| v.generation == generation.id) else {
+                continue;
+            };
+            if segment.vectors(generation.id).is_none_or(|v| v.has_graph()) {
+                continue;
+            }
+            for rows in part.rows(generation.id, shape)? {
+                if rows.vectors.len < least {
+                    continue;
+                }
+                let mut graph = build(&rows.vectors, &BuildParams::default(), task, self.options.threads)?;
+                graph.curve = calibrate(&rows.vectors, &graph.view(), 1, task)?;
+                let file = self.target().write_graph(segment.entry.id, set, graph.encode())?;
+                self.commit(|manifest| {
+                    if let Some(entry) = manifest.segments.iter_mut().find(|s| s.id == segment.entry.id) {
+                        entry.files.push(file.clone());
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Merges feedback files of processes that are gone, if there are more than `more_than`. The caller holds the maintenance lock.
+    pub fn merge_feedback(&self, more_than: usize) -> Result<()> {
+        let vfs = self.vfs.as_ref();
+        if feedback::unmerged(vfs, &self.dir)?.len() <= more_than {
+            return Ok(());
+        }
+        let taken = feedback::take_over(vfs, &self.dir)?;
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let mut files = Vec::new();
+        self.commit(|manifest| {
+            let mut events = Vec::new();
+            if manifest.feedback.len() >= FAN_IN {
+                for file in std::mem::take(&mut manifest.feedback) {
+                    events.extend(feedback::read_merged(vfs, &self.dir, &file, &manifest.database)?);
+                }
+            }
+            events.extend(taken.events.iter().cloned());
+            if !events.is_empty() {
+                let merged = feedback::write_merged(&self.target(), manifest.number, &events)?;
+                manifest.feedback.push(merged);
+            }
+            files.clone_from(&manifest.feedback);
+            Ok(())
+        })?;
+        taken.remove(vfs)?;
+        feedback::clean(vfs, &self.dir, &files)
+    }
+
+    /// Writes the live documents of `parts` as one segment; `None` if there are none.
+    pub fn write_segment(
+        &self,
+        snapshot: &Snapshot,
+        parts: &[&Part],
+        id: u64,
+        task: &Task,
+    ) -> Result<Option<SegmentEntry>> {
+        let total: u64 = parts.iter().map(|p| p.live()).sum();
+        if total == 0 {
+            return Ok(None);
+        }
+        let version = snapshot.manifest.number as u32 + 1;
+        let mut builder = SegmentBuilder::default();
+        let mut metas: Vec<Meta> = Vec::with_capacity(total as usize);
+        for part in parts {
+            for document in part.live_documents() {
+                if builder.len() % 1024 == 0 {
+                    task.step("seal", u64::from(builder.len()), total)?;
+                }
+                let (title, text, meta) = raw_text(part, document)?;
+                let record = DocumentRecord { title: title.as_deref(), text: &text, meta: &meta };
+                let id = part.id(document)?;
+                builder.push(&NewDocument { id: &id, sequence: part.sequence(document)?, record })?;
+                metas.push(parse_meta(&meta));
+            }
+        }
+        let documents = builder.len();
+        if u64::from(documents) != total {
+            return Err(Error::corrupt(
+                &self.dir,
+                0,
+                format!("{documents} documents of {total} were written"),
+            ));
+        }
+        let columns = encode(&Attrs::build(metas.iter().enumerate().map(|(n, m)| (n as u32, m))))?;
+        let target = self.target();
+        let mut files = builder.write(&target, id, columns)?;
+        let mut vectors = Vec::new();
+        for generation in &snapshot.manifest.generations {
+            let mut rows = ColumnsBuilder::new(snapshot.shape_of(generation.id)?.clone());
+            copy_rows(snapshot, parts, generation.id, &mut rows)?;
+            if rows.rows() == 0 {
+                continue;
+            }
+            let set = VectorSet { generation: generation.id, version };
+            files.extend(target.write_vectors(id, set, &rows.finish())?);
+            vectors.push(set);
+        }
+        Ok(Some(SegmentEntry { id, documents, deleted: 0, tombstones: 0, vectors, files }))
+    }
+
+    /// Publishes a changed manifest, then reads the state back and removes what nobody names any more.
+    pub fn commit(&self, change: impl FnMut(&mut Manifest) -> Result<()>) -> Result<()> {
+        self.writing(self.options.busy_timeout)?.commit_manifest(change)
+    }
+
+    fn last_log_of(&self, snapshot: &Snapshot) -> u64 {
+        match snapshot.parts.last().map(|p| &p.source) {
+            Some(Source::Active(number, _)) => *number,
+            _ => snapshot.manifest.first_log,
+        }
+    }
+
+    /// Writes tombstone files for sealed parts with more deaths than the manifest knows.
+    fn write_deaths(&self, manifest: &mut Manifest, parts: &[Part]) -> Result<()> {
+        let version = manifest.number as u32;
+        for part in parts {
+            let Source::Sealed(segment) = &part.source else { continue };
+            let Some(entry) = manifest.segments.iter_mut().find(|s| s.id == segment.entry.id) else {
+                continue;
+            };
+            if part.dead.len() == u64::from(entry.deleted) {
+                continue;
+            }
+            let file = self.target().write_tombstones(entry.id, version, &part.dead)?;
+            let old = format!("{}/del.{}", segment_dir(entry.id), entry.tombstones);
+            entry.files.retain(|f| f.path != old);
+            entry.files.push(file);
+            entry.tombstones = version;
+            entry.deleted = part.dead.len() as u32;
+        }
+        Ok(())
+    }
+}
+
+impl Writing<'_> {
+    /// Whether the logs hold any record.
+    fn has_records(&self) -> bool {
+        let state = self.inner.state.lock();
+        state.logs.iter().any(|l| l.end > crate::format::frame::LOG_HEADER_LEN as u64)
+            && (state.sequence > state.manifest.sequence)
+    }
+
+    /// Ends the current log and starts the next one; the view just after that, and the last sequence number in it.
+    fn rotate(&mut self) -> Result<(Snapshot, u64)> {
+        if let Some(log) = self.writer.log.as_mut() {
+            log.sync()?;
+        }
+        let mut state = self.inner.state.lock();
+        if let (Some(log), Some(last)) = (self.writer.log.as_ref(), state.logs.last_mut()) {
+            last.end = log.end();
+        }
+        let log = self.next_log(&mut state)?;
+        self.writer.log = Some(log);
+        Ok((state.snapshot(), state.sequence))
+    }
+
+    /// See [`Inner::commit`].
+    pub fn commit_manifest(&mut self, mut change: impl FnMut(&mut Manifest) -> Result<()>) -> Result<()> {
+        let inner = self.inner;
+        let vfs = inner.vfs.as_ref();
+        let mut state = inner.state.lock();
+        let mut manifest = Manifest::clone(&state.manifest);
+        manifest.number += 1;
+        drop(state);
+        change(&mut manifest)?;
+        manifests::commit(vfs, &inner.dir, &manifest)?;
+        state = inner.state.lock();
+        let loaded = State::load(vfs, &inner.dir, Some(&state))?;
+        *state = loaded.unwrap_or_else(State::empty);
+        inner.publish(&state);
+        clean(vfs, &inner.dir, &state.manifest)
+    }
+}
+
+/// Copies the rows of live documents of one generation, in order; documents that lack it get none.
+fn copy_rows(snapshot: &Snapshot, parts: &[&Part], generation: u32, out: &mut ColumnsBuilder) -> Result<()> {
+    let shape = snapshot.shape_of(generation)?;
+    for part in parts {
+        // Active parts hold rows of the active generation alone.
+        let has =
+            matches!(part.source, Source::Sealed(_)) || generation == snapshot.manifest.active_generation;
+        let blocks = if has { part.rows(generation, shape)? } else { Vec::new() };
+        let mut blocks = blocks.iter().peekable();
+        for document in part.live_documents() {
+            while blocks.next_if(|b| document >= b.base + b.first.len() as u32 - 1).is_some() {}
+            match blocks.peek() {
+                Some(block) => out.copy(&block.vectors, block.spans, block.rows_of(document))?,
+                None => out.end_document(),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Title, text and metadata JSON of a document, as stored.
+fn raw_text(part: &Part, document: u32) -> Result<(Option<String>, String, String)> {
+    let text = match &part.source {
+        Source::Sealed(segment) => segment.text(document)?,
+        Source::Active(_, active) => match active.document(document) {
+            Some(found) => found.text.clone(),
+            None => return Err(Error::corrupt("log", 0, format!("no document {document} in memory"))),
+        },
+    };
+    Ok((text.title, text.text, text.meta))
+}
+
+/// Removes logs, segments, manifests and models that the newest manifest does not name. Only the holder of the
+/// writer's lock may.
+pub(crate) fn clean(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest) -> Result<()> {
+    for number in super::state::log_numbers(vfs, dir)? {
+        if number < manifest.first_log {
+            vfs.remove_file(&numbered_path(dir, LOG_DIR, number))?;
+        }
+    }
+    let named: HashSet<&str> = manifest.files().map(|f| f.path.as_str()).collect();
+    let segments: Vec<String> = manifest.segments.iter().map(|s| segment_dir(s.id)).collect();
+    for name in vfs.read_dir(&dir.join(SEGMENT_DIR))? {
+        let path = format!("{SEGMENT_DIR}/{name}");
+        if segments.contains(&path) {
+            clean_segment(vfs, dir, &path, &named)?;
+        } else {
+            vfs.remove_dir_all(&dir.join(path))?;
+        }
+    }
+    manifests::clean(vfs, dir)?;
+    let generations = manifest.generations.iter().map(|g| g.model_id.clone());
+    let models = generations.chain(manifest.models.iter().map(|m| m.model_id.clone()));
+    let keep: Vec<String> = models.filter(|m| !m.is_empty()).collect();
+    models::clean(vfs, dir, &keep)
+}
+
+fn clean_segment(vfs: &dyn Vfs, dir: &Path, segment: &str, named: &HashSet<&str>) -> Result<()> {
+    for name in vfs.read_dir(&dir.join(segment))? {
+        let path = format!("{segment}/{name}");
+        if vfs.is_dir(&dir.join(&path))? {
+            if named.iter().any(|f| f.starts_with(&format!("{path}/"))) {
+                for inner in vfs.read_dir(&dir.join(&path))? {
+                    let file = format!("{path}/{inner}");
+                    if !named.contains(file.as_str()) {
+                        vfs.remove_file(&dir.join(file))?;
+                    }
+                }
+            } else {
+                vfs.remove_dir_all(&dir.join(path))?;
+            }
+        } else if !named.contains(path.as_str()) {
+            vfs.remove_file(&dir.join(path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of all files under a directory.
+pub(crate) fn bytes_under(vfs: &dyn Vfs, path: &Path) -> Result<u64> {
+    if !vfs.exists(path)? {
+        return Ok(0);
+    }
+    let mut total = 0;
+    for name in vfs.read_dir(path)? {
+        let inner = path.join(name);
+        total += if vfs.is_dir(&inner)? { bytes_under(vfs, &inner)? } else { vfs.file_len(&inner)? };
+    }
+    Ok(total)
+}

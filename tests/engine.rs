@@ -1,0 +1,101 @@
+//! The storage engine through its public interface: plain vectors, no encoder.
+
+use embdb::types::Document;
+use embdb::{CreateOptions, Db, OpenOptions, Task};
+
+fn options() -> OpenOptions {
+    let create = CreateOptions { vectors: Some(8), ..CreateOptions::default() };
+    OpenOptions { create, background: false, ..OpenOptions::default() }
+}
+
+fn vector(n: u64) -> Vec<f32> {
+    (0..8).map(|i| ((n * 37 + i * 101) % 97) as f32 - 48.0).collect()
+}
+
+fn document(n: u64, version: &str) -> Document {
+    let mut document =
+        Document::from_vector(format!("d{n}"), vector(n)).meta("n", n).meta("version", version);
+    document.text = format!("document {n} {version}");
+    document
+}
+
+/// Everything that a reader can see.
+fn contents(db: &Db) -> Vec<(String, String)> {
+    let ids = db.ids().unwrap();
+    assert_eq!(ids.len() as u64, db.count().unwrap());
+    ids.into_iter().map(|id| (id.clone(), db.get(&id).unwrap().unwrap().text)).collect()
+}
+
+#[test]
+fn what_was_written_survives_reopening_sealing_and_compaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.embdb");
+    let db = Db::open_with(&path, options()).unwrap();
+    db.add((0..20).map(|n| document(n, "old"))).unwrap();
+    db.add((5..25).map(|n| document(n, "new"))).unwrap();
+    assert_eq!(db.delete(&["d0".into(), "d7".into(), "nobody".into()]).unwrap(), 2);
+    let expected = contents(&db);
+    assert_eq!(expected.len(), 23);
+
+    let look = |db: &Db| {
+        assert_eq!(contents(db), expected);
+        for n in [1, 9, 24] {
+            let found = db.search_vector(&vector(n)).k(3).run().unwrap();
+            assert_eq!(found.hits[0].id, format!("d{n}"));
+            assert_eq!(found.hits.len(), 3);
+        }
+        let found =
+            db.search_vector(&vector(1)).k(50).filter("version = 'old' AND n < 4").unwrap().run().unwrap();
+        let mut ids: Vec<_> = found.hits.iter().map(|h| h.id.as_str()).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, ["d1", "d2", "d3"]);
+        assert_eq!(db.count_where("version = 'new'").unwrap().count, 19);
+    };
+    look(&db);
+    drop(db);
+    let db = Db::open_with(&path, options()).unwrap();
+    look(&db);
+    db.seal(&Task::default()).unwrap();
+    look(&db);
+    db.add([document(30, "later")]).unwrap();
+    db.delete(&["d30".into()]).unwrap();
+    db.seal(&Task::default()).unwrap();
+    look(&db);
+    drop(db);
+    let db = Db::open_with(&path, options()).unwrap();
+    look(&db);
+    db.add((1..3).map(|n| document(n, "old"))).unwrap();
+    look(&db);
+    db.compact(&Task::default()).unwrap();
+    look(&db);
+    let info = db.info().unwrap();
+    assert_eq!((info.documents, info.deleted, info.segments), (23, 0, 1));
+    let report = db.check(true, &Task::default()).unwrap();
+    assert!(report.ok, "{report:?}");
+    let copy = dir.path().join("copy.embdb");
+    db.backup(&copy, &Task::default()).unwrap();
+    look(&Db::open_with(&copy, options()).unwrap());
+}
+
+#[test]
+fn a_second_writer_is_told_who_holds_the_lock_and_readers_follow() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.embdb");
+    let writer = Db::open_with(&path, options()).unwrap();
+    writer.add([document(1, "a")]).unwrap();
+    let other = Db::open_with(&path, options()).unwrap();
+    let error = other.add([document(2, "b")]).unwrap_err();
+    assert_eq!(error.exit_code(), 3);
+    assert!(error.to_string().contains(&std::process::id().to_string()));
+    writer.add([document(3, "c")]).unwrap();
+    assert_eq!(other.count().unwrap(), 1);
+    other.refresh().unwrap();
+    assert_eq!(other.count().unwrap(), 2);
+    writer.seal(&Task::default()).unwrap();
+    writer.add([document(4, "d")]).unwrap();
+    other.refresh().unwrap();
+    assert_eq!(contents(&other), contents(&writer));
+    drop(writer);
+    other.add([document(2, "b")]).unwrap();
+    assert_eq!(other.count().unwrap(), 4);
+}
