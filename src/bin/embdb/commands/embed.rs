@@ -46,6 +46,8 @@ mod with_encoder {
     use std::time::Instant;
 
     use embdb::encoder::{Encoder, ModelFiles};
+    use embdb::storage::{models, real::RealVfs};
+    use embdb::types::Precision;
     use embdb::{Error, Result};
     use serde_json::{Value, json};
 
@@ -97,11 +99,23 @@ mod with_encoder {
             // A name has no separator; a folder of that name in the current directory comes first.
             let named = model.components().count() == 1 && !model.exists() && context.path.exists();
             if named {
-                return Ok(context.read()?.model(&model.to_string_lossy())?);
+                return stored(context, &model.to_string_lossy(), self.precision);
             }
             let files = ModelFiles::read_dir(model)?;
             Ok(Encoder::from_files(files, self.precision)?)
         }
+    }
+
+    /// An encoder of the database, by name or id.
+    fn stored(context: &mut Context, name: &str, precision: Precision) -> std::result::Result<Encoder, Failure> {
+        let models = context.read()?.models()?;
+        let found = models.into_iter().find(|model| model.name == name || model.model_id == name);
+        let found = found.ok_or_else(|| Failure::input(format!("--model: no folder and no stored model {name:?}")))?;
+        let mut files = ModelFiles::default();
+        for (name, bytes) in models::read(&RealVfs, &context.path, &found.model_id)? {
+            files.insert(name, bytes);
+        }
+        Ok(Encoder::from_files(files, precision)?)
     }
 
     fn read(path: &Path) -> Result<Vec<String>> {

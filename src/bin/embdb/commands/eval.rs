@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-#[cfg(feature = "trainer")]
+#[cfg(feature = "trainer-pending")]
 use embdb::EvalOptions;
 
-#[cfg(feature = "trainer")]
+#[cfg(feature = "trainer-pending")]
 use super::{qrels, queries};
 use crate::args;
 use crate::context::Context;
@@ -14,7 +14,7 @@ use crate::failure::{Failure, Outcome};
 
 /// Measure the ranking with judged queries
 #[derive(Debug, Args)]
-#[cfg_attr(not(feature = "trainer"), allow(dead_code))]
+#[cfg_attr(not(feature = "trainer-pending"), allow(dead_code))]
 pub struct Eval {
     /// Queries: JSON lines with `_id` or `id`, and `text`
     #[arg(long, value_name = "FILE.jsonl")]
@@ -38,7 +38,7 @@ pub struct Eval {
 
 impl Eval {
     /// Measures and prints.
-    #[cfg(feature = "trainer")]
+    #[cfg(feature = "trainer-pending")]
     pub fn run(self, context: &mut Context) -> Outcome {
         let k = args::hits("-k", self.k)?;
         let qrels = qrels::read(&self.qrels)?;
@@ -60,7 +60,7 @@ impl Eval {
     }
 
     /// Without the trainer's measures there is nothing to run.
-    #[cfg(not(feature = "trainer"))]
+    #[cfg(not(feature = "trainer-pending"))]
     pub fn run(self, _context: &mut Context) -> Outcome {
         Err(Failure::input("this program was built without the feature `trainer`"))
     }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use embdb::types::Event;
-use embdb::{Error, ubi};
+use embdb::Error;
+use embdb::db::ubi;
 use serde_json::json;
 
 use super::lines;

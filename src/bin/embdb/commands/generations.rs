@@ -1,7 +1,7 @@
 //! `generations`, `rollback`, `reindex`: encoders with all vectors made by them.
 
 use clap::Args;
-use embdb::{GenerationInfo, ReindexOptions};
+use embdb::db::generations::{GenerationInfo, ReindexOptions};
 
 use crate::args::positive;
 use crate::context::Context;

@@ -13,7 +13,8 @@ use clap::Args;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use embdb::options::{Task, limits};
 use embdb::types::Document;
-use embdb::{Batch, Db, Error, Result};
+use embdb::db::write::Batch;
+use embdb::{Db, Error, Result};
 use serde_json::json;
 
 use crate::args;

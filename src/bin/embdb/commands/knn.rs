@@ -34,8 +34,8 @@ impl Knn {
         let options = options(&self.ranking)?;
         let (rows, columns, queries) = npy::read_matrix(&self.queries)?;
         let db = context.read()?;
-        if let Some(dim) = db.dim()
-            && columns != dim
+        if let Some(&dim) = db.info()?.dims.last()
+            && columns != dim as usize
         {
             let name = self.queries.display();
             return Err(Failure::input(format!("{name}: the vectors have {columns} values, the database {dim}")));

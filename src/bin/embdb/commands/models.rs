@@ -48,7 +48,7 @@ impl Model {
     pub fn run(self, context: &mut Context) -> Outcome {
         match self.action {
             Action::Add { dir, name } => {
-                let info = context.change()?.model_add(&dir, name.as_deref())?;
+                let info = context.write(Default::default(), 0)?.model_add(&dir, name.as_deref())?;
                 if context.out.is_json() {
                     context.out.json(&info)?;
                 } else {

@@ -4,9 +4,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use embdb::{Error, Qrels, Result};
+use embdb::{Error, Result};
 
 use super::lines;
+
+/// Grades by query and document.
+pub type Qrels = HashMap<String, HashMap<String, f32>>;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Layout {

@@ -4,22 +4,22 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-#[cfg(feature = "trainer")]
+#[cfg(feature = "trainer-pending")]
 use embdb::{Method, RetrainOptions};
 
 use crate::args::{self, positive};
 use crate::context::Context;
-#[cfg(not(feature = "trainer"))]
+#[cfg(not(feature = "trainer-pending"))]
 use crate::failure::Failure;
 use crate::failure::Outcome;
 
 /// Exit code of a retrain that changed nothing.
-#[cfg(feature = "trainer")]
+#[cfg(feature = "trainer-pending")]
 const NOT_PUBLISHED: u8 = 7;
 
 /// Learn from the log, validate, publish if better
 #[derive(Debug, Args)]
-#[cfg_attr(not(feature = "trainer"), allow(dead_code))]
+#[cfg_attr(not(feature = "trainer-pending"), allow(dead_code))]
 pub struct Retrain {
     /// Learn from this file instead: JSON lines {query, positive}
     #[arg(long, value_name = "FILE")]
@@ -85,7 +85,7 @@ fn rate(text: &str) -> Result<f64, String> {
 
 impl Retrain {
     /// Trains and prints the report; the code tells whether it was published.
-    #[cfg(feature = "trainer")]
+    #[cfg(feature = "trainer-pending")]
     pub fn run(self, context: &mut Context) -> Outcome {
         let db = context.change()?;
         let work = context.work();
@@ -113,7 +113,7 @@ impl Retrain {
     }
 
     /// Without the trainer there is nothing to run.
-    #[cfg(not(feature = "trainer"))]
+    #[cfg(not(feature = "trainer-pending"))]
     pub fn run(self, _context: &mut Context) -> Outcome {
         Err(Failure::input("this program was built without the feature `trainer`"))
     }

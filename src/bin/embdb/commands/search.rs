@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use clap::Args;
 use embdb::types::SearchResult;
-use embdb::{Error, Filter, SearchOptions};
+use embdb::Error;
+use embdb::db::filter::Filter;
+use embdb::db::search::SearchOptions;
 use serde_json::{Value, json};
 
 use super::queries::{self, Query};
