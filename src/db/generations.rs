@@ -103,7 +103,7 @@ impl Db {
             return Err(Error::input(format!("there is no generation {target}; `generations` lists them")));
         };
         if target != active {
-            self.inner.cut_over(found.clone(), Box::new(Embedded { job: None }), task, || Ok(()))?;
+            self.inner.cut_over(found.clone(), Box::new(Embedded::default()), task, || Ok(()))?;
         }
         let snapshot = self.inner.snapshot();
         generation_info(&snapshot, &found)
@@ -254,8 +254,21 @@ pub(crate) trait RowSource {
 }
 
 /// Rows made by the generation's encoder, kept in a job so that a stop costs little.
-struct Embedded {
+#[derive(Default)]
+pub(crate) struct Embedded {
     job: Option<Job>,
+}
+
+impl Embedded {
+    /// The rows of a document, if they were made.
+    pub fn made(&self, sequence: u64) -> Option<&DocumentRows> {
+        self.job.as_ref().and_then(|job| job.rows(sequence))
+    }
+
+    /// Throws the work away.
+    pub fn discard(self, inner: &Inner) -> Result<()> {
+        self.job.map_or(Ok(()), |job| job.finish(inner.vfs.as_ref()))
+    }
 }
 
 impl RowSource for Embedded {
@@ -432,7 +445,7 @@ impl Inner {
 
     /// Embeds everything with the model of `new` and makes it the active generation.
     pub fn publish_embedded(&self, new: &NewGeneration, task: &Task) -> Result<u32> {
-        self.publish_generation(new, Box::new(Embedded { job: None }), task, || Ok(()))
+        self.publish_generation(new, Box::new(Embedded::default()), task, || Ok(()))
     }
 
     /// Makes `new` the active generation with rows from `source`; `store` puts its encoder in place, under the lock.

@@ -202,7 +202,7 @@ impl Db {
 }
 
 /// Runs `work` on every item, in order of items.
-fn parallel<T: Send>(
+pub(crate) fn parallel<T: Send>(
     rows: &[&[f32]],
     threads: usize,
     work: impl Fn(&[f32]) -> Result<T> + Sync,
@@ -323,6 +323,11 @@ impl<'a> Scope<'a> {
             }
         }
         Ok(scope)
+    }
+
+    /// Documents that may be hits.
+    pub fn documents(&self) -> usize {
+        self.matches
     }
 
     /// The best documents for a vector, best first: `min(k, matches)` of them.

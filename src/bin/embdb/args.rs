@@ -17,10 +17,14 @@ use crate::commands::{
 
 /// An embedded vector database that learns from its users.
 #[derive(Debug, Parser)]
-#[command(name = "embdb", version, after_help = "Without COMMAND: the shell, interactive on a terminal, \
+#[command(
+    name = "embdb",
+    version,
+    after_help = "Without COMMAND: the shell, interactive on a terminal, \
     else statements from standard input.\n\
     Exit codes: 0 done, 1 wrong usage or input, 2 corrupt, 3 busy, 4 input/output failed, 5 limit exceeded, \
-    6 needs a newer program, 7 retrain did not publish, 130 interrupted.")]
+    6 needs a newer program, 7 retrain did not publish, 130 interrupted."
+)]
 pub struct Program {
     /// Directory of the database, by habit NAME.embdb
     pub database: PathBuf,

@@ -42,8 +42,9 @@ impl Rows {
                 columns.push(key.clone());
             }
         }
-        let row =
-            |object: &Value| columns.iter().map(|key| object.get(key).map(cell).unwrap_or_default()).collect();
+        let row = |object: &Value| {
+            columns.iter().map(|key| object.get(key).map(cell).unwrap_or_default()).collect()
+        };
         let cells = objects.iter().map(row).collect();
         Self { columns, cells }
     }
@@ -179,7 +180,8 @@ impl Output {
             }
         }
         let line = |row: &[String]| {
-            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}", width = *width));
+            let cells =
+                row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}", width = *width));
             cells.collect::<Vec<_>>().join("  ").trim_end().to_string()
         };
         if !rows.columns.is_empty() {

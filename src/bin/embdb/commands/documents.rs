@@ -40,7 +40,9 @@ fn object(text: &str) -> Result<Meta, String> {
 }
 
 fn vector(text: &str) -> Result<Vector, String> {
-    serde_json::from_str(text).map(Vector).map_err(|error| format!("expected a JSON array of numbers: {error}"))
+    serde_json::from_str(text)
+        .map(Vector)
+        .map_err(|error| format!("expected a JSON array of numbers: {error}"))
 }
 
 impl Add {

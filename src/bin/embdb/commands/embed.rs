@@ -107,10 +107,15 @@ mod with_encoder {
     }
 
     /// An encoder of the database, by name or id.
-    fn stored(context: &mut Context, name: &str, precision: Precision) -> std::result::Result<Encoder, Failure> {
+    fn stored(
+        context: &mut Context,
+        name: &str,
+        precision: Precision,
+    ) -> std::result::Result<Encoder, Failure> {
         let models = context.read()?.models()?;
         let found = models.into_iter().find(|model| model.name == name || model.model_id == name);
-        let found = found.ok_or_else(|| Failure::input(format!("--model: no folder and no stored model {name:?}")))?;
+        let found = found
+            .ok_or_else(|| Failure::input(format!("--model: no folder and no stored model {name:?}")))?;
         let mut files = ModelFiles::default();
         for (name, bytes) in models::read(&RealVfs, &context.path, &found.model_id)? {
             files.insert(name, bytes);

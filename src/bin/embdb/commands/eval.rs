@@ -52,7 +52,8 @@ impl Eval {
             let missing = qrels.len() - queries.len();
             context.note(&format!("note: {missing} judged queries are not in {}", self.queries.display()));
         }
-        let queries: Vec<(String, String)> = queries.into_iter().map(|query| (query.id, query.text)).collect();
+        let queries: Vec<(String, String)> =
+            queries.into_iter().map(|query| (query.id, query.text)).collect();
         let options = EvalOptions { k, dim: self.dim, generation: self.generation, ..EvalOptions::default() };
         let report = context.read()?.eval(&queries, &qrels, &options)?;
         context.out.summary(&report)?;

@@ -5,9 +5,9 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use embdb::types::Event;
 use embdb::Error;
 use embdb::db::ubi;
+use embdb::types::Event;
 use serde_json::json;
 
 use super::lines;
@@ -51,9 +51,11 @@ fn hit_of_last(memory: &Memory, number: &str) -> Result<(String, String), Failur
     let (query_id, ids) =
         memory.last.as_ref().ok_or_else(|| Failure::input("no search yet that could be clicked"))?;
     let id = rank.checked_sub(1).and_then(|at| ids.get(at));
-    let id = id.ok_or_else(|| Failure::input(format!("the last result has {} hits, not {rank}", ids.len())))?;
-    let query_id =
-        query_id.as_ref().ok_or_else(|| Failure::input("the last search was not logged: search with --log"))?;
+    let id =
+        id.ok_or_else(|| Failure::input(format!("the last result has {} hits, not {rank}", ids.len())))?;
+    let query_id = query_id
+        .as_ref()
+        .ok_or_else(|| Failure::input("the last search was not logged: search with --log"))?;
     Ok((query_id.clone(), id.clone()))
 }
 
@@ -123,7 +125,9 @@ fn import(context: &mut Context, path: &Path) -> Result<(), Failure> {
         context.out.json(&json!({"read": read, "imported": imported, "skipped": records.skipped}))
     } else {
         let skipped = records.skipped;
-        context.note(&format!("read {read} searches and clicks, {imported} of them new; skipped {skipped} records"));
+        context.note(&format!(
+            "read {read} searches and clicks, {imported} of them new; skipped {skipped} records"
+        ));
         Ok(())
     }
 }

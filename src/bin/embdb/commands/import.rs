@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use clap::Args;
 use crossbeam::channel::{Receiver, Sender, bounded};
+use embdb::db::write::Batch;
 use embdb::options::{Task, limits};
 use embdb::types::Document;
-use embdb::db::write::Batch;
 use embdb::{Db, Error, Result};
 use serde_json::json;
 
@@ -259,7 +259,8 @@ struct Acks {
 
 impl Acks {
     fn open(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).open(path).map_err(Error::io("open", path))?;
+        let file =
+            OpenOptions::new().append(true).create(true).open(path).map_err(Error::io("open", path))?;
         Ok(Self { path: path.to_path_buf(), file })
     }
 

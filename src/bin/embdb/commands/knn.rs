@@ -38,7 +38,9 @@ impl Knn {
             && columns != dim as usize
         {
             let name = self.queries.display();
-            return Err(Failure::input(format!("{name}: the vectors have {columns} values, the database {dim}")));
+            return Err(Failure::input(format!(
+                "{name}: the vectors have {columns} values, the database {dim}"
+            )));
         }
         let report = db.knn(&queries, &options, self.threads)?;
         if let Some(out) = &self.out {
@@ -63,7 +65,8 @@ fn integers(ids: &[Vec<String>], rows: usize, k: usize) -> Result<Vec<i64>, Erro
     let mut matrix = vec![-1; rows * k];
     for (row, ids) in matrix.chunks_mut(k).zip(ids) {
         for (cell, id) in row.iter_mut().zip(ids) {
-            *cell = id.parse().map_err(|_| Error::input(format!("--out: the id {id:?} is no 64-bit integer")))?;
+            *cell =
+                id.parse().map_err(|_| Error::input(format!("--out: the id {id:?} is no 64-bit integer")))?;
         }
     }
     Ok(matrix)

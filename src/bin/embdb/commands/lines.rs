@@ -27,7 +27,8 @@ pub fn each(path: &Path, mut take: impl FnMut(&str) -> std::result::Result<(), S
     for number in 1_u64.. {
         line.clear();
         let at = |what: String| Error::input(format!("{}, line {number}: {what}", path.display()));
-        let read = (&mut reader).take(limit + 1).read_until(b'\n', &mut line).map_err(Error::io("read", path))?;
+        let read =
+            (&mut reader).take(limit + 1).read_until(b'\n', &mut line).map_err(Error::io("read", path))?;
         if read == 0 {
             break;
         }

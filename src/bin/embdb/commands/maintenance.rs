@@ -27,7 +27,9 @@ impl Compact {
         if context.out.is_json() {
             let info = db.info()?;
             let seconds = start.elapsed().as_secs_f64();
-            context.out.json(&json!({"documents": info.documents, "segments": info.segments, "seconds": seconds}))?;
+            context
+                .out
+                .json(&json!({"documents": info.documents, "segments": info.segments, "seconds": seconds}))?;
         }
         Ok(0)
     }
@@ -53,7 +55,12 @@ impl Check {
         } else {
             for problem in &report.problems {
                 let file = problem.file.to_string();
-                let line = format!("{} at offset {}: {}", printable(&file), problem.offset, printable(&problem.what));
+                let line = format!(
+                    "{} at offset {}: {}",
+                    printable(&file),
+                    problem.offset,
+                    printable(&problem.what)
+                );
                 context.out.line(&line)?;
             }
             let verdict = if report.ok { "ok" } else { "damaged" };

@@ -39,7 +39,9 @@ pub fn read(path: &Path) -> Result<Qrels> {
         let (query, document, grade) = judgement(layout, line)?;
         let before = qrels.entry(query.to_string()).or_default().insert(document.to_string(), grade);
         match before {
-            Some(before) if before != grade => Err(format!("{document:?} was judged {before} for {query:?} before")),
+            Some(before) if before != grade => {
+                Err(format!("{document:?} was judged {before} for {query:?} before"))
+            }
             _ => Ok(()),
         }
     })?;

@@ -73,9 +73,15 @@ mod tests {
 
     #[test]
     fn faulty_lines_are_named() {
-        for bad in ["{", "[]", "{\"text\": \"x\"}", "{\"id\": 1.5, \"text\": \"x\"}", "{\"id\": \"a\"}",
-            "{\"id\": \"b\", \"text\": \" \"}", "{\"id\": \"a\", \"text\": \"again\"}"]
-        {
+        for bad in [
+            "{",
+            "[]",
+            "{\"text\": \"x\"}",
+            "{\"id\": 1.5, \"text\": \"x\"}",
+            "{\"id\": \"a\"}",
+            "{\"id\": \"b\", \"text\": \" \"}",
+            "{\"id\": \"a\", \"text\": \"again\"}",
+        ] {
             let error = parse(&format!("{{\"id\": \"a\", \"text\": \"x\"}}\n{bad}\n")).unwrap_err();
             assert!(error.exit_code() == 1 && error.to_string().contains(", line 2: "), "{error}");
         }

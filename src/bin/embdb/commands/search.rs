@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use embdb::types::SearchResult;
 use embdb::Error;
 use embdb::db::filter::Filter;
 use embdb::db::search::SearchOptions;
+use embdb::types::SearchResult;
 use serde_json::{Value, json};
 
 use super::queries::{self, Query};
@@ -111,7 +111,12 @@ fn hits(context: &mut Context, result: &SearchResult) -> Result<(), Failure> {
         let title = hit.title.as_deref().filter(|title| !title.is_empty());
         match title {
             Some(title) => {
-                context.out.line(&format!("{:>3}  {:.4}  {id}  {}", hit.rank, hit.score, snippet(title, WIDTH)))?;
+                context.out.line(&format!(
+                    "{:>3}  {:.4}  {id}  {}",
+                    hit.rank,
+                    hit.score,
+                    snippet(title, WIDTH)
+                ))?;
                 context.out.line(&format!("             {}", snippet(&hit.text, WIDTH)))?;
             }
             None => {
@@ -175,7 +180,9 @@ impl BatchSearch {
             run.finish()?;
             let seconds = start.elapsed().as_secs_f64();
             let run = self.trec.as_deref().map(path_text);
-            context.out.summary(&json!({"queries": queries.len(), "hits": hits, "seconds": seconds, "trec": run}))?;
+            context
+                .out
+                .summary(&json!({"queries": queries.len(), "hits": hits, "seconds": seconds, "trec": run}))?;
         }
         Ok(0)
     }
@@ -224,7 +231,9 @@ fn trec(query: &str, result: &SearchResult) -> Result<String, Error> {
     for hit in &result.hits {
         for id in [query, &hit.id] {
             if id.contains(char::is_whitespace) {
-                return Err(Error::input(format!("--trec: the id {id:?} has white space, which a run file cannot hold")));
+                return Err(Error::input(format!(
+                    "--trec: the id {id:?} has white space, which a run file cannot hold"
+                )));
             }
         }
         lines.push_str(&format!("{query} Q0 {} {} {} embdb\n", hit.id, hit.rank, hit.score));

@@ -57,7 +57,8 @@ enum Offer {
 
 /// Where the last word of `line` begins, and what could stand there.
 fn offer(line: &str, vocabulary: &impl Vocabulary) -> (usize, Offer) {
-    let start = line.rfind(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '(')).map_or(0, |at| at + 1);
+    let start =
+        line.rfind(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '(')).map_or(0, |at| at + 1);
     let word = line.get(start..).unwrap_or_default();
     let before: Vec<&str> = line.get(..start).unwrap_or_default().split_whitespace().collect();
     let Some(first) = before.first() else {
@@ -108,7 +109,10 @@ fn flags(name: &str) -> Vec<String> {
 fn actions(name: &str) -> Vec<String> {
     let statement = Statement::command();
     let command = statement.find_subcommand(name).into_iter();
-    command.flat_map(|command| command.get_subcommands()).map(|action| action.get_name().to_string()).collect()
+    command
+        .flat_map(|command| command.get_subcommands())
+        .map(|action| action.get_name().to_string())
+        .collect()
 }
 
 /// Completion for the line editor.
@@ -137,7 +141,8 @@ impl Completer for Completion {
         match offer(line.get(..pos).unwrap_or(line), &self.opened) {
             (_, Offer::Files) => self.files.complete(line, pos, context),
             (start, Offer::Words(words)) => {
-                let pairs = words.into_iter().map(|word| Pair { display: word.clone(), replacement: word + " " });
+                let pairs =
+                    words.into_iter().map(|word| Pair { display: word.clone(), replacement: word + " " });
                 Ok((start, pairs.collect()))
             }
         }

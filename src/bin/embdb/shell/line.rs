@@ -171,7 +171,9 @@ mod tests {
         for line in ["add --id 'a b' --text \"it's\"", ".add --id a\\ b --text it\\'s"] {
             let Line::Command(statement) = parse(line).unwrap() else { panic!("{line}") };
             assert!(matches!(statement.command, Command::Add(_)), "{line}");
-            assert!(format!("{statement:?}").contains("\"a b\"") && format!("{statement:?}").contains("it's"));
+            assert!(
+                format!("{statement:?}").contains("\"a b\"") && format!("{statement:?}").contains("it's")
+            );
         }
         assert!(matches!(parse("count --json").unwrap(), Line::Command(s) if s.common.json));
         assert!(matches!(parse("count --nonsense").unwrap(), Line::Usage(_)));
