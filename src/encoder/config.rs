@@ -88,7 +88,6 @@ impl ModelConfig {
 
 #[derive(Deserialize)]
 struct RawBert {
-    model_type: Option<String>,
     vocab_size: usize,
     hidden_size: usize,
     num_hidden_layers: usize,
@@ -118,7 +117,6 @@ impl BertConfig {
         let family: Family = parse(CONFIG, bytes)?;
         supported("model_type", family.model_type.as_deref(), "bert")?;
         let raw: RawBert = parse(CONFIG, bytes)?;
-        supported("model_type", raw.model_type.as_deref(), "bert")?;
         supported("hidden_act", raw.hidden_act.as_deref(), "gelu")?;
         supported("position_embedding_type", raw.position_embedding_type.as_deref(), "absolute")?;
 
