@@ -20,6 +20,9 @@ const PARALLEL_ELEMENTS: usize = 1 << 17;
 /// Rows whose gradients of weight and bias are added up together.
 const BLOCK_ROWS: usize = 256;
 
+/// Below it, the exponential is zero.
+const EXP_LEAST: f32 = -50.0;
+
 thread_local! {
     static SERIAL: Cell<bool> = const { Cell::new(false) };
 }
@@ -56,7 +59,8 @@ fn for_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sy
     });
 }
 
-/// eˣ for x ≤ 0 with a relative error below 3e-7; exactly 0 below −87, where the result would be denormal.
+/// eˣ for x ≤ 0 with a relative error below 3e-7; exactly 0 below −50. Beside the terms it is added to
+/// such a value is nothing, and products of it would be denormal numbers.
 ///
 /// Written so that the compiler turns a loop over it into vector code: rounding adds and subtracts
 /// 1.5·2²³, whose low bits then hold the exponent. Polynomial: Taylor's, to degree 7, on |r| ≤ ln 2 / 2.
@@ -66,7 +70,7 @@ fn exp_negative(x: f32) -> f32 {
     // ln 2 in two parts, so that x − n·ln 2 keeps its low bits.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    let clamped = if x < -87.0 { -87.0 } else { x };
+    let clamped = if x < EXP_LEAST { EXP_LEAST } else { x };
     let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
     let n = rounded - ROUND;
     let r = clamped - n * LN2_HIGH - n * LN2_LOW;
@@ -79,7 +83,7 @@ fn exp_negative(x: f32) -> f32 {
     p = p * r + 1.0;
     p = p * r + 1.0;
     let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
-    if x < -87.0 { 0.0 } else { p * power }
+    if x < EXP_LEAST { 0.0 } else { p * power }
 }
 
 /// The error function, absolute error below 3e-7 (Abramowitz and Stegun, 7.1.26), given
@@ -383,3 +387,7 @@ impl CustomOp1 for Gelu {
         Ok(Some(Tensor::from_vec(out, arg.shape(), arg.device())?))
     }
 }
+
+#[cfg(test)]
+#[path = "ops_tests.rs"]
+mod tests;

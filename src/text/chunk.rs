@@ -42,9 +42,11 @@ pub fn chunk(text: &str, tokens: &[Range<usize>], options: &ChunkOptions) -> Vec
     let most = options.max_tokens.max(1);
     let overlap = options.overlap_tokens.min(most / 2);
     let mut chunks = Vec::new();
-    let mut first = 0;
+    let (mut first, mut end) = (0, 0);
     while tokens.len() - first > most {
-        let end = best_break(text, tokens, first + most.div_ceil(2)..first + most);
+        // Beyond the last end, or a chunk would repeat part of the one before and nothing else.
+        let earliest = (first + most.div_ceil(2)).max(end + 1);
+        end = best_break(text, tokens, earliest..first + most);
         chunks.push(range(text, tokens, first..end));
         // From the best place on at which the overlap is not longer than asked.
         let from = (end - overlap).max(first + 1);
@@ -125,7 +127,9 @@ pub fn pieces(text: &str, most: usize) -> Vec<Range<usize>> {
         pieces.push(start..end);
         start = end;
     }
-    pieces.push(start..text.len());
+    if start < text.len() || pieces.is_empty() {
+        pieces.push(start..text.len());
+    }
     pieces
 }
 
@@ -149,7 +153,7 @@ mod tests {
         tokens
     }
 
-    fn cut<'a>(text: &'a str, max_tokens: usize, overlap_tokens: usize) -> Vec<&'a str> {
+    fn cut(text: &str, max_tokens: usize, overlap_tokens: usize) -> Vec<&str> {
         let options = ChunkOptions { max_tokens, overlap_tokens };
         chunk(text, &words(text), &options).into_iter().map(|range| &text[range]).collect()
     }
@@ -171,7 +175,7 @@ mod tests {
     #[test]
     fn neighbours_overlap_from_a_sentence_on_where_there_is_one() {
         assert_eq!(cut("a b c d e f g h i j", 8, 2), ["a b c d e f g h", "g h i j"]);
-        assert_eq!(cut("a b c d e. f g h i j k", 9, 4), ["a b c d e. f g h", "f g h i j k"][..].to_vec());
+        assert_eq!(cut("a b c d e. f g.\n\nh i j k l", 10, 4), ["a b c d e. f g.", "f g.\n\nh i j k l"]);
     }
 
     #[test]
@@ -185,7 +189,7 @@ mod tests {
     #[test]
     fn pieces_are_cut_after_lines() {
         assert_eq!(pieces("aaa\nbbb\nccc", 8), [0..8, 8..11]);
-        assert_eq!(pieces("", 8), [0..0]);
+        assert_eq!(pieces("", 8), vec![0..0]);
         // A character longer than the limit is a piece of its own.
         assert_eq!(pieces("日本", 1), [0..3, 3..6]);
     }

@@ -1,0 +1,379 @@
+//! The encoder against sentence-transformers, and what it promises beyond: gradients, adapters,
+//! export, refusal of damaged models.
+//!
+//! `tools/reference_vectors.py` made the fixtures. The tiny model is tested everywhere; MiniLM where
+//! EMBDB_TEST_MINILM names its folder (see `tools/fetch-minilm.sh`).
+
+#![cfg(feature = "encoder")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use candle_core::{Tensor, Var};
+use embdb::Error;
+use embdb::encoder::{Encoder, ModelFiles};
+use embdb::options::Task;
+use embdb::types::Precision;
+
+const COSINE_LEAST: f64 = 0.9999;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoder")
+}
+
+fn texts() -> Vec<String> {
+    let file = std::fs::read_to_string(fixtures().join("texts.jsonl")).unwrap();
+    let text = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["text"].clone();
+    file.lines().map(|line| text(line).as_str().unwrap().to_string()).collect()
+}
+
+/// A matrix of little-endian f32 in numpy's format: magic, version, header length, header, data.
+fn read_npy(name: &str) -> (usize, Vec<f32>) {
+    let bytes = std::fs::read(fixtures().join(format!("{name}.npy"))).unwrap();
+    let header_length = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    let header = std::str::from_utf8(&bytes[10..10 + header_length]).unwrap();
+    assert!(header.contains("'<f4'") && header.contains("'fortran_order': False"), "{header}");
+    let columns = header.split(", ").nth(3).unwrap().trim_matches(|c: char| !c.is_ascii_digit());
+    let data = bytes[10 + header_length..].as_chunks().0;
+    (columns.parse().unwrap(), data.iter().map(|&b| f32::from_le_bytes(b)).collect())
+}
+
+/// The tiny model with the files of a variant laid over it.
+fn tiny_files(variant: &str) -> ModelFiles {
+    let mut files = ModelFiles::read_dir(fixtures().join("tiny-bert")).unwrap();
+    let root = fixtures().join(variant);
+    for entry in std::fs::read_dir(&root).unwrap().map(Result::unwrap) {
+        let folder = entry.path();
+        if folder.is_dir() {
+            for file in std::fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+                let path = file.path();
+                let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_string();
+                files.insert(name, std::fs::read(path).unwrap());
+            }
+        }
+    }
+    files.insert("modules.json", std::fs::read(root.join("modules.json")).unwrap());
+    files
+}
+
+fn tiny(variant: &str) -> Encoder {
+    Encoder::from_files(tiny_files(variant), Precision::F32).unwrap()
+}
+
+fn encode(encoder: &Encoder, texts: &[&str]) -> Vec<f32> {
+    encoder.encode(texts, &Task::default()).unwrap()
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// Asserts that two sets of vectors agree in direction and length; returns the smallest cosine.
+fn assert_agree(left: &[f32], right: &[f32], dim: usize, least: f64) -> f64 {
+    assert_eq!(left.len(), right.len());
+    let mut smallest = f64::INFINITY;
+    for (row, (a, b)) in left.chunks(dim).zip(right.chunks(dim)).enumerate() {
+        let similarity = cosine(a, b);
+        assert!(similarity >= least, "text {row}: cosine {similarity}");
+        let (a, b) = (cosine_norm(a), cosine_norm(b));
+        assert!((a / b - 1.0).abs() < 1e-3, "text {row}: lengths {a} and {b}");
+        smallest = smallest.min(similarity);
+    }
+    smallest
+}
+
+fn cosine_norm(v: &[f32]) -> f64 {
+    v.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()
+}
+
+fn assert_parity(name: &str, encoder: &Encoder) {
+    let (dim, expected) = read_npy(name);
+    let texts = texts();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    assert_eq!((encoder.dim(), texts.len()), (dim, 200));
+
+    let batched = encode(encoder, &texts);
+    let to_reference = assert_agree(&batched, &expected, dim, COSINE_LEAST);
+    let single: Vec<f32> = texts.iter().flat_map(|text| encode(encoder, &[text])).collect();
+    let single_to_reference = assert_agree(&single, &expected, dim, COSINE_LEAST);
+    let to_single = assert_agree(&batched, &single, dim, 0.99999);
+    println!(
+        "{name}: smallest cosine to the reference {to_reference:.8} batched, \
+         {single_to_reference:.8} single; batched to single {to_single:.8}"
+    );
+    assert_eq!(batched, encode(encoder, &texts), "the same call gives the same bits");
+}
+
+#[test]
+fn the_tiny_model_and_its_variants_agree_with_the_reference() {
+    for variant in ["tiny-bert", "tiny-cls", "tiny-max", "tiny-dense"] {
+        let encoder = tiny(variant);
+        assert_eq!(encoder.normalizes(), variant != "tiny-cls");
+        assert_eq!(encoder.max_tokens(), 48);
+        assert_parity(variant, &encoder);
+    }
+}
+
+#[test]
+fn minilm_agrees_with_the_reference() {
+    let Some(folder) = std::env::var_os("EMBDB_TEST_MINILM") else {
+        println!("skipped: EMBDB_TEST_MINILM does not name a folder with MiniLM");
+        return;
+    };
+    let encoder = Encoder::from_files(ModelFiles::read_dir(folder).unwrap(), Precision::F32).unwrap();
+    assert_eq!((encoder.dim(), encoder.max_tokens(), encoder.normalizes()), (384, 256, true));
+    assert_parity("minilm", &encoder);
+}
+
+/// A loss that weighs every value of the vectors differently.
+fn loss(vectors: &Tensor) -> Tensor {
+    let count = vectors.elem_count();
+    let weights: Vec<f32> = (0..count).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+    let weights = Tensor::from_vec(weights, vectors.dims(), vectors.device()).unwrap();
+    (vectors * weights).unwrap().sum_all().unwrap()
+}
+
+const TRAINING_TEXTS: [&str; 3] =
+    ["The ferry measures the tides before sunrise.", "Why?", "snow on the pass and a list of names"];
+
+#[test]
+fn every_variable_gets_its_gradient() {
+    for variant in ["tiny-bert", "tiny-cls", "tiny-max", "tiny-dense"] {
+        let model = tiny(variant).trainable().unwrap();
+        let gradients = loss(&model.embed(&TRAINING_TEXTS).unwrap()).backward().unwrap();
+        let variables = model.variables();
+        assert!(variables.len() >= 5 + 2 * 16);
+        for (name, variable) in variables {
+            let gradient = gradients.get(&variable).unwrap_or_else(|| panic!("{variant}: {name} has none"));
+            let values: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
+            assert!(values.iter().all(|g| g.is_finite()), "{variant}: {name}");
+            // A key's bias adds the same to all scores of a query, which softmax takes away again.
+            let largest = values.iter().fold(0f32, |m, g| m.max(g.abs()));
+            assert!(name.ends_with("key.bias") || largest > 1e-6, "{variant}: {name}: {largest}");
+        }
+    }
+}
+
+#[test]
+fn gradients_equal_finite_differences() {
+    let model = tiny("tiny-dense").trainable().unwrap();
+    let value = || f64::from(loss(&model.embed(&TRAINING_TEXTS).unwrap()).to_scalar::<f32>().unwrap());
+    let gradients = loss(&model.embed(&TRAINING_TEXTS).unwrap()).backward().unwrap();
+    for (name, variable) in model.variables() {
+        let gradient: Vec<f32> = gradients.get(&variable).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        // Where the slope is steepest, so that it stands out of the rounding.
+        let at =
+            (0..gradient.len()).max_by(|&a, &b| gradient[a].abs().total_cmp(&gradient[b].abs())).unwrap();
+        let slope = (shifted(&variable, at, 2e-3, &value) - shifted(&variable, at, -2e-3, &value)) / 4e-3;
+        let expected = f64::from(gradient[at]);
+        assert!((slope - expected).abs() < 0.02 * expected.abs() + 5e-3, "{name}: {slope}, {expected}");
+    }
+}
+
+/// `value` with one number of `variable` moved by `step`.
+fn shifted(variable: &Var, at: usize, step: f32, value: &impl Fn() -> f64) -> f64 {
+    let before = variable.as_tensor().copy().unwrap();
+    let mut values: Vec<f32> = before.flatten_all().unwrap().to_vec1().unwrap();
+    values[at] += step;
+    let moved = Tensor::from_vec(values, variable.dims(), variable.device()).unwrap();
+    variable.set(&moved).unwrap();
+    let result = value();
+    variable.set(&before).unwrap();
+    result
+}
+
+#[test]
+fn the_trainable_copy_gives_the_same_vectors_and_files() {
+    let encoder = tiny("tiny-cls");
+    let model = encoder.trainable().unwrap();
+    let trained: Vec<f32> = model.embed(&TRAINING_TEXTS).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    let before = encode(&encoder, &TRAINING_TEXTS);
+    assert_agree(&trained, &before, encoder.dim(), 0.999999);
+
+    let files = model.to_files().unwrap();
+    let again = Encoder::from_files(files, Precision::F32).unwrap();
+    assert_eq!(encode(&again, &TRAINING_TEXTS), before);
+
+    let (_, words) = &model.variables().into_iter().find(|(name, _)| name.contains("word_emb")).unwrap();
+    words.set(&(words.as_tensor() * 0.5).unwrap()).unwrap();
+    let changed = Encoder::from_files(model.to_files().unwrap(), Precision::F32).unwrap();
+    assert_ne!(changed.model_id(), encoder.model_id());
+    assert_ne!(encode(&changed, &TRAINING_TEXTS), before);
+}
+
+#[test]
+fn dense_layers_are_trained_and_written_too() {
+    let model = tiny("tiny-dense").trainable().unwrap();
+    let (_, dense) =
+        &model.variables().into_iter().find(|(name, _)| name == "3_Dense/linear.weight").unwrap();
+    dense.set(&(dense.as_tensor() * -1.0).unwrap()).unwrap();
+    let negated = Encoder::from_files(model.to_files().unwrap(), Precision::F32).unwrap();
+    let expected: Vec<f32> = encode(&tiny("tiny-dense"), &TRAINING_TEXTS).iter().map(|v| -v).collect();
+    assert_eq!(encode(&negated, &TRAINING_TEXTS), expected);
+}
+
+/// A map that is no rotation: ones on the diagonal, and small numbers beside.
+fn map(dim: usize, seed: usize) -> Vec<f32> {
+    let entry = |i: usize| if i / dim == i % dim { 1.0 } else { ((i * 31 + seed) % 17) as f32 / 40.0 - 0.2 };
+    (0..dim * dim).map(entry).collect()
+}
+
+fn apply(map: &[f32], vectors: &[f32], dim: usize) -> Vec<f32> {
+    let product = |row: &[f32], x: &[f32]| row.iter().zip(x).map(|(a, b)| a * b).sum::<f32>();
+    vectors.chunks(dim).flat_map(|x| map.chunks(dim).map(move |row| product(row, x))).collect()
+}
+
+#[test]
+fn adapters_are_applied_in_order_and_survive_storage() {
+    // Without normalisation, so that lengths are compared as well.
+    let plain = tiny("tiny-cls");
+    let dim = plain.dim();
+    let (first, second) = (map(dim, 3), map(dim, 11));
+    let once = plain.with_adapter(first.clone()).unwrap();
+    let twice = once.with_adapter(second.clone()).unwrap();
+    let expected_once = apply(&first, &encode(&plain, &TRAINING_TEXTS), dim);
+    assert_agree(&encode(&once, &TRAINING_TEXTS), &expected_once, dim, 0.999999);
+    let expected_twice = apply(&second, &expected_once, dim);
+    assert_agree(&encode(&twice, &TRAINING_TEXTS), &expected_twice, dim, 0.999999);
+
+    assert!(plain.adapter().is_none());
+    assert_eq!(once.adapter(), Some(first.as_slice()));
+    assert_ne!(once.model_id(), plain.model_id());
+    assert_ne!(twice.model_id(), once.model_id());
+
+    let stored = Encoder::from_files(twice.files().clone(), Precision::F32).unwrap();
+    assert_eq!(stored.model_id(), twice.model_id());
+    assert_eq!(stored.adapter(), twice.adapter());
+    assert_eq!(encode(&stored, &TRAINING_TEXTS), encode(&twice, &TRAINING_TEXTS));
+    let trainable = twice.trainable().unwrap().embed(&TRAINING_TEXTS).unwrap();
+    let trainable: Vec<f32> = trainable.flatten_all().unwrap().to_vec1().unwrap();
+    assert_agree(&trainable, &encode(&twice, &TRAINING_TEXTS), dim, 0.999999);
+
+    for wrong in [vec![0.0; 3], vec![f32::NAN; dim * dim]] {
+        assert!(matches!(plain.with_adapter(wrong), Err(Error::Input(_))));
+    }
+}
+
+#[test]
+fn an_exported_adapter_is_a_dense_module() {
+    for variant in ["tiny-bert", "tiny-cls", "tiny-dense"] {
+        let plain = tiny(variant);
+        let adapted = plain.with_adapter(map(plain.dim(), 5)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        adapted.export(folder.path()).unwrap();
+        assert!(!folder.path().join("adapter.safetensors").exists());
+        let files = ModelFiles::read_dir(folder.path()).unwrap();
+        let read = Encoder::from_files(files, Precision::F32).unwrap();
+        assert!(read.adapter().is_none());
+        assert_eq!(read.normalizes(), plain.normalizes());
+        assert_eq!(encode(&read, &TRAINING_TEXTS), encode(&adapted, &TRAINING_TEXTS), "{variant}");
+    }
+}
+
+#[test]
+fn a_bare_transformer_is_exported_with_its_modules() {
+    let mut files = ModelFiles::default();
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        files.insert(name, tiny_files("tiny-bert").get(name).unwrap().to_vec());
+    }
+    let bare = Encoder::from_files(files, Precision::F32).unwrap();
+    assert!(!bare.normalizes());
+    assert_eq!(bare.max_tokens(), 64);
+    let folder = tempfile::tempdir().unwrap();
+    bare.export(folder.path()).unwrap();
+    let read = ModelFiles::read_dir(folder.path()).unwrap();
+    assert!(read.get("modules.json").is_some());
+    let read = Encoder::from_files(read, Precision::F32).unwrap();
+    assert_eq!(encode(&read, &TRAINING_TEXTS), encode(&bare, &TRAINING_TEXTS));
+}
+
+#[test]
+fn progress_reaches_the_total_and_cancelling_stops() {
+    let encoder = tiny("tiny-bert");
+    let texts = vec!["the tides"; 500];
+    let seen = std::sync::Arc::new(Mutex::new(Vec::new()));
+    let log = std::sync::Arc::clone(&seen);
+    let task = Task::with_progress(move |step| log.lock().unwrap().push((step.done, step.total)));
+    encoder.encode(&texts, &task).unwrap();
+    let steps = seen.lock().unwrap().clone();
+    assert!(steps.is_sorted() && steps.last() == Some(&(500, 500)), "{steps:?}");
+
+    let task = Task::default();
+    task.cancel();
+    assert!(matches!(encoder.encode(&texts, &task), Err(Error::Cancelled)));
+    assert!(encoder.encode(&[], &Task::default()).unwrap().is_empty());
+}
+
+#[test]
+fn chunks_are_read_whole_and_cover_the_text() {
+    let encoder = tiny("tiny-bert");
+    for text in texts() {
+        let chunks = encoder.chunks(&text).unwrap();
+        assert_eq!(chunks[0].start, 0);
+        assert_eq!(chunks.last().unwrap().end, text.len());
+        for pair in chunks.windows(2) {
+            let between = &text[pair[0].end.min(pair[1].start)..pair[1].start];
+            assert!(between.trim().is_empty(), "lost {between:?}");
+        }
+        if text.contains(' ') {
+            for chunk in chunks {
+                assert!(encoder.count_tokens(&text[chunk]).unwrap() + 2 <= encoder.max_tokens());
+            }
+        }
+    }
+    assert_eq!(encoder.chunks("").unwrap(), vec![0..0]);
+}
+
+#[test]
+fn only_the_head_of_a_long_text_counts() {
+    let encoder = tiny("tiny-bert");
+    let long = texts().join(" ").repeat(20);
+    let unspaced = "ab".repeat(50_000);
+    for text in [long.as_str(), &unspaced] {
+        let same = [text, "x", text, ""];
+        let vectors = encode(&encoder, &same);
+        assert!(vectors.iter().all(|v| v.is_finite()));
+    }
+    let head: String = long.chars().take(3_000).collect();
+    let dim = encoder.dim();
+    assert_agree(&encode(&encoder, &[&long]), &encode(&encoder, &[&head]), dim, 0.999999);
+}
+
+#[test]
+fn damaged_models_are_errors_and_never_panics() {
+    let good = tiny_files("tiny-dense");
+    let names: Vec<String> = good.iter().map(|(name, _)| name.to_string()).collect();
+    for name in names {
+        let bytes = good.get(&name).unwrap().to_vec();
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        for round in 0..24 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let at = (state >> 33) as usize % bytes.len();
+            let mut damaged = bytes.clone();
+            if round < 8 {
+                damaged.truncate(at);
+            } else {
+                damaged[at] = (state >> 20) as u8;
+            }
+            let mut files = good.clone();
+            files.insert(name.clone(), damaged);
+            match Encoder::from_files(files, Precision::F32) {
+                // A changed byte may still make a model; then it must encode or say why not.
+                Ok(encoder) => drop(encoder.encode(&TRAINING_TEXTS, &Task::default())),
+                Err(error) => assert!(matches!(error, Error::Corrupt { .. } | Error::Input(_)), "{error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_beyond_the_vocabulary_is_corrupt() {
+    let mut files = tiny_files("tiny-bert");
+    let tokenizer = String::from_utf8(files.get("tokenizer.json").unwrap().to_vec()).unwrap();
+    files.insert("tokenizer.json", tokenizer.replace("\"ferry\":", "\"ferry\":9").into_bytes());
+    let encoder = Encoder::from_files(files, Precision::F32).unwrap();
+    let error = encoder.encode(&["the ferry"], &Task::default()).unwrap_err();
+    assert!(matches!(&error, Error::Corrupt { file, .. } if file.ends_with("tokenizer.json")), "{error}");
+}
