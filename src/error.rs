@@ -87,11 +87,7 @@ impl Error {
 
     /// A corruption error.
     pub fn corrupt(file: impl Into<PathBuf>, offset: u64, what: impl Into<String>) -> Self {
-        Self::Corrupt {
-            file: file.into(),
-            offset,
-            what: what.into(),
-        }
+        Self::Corrupt { file: file.into(), offset, what: what.into() }
     }
 
     /// Wraps an operating system error with its verb and path, for `map_err`.

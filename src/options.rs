@@ -114,10 +114,7 @@ impl std::fmt::Debug for Task {
 impl Task {
     /// A task that reports to `callback`.
     pub fn with_progress(callback: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
-        Self {
-            callback: Some(Arc::new(callback)),
-            ..Self::default()
-        }
+        Self { callback: Some(Arc::new(callback)), ..Self::default() }
     }
 
     /// The same task without its reports: cancelled together.

@@ -29,20 +29,12 @@ pub struct Document {
 impl Document {
     /// A document of text.
     pub fn new(id: impl Into<String>, text: impl Into<String>) -> Self {
-        Self {
-            id: id.into(),
-            text: text.into(),
-            ..Self::default()
-        }
+        Self { id: id.into(), text: text.into(), ..Self::default() }
     }
 
     /// A document of a plain vector.
     pub fn from_vector(id: impl Into<String>, vector: Vec<f32>) -> Self {
-        Self {
-            id: id.into(),
-            vector: Some(vector),
-            ..Self::default()
-        }
+        Self { id: id.into(), vector: Some(vector), ..Self::default() }
     }
 
     /// Sets the title.
@@ -194,9 +186,7 @@ pub fn default_ladder(dim: usize) -> Vec<usize> {
 pub fn checked_ladder(rungs: &[usize], dim: usize) -> Result<Vec<usize>> {
     let mut ladder = rungs.to_vec();
     if let Some(bad) = ladder.iter().find(|&&r| r == 0 || r > dim) {
-        return Err(Error::input(format!(
-            "--dims: {bad} is not between 1 and the model's dimension {dim}"
-        )));
+        return Err(Error::input(format!("--dims: {bad} is not between 1 and the model's dimension {dim}")));
     }
     ladder.push(dim);
     ladder.sort_unstable();

@@ -13,7 +13,8 @@ use serde::Serialize;
 use serde::ser::Serializer;
 
 use super::encoders::Encoder;
-use super::generations::{Embedded, Mapped, NewGeneration, RowSource};
+use super::generations::{Embedded, NewGeneration, RowSource};
+use super::mapped::Mapped;
 use super::search::{Scope, SearchOptions, parallel};
 use super::snapshot::{Place, Snapshot};
 use super::{Db, Inner};
@@ -175,7 +176,7 @@ impl Db {
             exact: true,
             ..SearchOptions::default()
         };
-        let scope = Scope::new(&snapshot, generation, &search)?;
+        let scope = Scope::new(&snapshot, generation, &search, None)?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let found = parallel(&rows, threads, |row| {
             let found = scope.search(row)?;

@@ -80,7 +80,8 @@ fn dot_i8_avx512(a: &[i8], b: &[i8]) -> i32 {
     let (b_blocks, b_tail) = b[..len].as_chunks::<64>();
     for (x, y) in a_blocks.iter().zip(b_blocks) {
         // SAFETY: each block is 64 bytes long; the loads need no alignment.
-        let (x, y) = unsafe { (_mm512_loadu_si512(x.as_ptr().cast()), _mm512_loadu_si512(y.as_ptr().cast())) };
+        let (x, y) =
+            unsafe { (_mm512_loadu_si512(x.as_ptr().cast()), _mm512_loadu_si512(y.as_ptr().cast())) };
         product = _mm512_dpbusd_epi32(product, _mm512_xor_si512(x, flip), y);
         sum_b = _mm512_dpbusd_epi32(sum_b, ones, y);
     }
