@@ -3,8 +3,9 @@
 //! Judged is the difference in NDCG@10 of each held-out query, candidate against current, so that
 //! easy and hard queries cancel out. Clicks judge with the weights that correct their position bias
 //! ([`clicks`](super::clicks)): people click what they were shown, so without weights a candidate is
-//! measured by how well it repeats the current ranking (on a financial corpus the unweighted gain was a
-//! third of the true one, the weighted one within a quarter). A paired bootstrap (Efron and Tibshirani: An Introduction to the
+//! measured by how well it repeats the current ranking. (Five simulated logs on a financial corpus, with a
+//! click wherever the right document was shown: the true gain was .043, the unweighted one came out
+//! at .012 to .024, the weighted one at .030 to .043.) A paired bootstrap (Efron and Tibshirani: An Introduction to the
 //! Bootstrap, 1993) gives the 95 % interval of the mean difference. A candidate passes if
 //! 1. the lower bound of its gain at the full dimension is above zero;
 //! 2. at no dimension of the ladder the mean falls by more than [`GateOptions::tolerance`];
