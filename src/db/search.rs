@@ -194,7 +194,7 @@ impl Db {
         let mut times: Vec<f64> = timed.iter().map(|t| t.1).collect();
         times.sort_unstable_by(f64::total_cmp);
         let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied().unwrap_or_default();
-        let name = |found: &Found| Ok(snapshot.part(found.place.part)?.id(found.place.document)?);
+        let name = |found: &Found| snapshot.part(found.place.part)?.id(found.place.document);
         let ids: Result<Vec<Vec<String>>> =
             timed.iter().map(|(found, _)| found.iter().map(name).collect()).collect();
         let ef = options.ef.unwrap_or_default();

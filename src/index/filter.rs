@@ -113,6 +113,7 @@ mod tests {
     use super::super::testing::{Data, METRICS, overlap};
     use super::*;
     use crate::format::graph::{GraphData, NO_NODE};
+    use crate::index::hnsw::calibrate::DEFAULT_WIDTH;
     use crate::index::hnsw::{BuildParams, build, calibrate};
     use crate::options::Task;
     use crate::types::{Codec, Metric};
