@@ -11,9 +11,11 @@ use super::state::State;
 use crate::error::{Error, Result};
 use crate::format::attrs::AttrsView;
 use crate::options::Task;
+#[cfg(not(feature = "encoder"))]
+use crate::storage::models;
 use crate::storage::real::RealVfs;
 use crate::storage::vfs::Vfs;
-use crate::storage::{self, Presence, feedback, manifests, models};
+use crate::storage::{self, Presence, feedback, manifests};
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

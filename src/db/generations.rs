@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::columns::ColumnsBuilder;
 use super::maintain::Pin;
-use super::snapshot::{Part, Place, Rows, Snapshot, Source};
+use super::snapshot::{Part, Place, Snapshot, Source};
 use super::{Db, Inner};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Generation, Manifest, SegmentEntry, VectorSet};
@@ -103,7 +103,7 @@ impl Db {
             return Err(Error::input(format!("there is no generation {target}; `generations` lists them")));
         };
         if target != active {
-            self.inner.cut_over(found.clone(), Box::new(Embedded { job: None }), task, || Ok(()))?;
+            self.inner.cut_over(found.clone(), Box::new(Embedded::default()), task, || Ok(()))?;
         }
         let snapshot = self.inner.snapshot();
         generation_info(&snapshot, &found)
@@ -254,8 +254,22 @@ pub(crate) trait RowSource {
 }
 
 /// Rows made by the generation's encoder, kept in a job so that a stop costs little.
-struct Embedded {
+#[derive(Default)]
+pub(crate) struct Embedded {
     job: Option<Job>,
+}
+
+#[cfg(feature = "trainer")]
+impl Embedded {
+    /// The rows of a document, if they were made.
+    pub fn made(&self, sequence: u64) -> Option<&DocumentRows> {
+        self.job.as_ref().and_then(|job| job.rows(sequence))
+    }
+
+    /// Throws the work away.
+    pub fn discard(self, inner: &Inner) -> Result<()> {
+        self.job.map_or(Ok(()), |job| job.finish(inner.vfs.as_ref()))
+    }
 }
 
 impl RowSource for Embedded {
@@ -315,53 +329,6 @@ impl RowSource for Embedded {
         }
         crate::storage::job::clean(inner.vfs.as_ref(), &inner.dir, None)
     }
-}
-
-/// Rows of another generation, each vector mapped by a function over many rows at once.
-pub(crate) struct Mapped<F> {
-    /// Generation whose vectors are mapped.
-    pub from: u32,
-    /// Maps row-major vectors.
-    pub map: F,
-}
-
-impl<F: Fn(&[f32]) -> Result<Vec<f32>>> RowSource for Mapped<F> {
-    fn before(&mut self, _: &Inner, _: &Generation, _: &Task) -> Result<()> {
-        Ok(())
-    }
-
-    fn rows(
-        &mut self,
-        _: &Inner,
-        snapshot: &Snapshot,
-        generation: &Generation,
-        documents: &[(Place, u64)],
-        _: &Task,
-    ) -> Result<Vec<DocumentRows>> {
-        let shape = snapshot.shape_of(self.from)?;
-        let mut all = Vec::with_capacity(documents.len());
-        for (place, _) in documents {
-            let blocks = snapshot.part(place.part)?.rows(self.from, shape)?;
-            all.push(extract(&blocks, place.document, generation)?);
-        }
-        let flat: Vec<f32> = all.iter().flat_map(|r| r.vectors.iter().copied()).collect();
-        let mapped = (self.map)(&flat)?;
-        let mut vectors = mapped.chunks_exact(generation.dim as usize).map(|v| shape.stored(v.to_vec()));
-        for rows in &mut all {
-            rows.vectors = vectors.by_ref().take(rows.spans.len()).flatten().collect();
-        }
-        Ok(all)
-    }
-
-    fn finish(self: Box<Self>, inner: &Inner) -> Result<()> {
-        crate::storage::job::clean(inner.vfs.as_ref(), &inner.dir, None)
-    }
-}
-
-fn extract(blocks: &[Rows<'_>], document: u32, generation: &Generation) -> Result<DocumentRows> {
-    let block = blocks.iter().find(|b| (b.base..b.base + b.first.len() as u32 - 1).contains(&document));
-    let rows = block.map(|b| b.extract(document, generation.id)).filter(|r| !r.spans.is_empty());
-    rows.ok_or_else(|| Error::corrupt("rows", 0, format!("document {document} has no vectors to map")))
 }
 
 /// Live documents that lack rows of a generation and that `done` does not know, with their sequence numbers.
@@ -432,7 +399,7 @@ impl Inner {
 
     /// Embeds everything with the model of `new` and makes it the active generation.
     pub fn publish_embedded(&self, new: &NewGeneration, task: &Task) -> Result<u32> {
-        self.publish_generation(new, Box::new(Embedded { job: None }), task, || Ok(()))
+        self.publish_generation(new, Box::new(Embedded::default()), task, || Ok(()))
     }
 
     /// Makes `new` the active generation with rows from `source`; `store` puts its encoder in place, under the lock.

@@ -23,7 +23,8 @@ use crate::error::{Error, Result};
 use crate::format::attrs::{Attrs, encode};
 use crate::format::manifest::{Manifest, SegmentEntry, VectorSet};
 use crate::format::segment::DocumentRecord;
-use crate::index::hnsw::{BuildParams, build, calibrate};
+use crate::index::build_graph;
+use crate::index::hnsw::BuildParams;
 use crate::options::Task;
 use crate::storage::segment::{NewDocument, Segment, SegmentBuilder, Target, segment_dir};
 use crate::storage::vfs::Vfs;
@@ -172,6 +173,7 @@ impl Inner {
             let _pin = Pin::new(self, self.options.busy_timeout)?;
             self.seal(task)?;
         }
+        super::growing::feed(&self.growing, &self.snapshot(), self.options.seal_rows)?;
         let candidates = self.merge_candidates();
         if !candidates.is_empty() {
             let _pin = Pin::new(self, self.options.busy_timeout)?;
@@ -295,8 +297,7 @@ impl Inner {
                 if rows.vectors.len < least {
                     continue;
                 }
-                let mut graph = build(&rows.vectors, &BuildParams::default(), task, self.options.threads)?;
-                graph.curve = calibrate(&rows.vectors, &graph.view(), 1, task)?;
+                let graph = build_graph(&rows.vectors, &BuildParams::default(), task, self.options.threads)?;
                 let file = self.target().write_graph(segment.entry.id, set, graph.encode())?;
                 self.commit(|manifest| {
                     if let Some(entry) = manifest.segments.iter_mut().find(|s| s.id == segment.entry.id) {

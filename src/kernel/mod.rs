@@ -2,7 +2,7 @@
 //!
 //! The choice is made once, at the first call: AVX-512 with VNNI, else AVX2 with FMA, else plain Rust.
 //! `EMBDB_SIMD=avx512|avx2|scalar` forces a path; one that the processor lacks is ignored, so the variable
-//! can never make a program crash. [`scalar`] is the reference: every other path gives the same integers,
+//! can never make a program crash. Plain Rust is the reference: every other path gives the same integers,
 //! and the same floats up to the order of summation.
 //!
 //! Two slices of different lengths are compared over the shorter length; no input panics.

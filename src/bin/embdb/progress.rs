@@ -8,8 +8,13 @@ use embdb::options::{Progress, Task};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 
-const KNOWN: &str = "{msg:<10} {bar:32} {human_pos}/{human_len} {per_sec} left {eta}";
-const UNKNOWN: &str = "{msg:<10} {spinner} {human_pos} {per_sec} {elapsed}";
+const KNOWN: &str = "{msg} {bar:32} {human_pos}/{human_len} {per_sec} left {eta}";
+const UNKNOWN: &str = "{msg} {spinner} {human_pos} {per_sec} {elapsed}";
+/// Where the message has its own count and rate.
+const COUNTED: &str = "{msg} {bar:32} {percent}% left {eta}";
+
+/// The stage of [`Work::documents`].
+const IMPORT: &str = "import";
 
 /// A bar on standard error; hidden unless that is a terminal.
 #[derive(Clone)]
@@ -33,7 +38,11 @@ impl Bar {
             if *stage != step.stage {
                 self.bar.reset();
                 self.bar.set_message(step.stage.to_string());
-                let template = if step.total > 0 { KNOWN } else { UNKNOWN };
+                let template = match (step.stage, step.total) {
+                    (IMPORT, 1..) => COUNTED,
+                    (_, 0) => UNKNOWN,
+                    _ => KNOWN,
+                };
                 if let Ok(style) = ProgressStyle::with_template(template) {
                     self.bar.set_style(style.progress_chars("=> "));
                 }
@@ -43,6 +52,14 @@ impl Bar {
         }
         self.bar.set_length(step.total);
         self.bar.set_position(step.done);
+    }
+
+    /// Shows documents and their rate; the time left is that of the input's bytes.
+    fn documents(&self, documents: u64, read: u64, total: u64) {
+        let seconds = self.bar.elapsed().as_secs_f64();
+        let rate = if seconds > 0.0 { documents as f64 / seconds } else { 0.0 };
+        self.show(Progress { stage: IMPORT, done: read, total });
+        self.bar.set_message(format!("import {documents} documents, {rate:.0}/s"));
     }
 
     /// Removes the bar.
@@ -66,6 +83,18 @@ impl Work {
         let task = Task::with_progress(move |step| shown.show(step));
         crate::interrupt::cancels(&task);
         Self { task, bar }
+    }
+
+    /// Work that counts documents itself; its task does not touch the bar.
+    pub fn counting(quiet: bool) -> Self {
+        let task = Task::default();
+        crate::interrupt::cancels(&task);
+        Self { task, bar: Bar::new(quiet) }
+    }
+
+    /// Shows how many documents are done, and how much of the input was read.
+    pub fn documents(&self, documents: u64, read: u64, total: u64) {
+        self.bar.documents(documents, read, total);
     }
 }
 

@@ -6,10 +6,10 @@
 //!
 //! | module | what it answers |
 //! |---|---|
-//! | [`build`] | how a block of rows becomes a graph |
-//! | [`repair`] | which nodes no walk reaches, and how they are linked |
+//! | [`mod@build`] | how a block of rows becomes a graph |
+//! | [`repair`] | which nodes walks and searches miss, and how they are linked |
 //! | [`search`] | the nearest rows by walking the graph |
-//! | [`calibrate`] | how wide the beam must be for a wanted recall |
+//! | [`mod@calibrate`] | how wide the beam must be for a wanted recall |
 //! | [`growing`] | the index of rows that are still being added |
 
 pub mod build;

@@ -1,0 +1,67 @@
+//! `create`: a new database, as its flags say.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use embdb::Db;
+use embdb::options::CreateOptions;
+use embdb::types::{Codec, Metric, Precision};
+
+use crate::args;
+use crate::context::Context;
+use crate::failure::Outcome;
+
+/// Create a database
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Folder of the encoder, in sentence-transformers layout
+    #[arg(long, value_name = "DIR", conflicts_with = "vectors")]
+    model: Option<PathBuf>,
+    /// No encoder: plain vectors of D dimensions
+    #[arg(long, value_name = "D")]
+    vectors: Option<usize>,
+    /// Dimensions that searches may be cut to, e.g. 384,256,128,64
+    #[arg(long, value_name = "DIMS", value_delimiter = ',')]
+    dims: Option<Vec<usize>>,
+    /// cosine, dot or l2
+    #[arg(long, default_value = "cosine", value_parser = args::metric)]
+    metric: Metric,
+    /// int8+f32, int8 or f32
+    #[arg(long, default_value = "int8+f32", value_parser = args::codec)]
+    codec: Codec,
+    /// Arithmetic of the encoder: f32
+    #[arg(long, default_value = "f32", value_parser = args::precision)]
+    precision: Precision,
+    /// Kind of graph: fast
+    #[arg(long, default_value = "fast", value_parser = index)]
+    index: String,
+}
+
+fn index(text: &str) -> Result<String, String> {
+    match text {
+        "fast" => Ok(text.into()),
+        "dense" => args::later(text),
+        _ => Err("expected fast".into()),
+    }
+}
+
+impl Create {
+    /// Creates it and prints what `info` prints.
+    pub fn run(self, context: &mut Context) -> Outcome {
+        let options = CreateOptions {
+            model: self.model,
+            vectors: self.vectors,
+            dims: self.dims,
+            metric: self.metric,
+            codec: self.codec,
+            precision: self.precision,
+        };
+        let db = Db::create(&context.path, context.options(options, 0))?;
+        if context.out.is_json() {
+            context.out.json(&db.info()?)?;
+        } else {
+            context.note(&format!("created {}", context.path.display()));
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,151 @@
+//! `embed`: vectors of texts, without storing anything.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use embdb::types::Precision;
+
+use crate::args;
+use crate::context::Context;
+#[cfg(not(feature = "encoder"))]
+use crate::failure::Failure;
+use crate::failure::Outcome;
+
+/// Embed texts without storing them
+#[derive(Debug, Args)]
+#[cfg_attr(not(feature = "encoder"), allow(dead_code))]
+pub struct Embed {
+    /// Folder of an encoder, or name of a stored one; by default the database's own
+    #[arg(long, value_name = "DIR|NAME")]
+    model: Option<PathBuf>,
+    /// Texts: JSON lines with `text` (and `title`), or JSON strings
+    #[arg(long, value_name = "FILE.jsonl")]
+    input: Option<PathBuf>,
+    /// Write a NumPy array, one row a text
+    #[arg(long, value_name = "V.npy")]
+    out: Option<PathBuf>,
+    /// Arithmetic of the encoder: f32
+    #[arg(long, default_value = "f32", value_parser = args::precision)]
+    precision: Precision,
+    /// Texts, after those of the input
+    #[arg(value_name = "TEXT", required_unless_present = "input")]
+    texts: Vec<String>,
+}
+
+#[cfg(not(feature = "encoder"))]
+impl Embed {
+    /// Without an encoder there is nothing to run.
+    pub fn run(self, _context: &mut Context) -> Outcome {
+        Err(Failure::input("this program was built without the feature `encoder`"))
+    }
+}
+
+#[cfg(feature = "encoder")]
+mod with_encoder {
+    use std::path::Path;
+    use std::time::Instant;
+
+    use embdb::encoder::{Encoder, ModelFiles};
+    use embdb::storage::{models, real::RealVfs};
+    use embdb::types::Precision;
+    use embdb::{Error, Result};
+    use serde_json::{Value, json};
+
+    use super::super::lines;
+    use super::{Context, Embed, Outcome};
+    use crate::failure::Failure;
+    use crate::input::npy;
+
+    /// Texts that are encoded in one call: bounds memory, and how often progress is shown.
+    const GROUP: usize = 1024;
+
+    impl Embed {
+        /// Encodes; writes the vectors to the file, or prints them.
+        pub fn run(self, context: &mut Context) -> Outcome {
+            let mut texts = match &self.input {
+                Some(path) => read(path)?,
+                None => Vec::new(),
+            };
+            texts.extend(self.texts.iter().cloned());
+            let encoder = self.encoder(context)?;
+            let (start, work) = (Instant::now(), context.work());
+            let mut vectors = Vec::with_capacity(texts.len() * encoder.dim());
+            for (number, group) in texts.chunks(GROUP).enumerate() {
+                work.task.step("embed", (number * GROUP) as u64, texts.len() as u64)?;
+                let group: Vec<&str> = group.iter().map(String::as_str).collect();
+                vectors.extend(encoder.encode(&group, &work.task)?);
+            }
+            drop(work);
+            let seconds = start.elapsed().as_secs_f64();
+            let dim = encoder.dim();
+            let mut summary = json!({"texts": texts.len(), "dim": dim, "seconds": seconds,
+                "model_id": encoder.model_id()});
+            if let Some(out) = &self.out {
+                npy::write_f32(out, texts.len(), dim, &vectors)?;
+                context.out.summary(&summary)?;
+            } else if context.out.is_json() {
+                if let Some(object) = summary.as_object_mut() {
+                    object.insert("vectors".into(), vectors.chunks(dim.max(1)).collect());
+                }
+                context.out.json(&summary)?;
+            } else {
+                vectors.chunks(dim.max(1)).try_for_each(|vector| context.out.json(&vector))?;
+            }
+            Ok(0)
+        }
+
+        fn encoder(&self, context: &mut Context) -> std::result::Result<Encoder, Failure> {
+            let Some(model) = &self.model else { return Ok(context.read()?.encoder()?) };
+            // A name has no separator; a folder of that name in the current directory comes first.
+            let named = model.components().count() == 1 && !model.exists() && context.path.exists();
+            if named {
+                return stored(context, &model.to_string_lossy(), self.precision);
+            }
+            let files = ModelFiles::read_dir(model)?;
+            Ok(Encoder::from_files(files, self.precision)?)
+        }
+    }
+
+    /// An encoder of the database, by name or id.
+    fn stored(
+        context: &mut Context,
+        name: &str,
+        precision: Precision,
+    ) -> std::result::Result<Encoder, Failure> {
+        let models = context.read()?.models()?;
+        let found = models.into_iter().find(|model| model.name == name || model.model_id == name);
+        let found = found
+            .ok_or_else(|| Failure::input(format!("--model: no folder and no stored model {name:?}")))?;
+        let mut files = ModelFiles::default();
+        for (name, bytes) in models::read(&RealVfs, &context.path, &found.model_id)? {
+            files.insert(name, bytes);
+        }
+        Ok(Encoder::from_files(files, precision)?)
+    }
+
+    fn read(path: &Path) -> Result<Vec<String>> {
+        let mut texts = Vec::new();
+        lines::each(path, |line| {
+            texts.push(text(line)?);
+            Ok(())
+        })?;
+        if texts.is_empty() {
+            return Err(Error::input(format!("{} holds no texts", path.display())));
+        }
+        Ok(texts)
+    }
+
+    fn text(line: &str) -> std::result::Result<String, String> {
+        let value: Value = serde_json::from_str(line).map_err(|error| format!("invalid JSON: {error}"))?;
+        let object = match value {
+            Value::String(text) => return Ok(text),
+            Value::Object(object) => object,
+            _ => return Err("neither a JSON object nor a string".into()),
+        };
+        let Some(Value::String(text)) = object.get("text") else { return Err("no `text`".into()) };
+        match object.get("title") {
+            Some(Value::String(title)) if !title.is_empty() => Ok(format!("{title}\n{text}")),
+            _ => Ok(text.clone()),
+        }
+    }
+}

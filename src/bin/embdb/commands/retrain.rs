@@ -1,0 +1,120 @@
+//! `retrain`: learn from the log or from a file, and publish what is better.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+#[cfg(feature = "trainer")]
+use embdb::db::learn::{Method, RetrainOptions};
+
+use crate::args::{self, positive};
+use crate::context::Context;
+#[cfg(not(feature = "trainer"))]
+use crate::failure::Failure;
+use crate::failure::Outcome;
+
+/// Exit code of a retrain that changed nothing.
+#[cfg(feature = "trainer")]
+const NOT_PUBLISHED: u8 = 7;
+
+/// Learn from the log, validate, publish if better
+#[derive(Debug, Args)]
+#[cfg_attr(not(feature = "trainer"), allow(dead_code))]
+pub struct Retrain {
+    /// Learn from this file instead: JSON lines {query, positive}
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Loss: mnrl (in-batch negatives)
+    #[arg(long, default_value = "mnrl", value_parser = loss)]
+    loss: String,
+    /// What is trained: adapter or full
+    #[arg(long, default_value = "adapter", value_parser = method)]
+    method: Trained,
+    /// Dimensions that are trained for, e.g. 384,128
+    #[arg(long, value_name = "DIMS", value_delimiter = ',')]
+    dims: Option<Vec<usize>>,
+    /// Times that every pair is seen
+    #[arg(long, value_name = "N", value_parser = positive)]
+    epochs: Option<usize>,
+    /// Pairs a step
+    #[arg(long, value_name = "N", value_parser = positive)]
+    batch_size: Option<usize>,
+    /// Peak learning rate
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    lr: Option<f64>,
+    /// Seed of everything random
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Stop training after this time, e.g. 10m
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    time_budget: Option<Duration>,
+    /// Only tell what would be done, and its cost
+    #[arg(long)]
+    plan: bool,
+    /// Publish even if it is not better
+    #[arg(long)]
+    force: bool,
+}
+
+/// What `--method` trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trained {
+    Adapter,
+    Full,
+}
+
+fn method(text: &str) -> Result<Trained, String> {
+    match text {
+        "adapter" => Ok(Trained::Adapter),
+        "full" => Ok(Trained::Full),
+        "lora" => args::later(text).map(|_| Trained::Full),
+        _ => Err("expected adapter or full".into()),
+    }
+}
+
+fn loss(text: &str) -> Result<String, String> {
+    if text == "mnrl" { Ok(text.into()) } else { args::later(text) }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(rate),
+        _ => Err("expected a number above 0".into()),
+    }
+}
+
+impl Retrain {
+    /// Trains and prints the report; the code tells whether it was published.
+    #[cfg(feature = "trainer")]
+    pub fn run(self, context: &mut Context) -> Outcome {
+        let db = context.change()?;
+        let work = context.work();
+        let plan = self.plan;
+        let report = db.retrain(RetrainOptions {
+            data: self.data,
+            method: match self.method {
+                Trained::Adapter => Method::Adapter,
+                Trained::Full => Method::Full,
+            },
+            dims: self.dims,
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            lr: self.lr,
+            seed: self.seed,
+            time_budget: self.time_budget,
+            plan,
+            force: self.force,
+            task: work.task.clone(),
+        })?;
+        drop(work);
+        context.notes(&report.notes);
+        context.out.summary(&report)?;
+        Ok(if plan || report.published { 0 } else { NOT_PUBLISHED })
+    }
+
+    /// Without the trainer there is nothing to run.
+    #[cfg(not(feature = "trainer"))]
+    pub fn run(self, _context: &mut Context) -> Outcome {
+        Err(Failure::input("this program was built without the feature `trainer`"))
+    }
+}
