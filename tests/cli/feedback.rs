@@ -1,10 +1,11 @@
 //! click, log, retrain, eval, generations, rollback.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::support::{MODEL, Place, keys};
+use super::support::{MODEL, Place, copy_dir, keys};
 
 /// Searches with `--log`; the search's id.
 fn logged(place: &Place, text: &str) -> String {
@@ -55,7 +56,7 @@ fn a_search_without_log_leaves_nothing() {
     assert_eq!(place.json(&["db", "log", "stats"])["searches"], 0);
 }
 
-/// Twenty texts on five subjects, with queries and judgements in both layouts.
+/// Sixty texts on five subjects, with queries and judgements in both layouts.
 #[cfg(feature = "trainer")]
 fn with_judgements() -> Place {
     let place = Place::new();
@@ -63,7 +64,7 @@ fn with_judgements() -> Place {
     let subjects = ["cats", "rain", "bread", "trains", "music"];
     let (mut texts, mut queries, mut pairs) = (String::new(), String::new(), String::new());
     let (mut beir, mut trec) = ("query-id\tcorpus-id\tscore\n".to_string(), String::new());
-    for n in 0..20 {
+    for n in 0..60 {
         let subject = subjects[n % 5];
         texts += &format!("{{\"id\": \"d{n}\", \"text\": \"about {subject} number {n}\"}}\n");
         queries += &format!("{{\"_id\": \"q{n}\", \"text\": \"{subject} number {n}\"}}\n");
@@ -86,7 +87,7 @@ fn measures_have_the_keys_of_the_interface_and_layouts_agree() {
     let place = with_judgements();
     let beir = place.json(&["db", "eval", "--queries", "q.jsonl", "--qrels", "beir.tsv"]);
     assert_eq!(keys(&beir), ["ndcg@10", "mrr@10", "recall@10", "recall@100", "map@100", "queries"]);
-    assert_eq!((&beir["queries"], &beir["recall@100"]), (&json!(20), &json!(1.0)));
+    assert_eq!((&beir["queries"], &beir["recall@100"]), (&json!(60), &json!(1.0)));
     assert!(beir["ndcg@10"].as_f64().unwrap() > 0.1);
     let trec =
         place.json(&["db", "eval", "--queries", "q.jsonl", "--qrels", "trec.txt", "--generation", "1"]);
@@ -164,9 +165,11 @@ fn encoders_go_in_and_out() {
     place.run(&["db", "model", "export", "out"]).code(1).says(&["out"]);
     let added = place.json(&["db", "model", "add", "out", "--name", "again"]);
     assert_eq!(added["name"], "again");
-    let other = MODEL.replace("tiny-bert", "tiny-max");
-    place.run(&["db", "model", "add", &other]).code(0);
-    let active = place.json(&["db", "model", "use", "tiny-max"]);
+    // The same weights under another pooling are another encoder.
+    copy_dir(&place.path("out"), &place.path("max"));
+    copy_dir(Path::new(&MODEL.replace("tiny-bert", "tiny-max")), &place.path("max"));
+    place.run(&["db", "model", "add", "max"]).code(0);
+    let active = place.json(&["db", "model", "use", "max"]);
     assert_eq!((&active["generation"], &active["documents"]), (&json!(2), &json!(3)));
     place.run(&["db", "model", "use", "nobody"]).code(1).says(&["nobody"]);
     place.run(&["db", "model", "add", "missing"]).code(1).says(&["missing"]);
