@@ -57,7 +57,6 @@ fn a_search_without_log_leaves_nothing() {
 }
 
 /// Sixty texts on five subjects, with queries and judgements in both layouts.
-#[cfg(feature = "trainer")]
 fn with_judgements() -> Place {
     let place = Place::new();
     place.run(&["db", "create", "--model", MODEL]).code(0);
@@ -82,7 +81,6 @@ fn with_judgements() -> Place {
 }
 
 #[test]
-#[cfg(feature = "trainer")]
 fn measures_have_the_keys_of_the_interface_and_layouts_agree() {
     let place = with_judgements();
     let beir = place.json(&["db", "eval", "--queries", "q.jsonl", "--qrels", "beir.tsv"]);
@@ -106,7 +104,6 @@ fn measures_have_the_keys_of_the_interface_and_layouts_agree() {
 }
 
 #[test]
-#[cfg(feature = "trainer")]
 fn too_little_to_learn_from_is_7_with_the_reason() {
     let place = Place::with_texts();
     let query = logged(&place, "forgot my login");
@@ -122,7 +119,6 @@ fn too_little_to_learn_from_is_7_with_the_reason() {
 }
 
 #[test]
-#[cfg(feature = "trainer")]
 fn learning_publishes_and_rollback_takes_it_back() {
     let place = with_judgements();
     let hits = |place: &Place| -> Vec<Value> {
