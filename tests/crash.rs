@@ -1,0 +1,212 @@
+//! The database on a simulated disk, cut off after every operation of a workload, in every way that the simulator
+//! knows, and compared with what was acknowledged. `EMBDB_CRASH_IMAGES` sets how many disks are looked at,
+//! `EMBDB_CRASH_SEED` which ones.
+
+#[path = "crash/kill.rs"]
+mod kill;
+#[path = "crash/oracle.rs"]
+mod oracle;
+#[path = "crash/workload.rs"]
+mod workload;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use embdb::OpenOptions;
+use embdb::options::Durability;
+use embdb::storage::sim::{CrashMode, SimVfs};
+use embdb::storage::vfs::Vfs;
+
+use kill::KillVfs;
+use oracle::{Allowed, Depth, Mark, allowed, keeps_all, record, verify};
+use workload::{Step, World, plain_options, plain_steps};
+
+/// Each so many images, crashes in the recovery are tried too.
+const TWICE_EVERY: usize = 25;
+/// How many of them.
+const TWICE: usize = 6;
+
+fn setting(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+fn images_wanted() -> usize {
+    setting("EMBDB_CRASH_IMAGES", 10_000)
+}
+
+/// A recorded workload and its oracle.
+struct Run {
+    name: &'static str,
+    sim: SimVfs,
+    options: OpenOptions,
+    marks: Vec<Mark>,
+    seed: usize,
+}
+
+impl Run {
+    fn new(name: &'static str, options: OpenOptions, steps: &[Step]) -> Self {
+        let seed = setting("EMBDB_CRASH_SEED", 1);
+        let sim = SimVfs::new(seed as u64);
+        let marks = record(&sim, &options, steps);
+        Self { name, sim, options, marks, seed }
+    }
+
+    /// Looks at about `wanted` images; returns how many it were.
+    fn sweep(&self, wanted: usize) -> usize {
+        let count = AtomicUsize::new(0);
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..workers)
+                .map(|w| {
+                    scope.spawn({
+                        let count = &count;
+                        move || self.walk(w, workers, wanted, count)
+                    })
+                })
+                .collect();
+            all.into_iter().for_each(|worker| worker.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
+        });
+        let count = count.into_inner();
+        println!("{}: {count} images of {} operations, seed {}", self.name, self.sim.op_count(), self.seed);
+        count
+    }
+
+    fn walk(&self, worker: usize, workers: usize, wanted: usize, count: &AtomicUsize) {
+        let mut series = self.sim.crash_series();
+        let positions = series.op_count() + 1;
+        // Two modes leave nothing to chance; each of the others gets its share of the rest.
+        let seeds = (wanted / positions).saturating_sub(2) / 3 + 1;
+        let stride = (positions * 5).div_ceil(wanted).max(1);
+        loop {
+            let at = series.at();
+            if at / stride % workers == worker && at % stride == 0 {
+                for mode in CrashMode::ALL {
+                    let chance = !matches!(mode, CrashMode::KillOnly | CrashMode::DropAll);
+                    for n in 0..if chance { seeds } else { 1 } {
+                        let seed = (self.seed * 1_000_003 + n) as u64;
+                        let number = count.fetch_add(1, Ordering::Relaxed);
+                        let allowed = allowed(&self.marks, at, keeps_all(mode, self.options.durability));
+                        let coordinates = format!(
+                            "{}: prefix {at} of {}, mode {mode:?}, seed {seed} (EMBDB_CRASH_SEED={}), after {:?}",
+                            self.name,
+                            positions - 1,
+                            self.seed,
+                            series.last_op()
+                        );
+                        let sim = series.image(mode, seed);
+                        let twice = number % TWICE_EVERY == 0;
+                        self.examine(&sim, &allowed, number, &coordinates, twice.then_some(count));
+                    }
+                }
+            }
+            if !series.advance() {
+                break;
+            }
+        }
+    }
+
+    /// One image, and crashes in its recovery if there is a `count` for them.
+    fn examine(
+        &self,
+        sim: &SimVfs,
+        allowed: &Allowed,
+        number: usize,
+        coordinates: &str,
+        count: Option<&AtomicUsize>,
+    ) {
+        let depth = Depth { search: number % 8 == 0, write: true };
+        let marks = self.look(sim, allowed, depth, coordinates);
+        let Some(count) = count else { return };
+        let mut series = sim.crash_series();
+        let total = series.op_count();
+        for n in 0..TWICE {
+            series.advance_to(total * (n + 1) / TWICE);
+            let mode = CrashMode::ALL[(number / TWICE_EVERY + n) % CrashMode::ALL.len()];
+            let full = keeps_all(mode, self.options.durability);
+            let allowed = oracle::allowed(&marks, series.at(), full);
+            let again = series.image(mode, number as u64);
+            let coordinates = format!(
+                "{coordinates}; then prefix {} of {total}, mode {mode:?}, seed {number}, after {:?}",
+                series.at(),
+                series.last_op()
+            );
+            count.fetch_add(1, Ordering::Relaxed);
+            self.look(&again, &allowed, depth, &coordinates);
+        }
+    }
+
+    fn look(&self, sim: &SimVfs, allowed: &Allowed, depth: Depth, coordinates: &str) -> Vec<Mark> {
+        let vfs: Arc<dyn Vfs> = Arc::new(sim.clone());
+        let seen = catch_unwind(AssertUnwindSafe(|| verify(&vfs, sim, &self.options, allowed, depth)));
+        match seen {
+            Ok(Ok(marks)) => marks,
+            Ok(Err(what)) => panic!("{what}\n  at {coordinates}"),
+            Err(_) => panic!("a panic at {coordinates}"),
+        }
+    }
+}
+
+#[test]
+fn every_acknowledged_write_survives_every_crash() {
+    let run = Run::new("full", plain_options(Durability::Full), &plain_steps());
+    assert!(run.sweep(images_wanted()) > 1000.min(images_wanted()));
+}
+
+#[test]
+fn at_lower_durability_a_power_cut_loses_a_suffix_and_a_kill_nothing() {
+    for (name, durability) in [("normal", Durability::Normal), ("bulk", Durability::Bulk)] {
+        Run::new(name, plain_options(durability), &plain_steps()).sweep(images_wanted() / 5);
+    }
+}
+
+/// A process is killed, another one goes on with what it left, and then the power goes: names and bytes that the
+/// first one had not made durable must not be built upon.
+#[test]
+fn what_a_killed_process_left_is_made_durable_before_it_is_built_upon() {
+    let options = plain_options(Durability::Full);
+    let steps = plain_steps();
+    let run = Run::new("kill, then power", options.clone(), &steps);
+    let total = run.sim.op_count();
+    let kills = (images_wanted() / 40).clamp(20, total);
+    let mut images = 0;
+    for n in 0..kills {
+        let limit = 1 + n * total / kills;
+        let sim = SimVfs::new(run.seed as u64);
+        let mut world = World::new(Arc::new(KillVfs { sim: sim.clone(), limit }), options.clone());
+        for step in &steps {
+            if step.run(&mut world).is_err() {
+                break;
+            }
+        }
+        drop(world);
+        assert_eq!(sim.op_count(), limit, "the run is the same each time");
+        let coordinates = format!("kill after {limit} operations (EMBDB_CRASH_SEED={})", run.seed);
+        let before = allowed(&run.marks, limit, true);
+        let marks = run.look(&sim, &before, Depth { search: false, write: true }, &coordinates);
+        let mut series = sim.crash_series();
+        series.advance_to(limit);
+        loop {
+            let at = series.at();
+            for mode in [CrashMode::DropAll, CrashMode::Random, CrashMode::Reordered] {
+                let mut right = allowed(&marks, at, true);
+                if marks[1].end > at {
+                    // Nothing was acknowledged since the kill.
+                    right.models.extend(before.models.iter().cloned());
+                    right.events = before.events.clone();
+                }
+                let coordinates = format!(
+                    "{coordinates}, then power off at {at} after {:?}, mode {mode:?}",
+                    series.last_op()
+                );
+                let image = series.image(mode, n as u64);
+                run.look(&image, &right, Depth { search: false, write: at % 4 == 0 }, &coordinates);
+                images += 1;
+            }
+            if !series.advance() {
+                break;
+            }
+        }
+    }
+    println!("kill, then power: {kills} kills, {images} images, seed {}", run.seed);
+}
