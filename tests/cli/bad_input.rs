@@ -1,8 +1,9 @@
 //! Bad input: a clear message, the right exit code, nothing changed.
 
 use std::fs;
+use std::path::Path;
 
-use super::support::{MODEL, Place};
+use super::support::{MODEL, Place, copy_dir};
 
 fn unchanged(place: &Place, database: &str, before: u64) {
     assert_eq!(place.count(database), before);
@@ -93,7 +94,7 @@ fn numbers_of_hits() {
 #[test]
 fn damaged_models_are_refused() {
     let place = Place::new();
-    copy(std::path::Path::new(MODEL), &place.path("m"));
+    copy_dir(Path::new(MODEL), &place.path("m"));
     let weights = place.path("m/model.safetensors");
     let bytes = fs::read(&weights).unwrap();
     fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
@@ -105,17 +106,4 @@ fn damaged_models_are_refused() {
     let run = place.run(&["db", "create", "--model", "empty"]);
     assert!(run.code == 1 || run.code == 2, "{run:?}");
     assert!(!place.path("db").exists());
-}
-
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Texts are encoded with the tiny model of `tests/fixtures`, vectors written by the tests themselves.
 
-#![cfg(feature = "shell")]
+#![cfg(all(feature = "shell", feature = "trainer"))]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bad_input;

@@ -7,6 +7,8 @@ use clap::Args;
 #[cfg(feature = "trainer")]
 use embdb::db::learn::{Method, RetrainOptions};
 
+#[cfg(feature = "trainer")]
+use super::lines;
 use crate::args::{self, positive};
 use crate::context::Context;
 #[cfg(not(feature = "trainer"))]
@@ -87,6 +89,10 @@ impl Retrain {
     /// Trains and prints the report; the code tells whether it was published.
     #[cfg(feature = "trainer")]
     pub fn run(self, context: &mut Context) -> Outcome {
+        if let Some(path) = &self.data {
+            // A missing file is wrong input, as everywhere.
+            drop(lines::open(path)?);
+        }
         let db = context.change()?;
         let work = context.work();
         let plan = self.plan;
