@@ -160,6 +160,14 @@ fn at_lower_durability_a_power_cut_loses_a_suffix_and_a_kill_nothing() {
     }
 }
 
+/// Re-indexing and going back are all or nothing too: the generation and the documents belong together.
+#[cfg(feature = "trainer")]
+#[test]
+fn generations_change_as_a_whole() {
+    let run = Run::new("generations", workload::text_options(), &workload::text_steps());
+    assert!(run.sweep(images_wanted() / 10) > 100.min(images_wanted() / 20));
+}
+
 /// A process is killed, another one goes on with what it left, and then the power goes: names and bytes that the
 /// first one had not made durable must not be built upon.
 #[test]

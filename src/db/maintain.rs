@@ -246,13 +246,23 @@ impl Inner {
             }
             writing.rotate()?
         };
+        self.commit(self.sealing(&snapshot, sequence, task)?)
+    }
+
+    /// Writes the active parts of a view as a segment; the change of the manifest that makes it count.
+    fn sealing<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        sequence: u64,
+        task: &Task,
+    ) -> Result<impl FnMut(&mut Manifest) -> Result<()> + 'a> {
         // The last active part belongs to the log that was just started.
         let frozen = &snapshot.parts[..snapshot.parts.len() - 1];
         let active: Vec<&Part> = frozen.iter().filter(|p| matches!(p.source, Source::Active(..))).collect();
         let id = snapshot.manifest.next_segment;
-        let written = self.write_segment(&snapshot, &active, id, task)?;
-        let first_log = self.last_log_of(&snapshot);
-        self.commit(|manifest| {
+        let written = self.write_segment(snapshot, &active, id, task)?;
+        let first_log = self.last_log_of(snapshot);
+        Ok(move |manifest: &mut Manifest| {
             manifest.first_log = first_log;
             manifest.sequence = sequence;
             self.write_deaths(manifest, frozen)?;
@@ -435,6 +445,15 @@ impl Inner {
 }
 
 impl Writing<'_> {
+    /// Seals without letting other threads write in between. The caller holds the maintenance lock and a pin.
+    pub fn seal(&mut self, task: &Task) -> Result<()> {
+        if !self.has_records() {
+            return Ok(());
+        }
+        let (snapshot, sequence) = self.rotate()?;
+        self.commit_manifest(self.inner.sealing(&snapshot, sequence, task)?)
+    }
+
     /// Whether the logs hold any record.
     fn has_records(&self) -> bool {
         let state = self.inner.state.lock();

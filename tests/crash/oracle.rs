@@ -126,6 +126,11 @@ pub fn verify(
     if !allowed.models.iter().any(|m| m.docs == found.docs && m.generation == found.generation) {
         return Err(difference(&found, allowed));
     }
+    if let Some(odd) =
+        found.events.iter().find(|e| e.ends_with(">d1") && !found.events.contains(&e[..e.len() - 3]))
+    {
+        return Err(format!("half of the batch of {odd} is there"));
+    }
     if let Some(lost) = allowed.events.difference(&found.events).next() {
         return Err(format!("the acknowledged event {lost} is lost"));
     }
