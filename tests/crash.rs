@@ -150,14 +150,22 @@ impl Run {
 #[test]
 fn every_acknowledged_write_survives_every_crash() {
     let run = Run::new("full", plain_options(Durability::Full), &plain_steps());
-    assert!(run.sweep(images_wanted()) > 1000.min(images_wanted()));
+    assert!(run.sweep(images_wanted() * 6 / 10) > 1000.min(images_wanted() / 2));
 }
 
 #[test]
 fn at_lower_durability_a_power_cut_loses_a_suffix_and_a_kill_nothing() {
     for (name, durability) in [("normal", Durability::Normal), ("bulk", Durability::Bulk)] {
-        Run::new(name, plain_options(durability), &plain_steps()).sweep(images_wanted() / 5);
+        Run::new(name, plain_options(durability), &plain_steps()).sweep(images_wanted() / 10);
     }
+}
+
+/// Re-indexing and going back are all or nothing too: the generation and the documents belong together.
+#[cfg(feature = "trainer")]
+#[test]
+fn generations_change_as_a_whole() {
+    let run = Run::new("generations", workload::text_options(), &workload::text_steps());
+    assert!(run.sweep(images_wanted() / 10) > 100.min(images_wanted() / 20));
 }
 
 /// A process is killed, another one goes on with what it left, and then the power goes: names and bytes that the
@@ -168,7 +176,8 @@ fn what_a_killed_process_left_is_made_durable_before_it_is_built_upon() {
     let steps = plain_steps();
     let run = Run::new("kill, then power", options.clone(), &steps);
     let total = run.sim.op_count();
-    let kills = (images_wanted() / 40).clamp(20, total);
+    // Each kill gives some hundred images.
+    let kills = (images_wanted() / 500).clamp(10, total);
     let mut images = 0;
     for n in 0..kills {
         let limit = 1 + n * total / kills;
@@ -193,8 +202,8 @@ fn what_a_killed_process_left_is_made_durable_before_it_is_built_upon() {
                 if marks[1].end > at {
                     // Nothing was acknowledged since the kill.
                     right.models.extend(before.models.iter().cloned());
-                    right.events = before.events.clone();
                 }
+                right.events = before.events.clone();
                 let coordinates = format!(
                     "{coordinates}, then power off at {at} after {:?}, mode {mode:?}",
                     series.last_op()

@@ -182,6 +182,8 @@ impl Db {
         }
         let model_id = encoder.model_id().to_owned();
         let taken = |m: &NamedModel| m.name == name && m.model_id != model_id;
+        // A commit removes files that no manifest names: not while a segment is being written.
+        let _alone = self.inner.maintenance.lock();
         let mut writing = self.inner.writing(self.inner.options.busy_timeout)?;
         if self.inner.snapshot().manifest.models.iter().any(taken) {
             return Err(Error::input(format!("another model has the name {name:?}; choose one with --name")));
@@ -436,6 +438,9 @@ impl Inner {
         let _pin = Pin::new(self, COMMIT_WAIT)?;
         self.seal(&task.quiet())?;
         store()?;
+        // From here on no other thread writes: a document with vectors of the old generation must not slip in.
+        let mut writing = self.writing(COMMIT_WAIT)?;
+        writing.seal(&task.quiet())?;
         let snapshot = self.snapshot();
         if snapshot.manifest.generation(generation.id).is_none_or(|g| g.model_id != generation.model_id) {
             generation.id = snapshot.manifest.next_generation;
@@ -455,7 +460,7 @@ impl Inner {
                 Target { vfs: self.vfs.as_ref(), dir: &self.dir, database: snapshot.manifest.database };
             written.insert(segment.entry.id, target.write_vectors(segment.entry.id, set, &columns)?);
         }
-        self.commit(|manifest| {
+        writing.commit_manifest(|manifest| {
             if manifest.generation(generation.id).is_none() {
                 manifest.generations.push(generation.clone());
                 manifest.next_generation = generation.id + 1;
@@ -471,8 +476,9 @@ impl Inner {
             retire(manifest);
             Ok(())
         })?;
-        self.merge_feedback(0)?;
-        source.finish(self)?;
+        drop(writing);
+        // It is published; what is left over is in nobody's way.
+        let _ = self.merge_feedback(0).and_then(|()| source.finish(self));
         Ok(generation.id)
     }
 

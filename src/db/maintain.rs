@@ -25,7 +25,7 @@ use crate::format::manifest::{Manifest, SegmentEntry, VectorSet};
 use crate::format::segment::DocumentRecord;
 use crate::index::build_graph;
 use crate::index::hnsw::BuildParams;
-use crate::options::Task;
+use crate::options::{Durability, Task};
 use crate::storage::segment::{NewDocument, Segment, SegmentBuilder, Target, segment_dir};
 use crate::storage::vfs::Vfs;
 use crate::storage::{LOG_DIR, SEGMENT_DIR, feedback, manifests, models, numbered_path};
@@ -152,6 +152,9 @@ impl Inner {
 
     /// One round of background work: only where this process holds the writer's lock.
     fn tick(&self, task: &Task) -> Result<()> {
+        if self.options.durability == Durability::Normal {
+            self.feedback.lock().flush()?;
+        }
         let Some(mut writer) = self.writer.try_lock() else { return Ok(()) };
         let Some(lock) = &writer.lock else { return Ok(()) };
         if writer.pinned == 0 && lock.someone_waits()? {
@@ -162,9 +165,7 @@ impl Inner {
             writer.lock = None;
             return Ok(());
         }
-        if let Some(log) =
-            writer.log.as_mut().filter(|_| self.options.durability == crate::options::Durability::Normal)
-        {
+        if let Some(log) = writer.log.as_mut().filter(|_| self.options.durability == Durability::Normal) {
             log.sync()?;
         }
         drop(writer);
@@ -182,8 +183,13 @@ impl Inner {
         Ok(())
     }
 
-    /// What is due right after a write, where no background thread does it.
-    pub fn after_write(&self) -> Result<()> {
+    /// What is due right after a write, where no background thread does it. The write is acknowledged: what fails
+    /// here fails again, and is told, when the user compacts.
+    pub fn after_write(&self) {
+        let _ = self.tidy();
+    }
+
+    fn tidy(&self) -> Result<()> {
         let fresh = std::mem::take(&mut self.writer.lock().fresh);
         let seals = !self.options.background && self.wants_seal();
         if !fresh && !seals {
@@ -241,13 +247,23 @@ impl Inner {
             }
             writing.rotate()?
         };
+        self.commit(self.sealing(&snapshot, sequence, task)?)
+    }
+
+    /// Writes the active parts of a view as a segment; the change of the manifest that makes it count.
+    fn sealing<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        sequence: u64,
+        task: &Task,
+    ) -> Result<impl FnMut(&mut Manifest) -> Result<()> + 'a> {
         // The last active part belongs to the log that was just started.
         let frozen = &snapshot.parts[..snapshot.parts.len() - 1];
         let active: Vec<&Part> = frozen.iter().filter(|p| matches!(p.source, Source::Active(..))).collect();
         let id = snapshot.manifest.next_segment;
-        let written = self.write_segment(&snapshot, &active, id, task)?;
-        let first_log = self.last_log_of(&snapshot);
-        self.commit(|manifest| {
+        let written = self.write_segment(snapshot, &active, id, task)?;
+        let first_log = self.last_log_of(snapshot);
+        Ok(move |manifest: &mut Manifest| {
             manifest.first_log = first_log;
             manifest.sequence = sequence;
             self.write_deaths(manifest, frozen)?;
@@ -259,11 +275,14 @@ impl Inner {
 
     /// Merges segments into one. The caller holds the maintenance lock and a pin.
     pub fn merge(&self, segments: &[u64], task: &Task) -> Result<()> {
-        if let Some(log) = self.writing(self.options.busy_timeout)?.writer.log.as_mut() {
-            // Deaths that only the log knows are about to become final.
-            log.sync()?;
-        }
-        let snapshot = self.snapshot();
+        let snapshot = {
+            let mut writing = self.writing(self.options.busy_timeout)?;
+            if let Some(log) = writing.writer.log.as_mut() {
+                // Deaths that only the log knows are about to become final.
+                log.sync()?;
+            }
+            self.snapshot()
+        };
         let chosen = |id: u64| segments.contains(&id);
         let parts: Vec<&Part> = snapshot
             .parts
@@ -427,6 +446,15 @@ impl Inner {
 }
 
 impl Writing<'_> {
+    /// Seals without letting other threads write in between. The caller holds the maintenance lock and a pin.
+    pub fn seal(&mut self, task: &Task) -> Result<()> {
+        if !self.has_records() {
+            return Ok(());
+        }
+        let (snapshot, sequence) = self.rotate()?;
+        self.commit_manifest(self.inner.sealing(&snapshot, sequence, task)?)
+    }
+
     /// Whether the logs hold any record.
     fn has_records(&self) -> bool {
         let state = self.inner.state.lock();
@@ -436,12 +464,12 @@ impl Writing<'_> {
 
     /// Ends the current log and starts the next one; the view just after that, and the last sequence number in it.
     fn rotate(&mut self) -> Result<(Snapshot, u64)> {
-        if let Some(log) = self.writer.log.as_mut() {
-            log.sync()?;
-        }
+        let end = self.writer.log.as_mut().map(|log| log.finish()).transpose()?;
+        // From here on the next log may exist, so that this one must not grow, whatever fails.
+        self.writer.log = None;
         let mut state = self.inner.state.lock();
-        if let (Some(log), Some(last)) = (self.writer.log.as_ref(), state.logs.last_mut()) {
-            last.end = log.end();
+        if let (Some(end), Some(last)) = (end, state.logs.last_mut()) {
+            last.end = end;
         }
         let log = self.next_log(&mut state)?;
         self.writer.log = Some(log);
@@ -452,6 +480,11 @@ impl Writing<'_> {
     pub fn commit_manifest(&mut self, mut change: impl FnMut(&mut Manifest) -> Result<()>) -> Result<()> {
         let inner = self.inner;
         let vfs = inner.vfs.as_ref();
+        if let Some(log) = &self.writer.log {
+            log.check()?;
+        }
+        // Given back when all is well. If not, the new manifest may be there or not: the next write looks.
+        let log = self.writer.log.take();
         let mut state = inner.state.lock();
         let mut manifest = Manifest::clone(&state.manifest);
         manifest.number += 1;
@@ -462,7 +495,10 @@ impl Writing<'_> {
         let loaded = State::load(vfs, &inner.dir, Some(&state))?;
         *state = loaded.unwrap_or_else(State::empty);
         inner.publish(&state);
-        clean(vfs, &inner.dir, &state.manifest)
+        self.writer.log = log;
+        // It is committed. What cannot be removed now is in nobody's way, and the next commit tries again.
+        let _ = clean(vfs, &inner.dir, &state.manifest);
+        Ok(())
     }
 }
 

@@ -181,6 +181,16 @@ impl Db {
     }
 }
 
+impl Drop for Inner {
+    /// Nobody is left to be told of errors: what must be known to be on the disk is flushed or closed before.
+    fn drop(&mut self) {
+        let _ = self.feedback.get_mut().flush();
+        if let Some(log) = self.writer.get_mut().log.as_mut() {
+            let _ = log.sync();
+        }
+    }
+}
+
 impl Inner {
     /// The current view.
     pub fn snapshot(&self) -> Arc<Snapshot> {

@@ -39,6 +39,8 @@ pub(crate) struct LogPosition {
     pub end: u64,
     /// What follows.
     pub tail: Tail,
+    /// Everything before this offset is known to be on the disk.
+    pub synced: u64,
 }
 
 /// What is known of the database; changes only under a mutex.
@@ -88,7 +90,16 @@ impl State {
     pub fn load(vfs: &dyn Vfs, dir: &Path, before: Option<&Self>) -> Result<Option<Self>> {
         let mut last_error = None;
         for _ in 0..RETRIES {
-            let Some(manifest) = manifests::newest(vfs, dir)? else { return Ok(None) };
+            let manifest = match manifests::newest(vfs, dir) {
+                Ok(Some(manifest)) => manifest,
+                Ok(None) => return Ok(None),
+                // It was the newest when it was listed, and is too old to be kept now.
+                Err(error) if error.is_not_found() => {
+                    last_error = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let number = manifest.number;
             match Self::from_manifest(vfs, dir, manifest, before) {
                 Ok(state) => return Ok(Some(state)),
@@ -158,12 +169,13 @@ impl State {
     /// Applies what was appended to the last log since it was read.
     fn tail(&mut self, vfs: &dyn Vfs) -> Result<()> {
         let Some(position) = self.logs.last().cloned() else { return Ok(()) };
-        let (end, tail) = read_batches(vfs, &position.path, &position.header, position.end, None, |batch| {
+        let scan = read_batches(vfs, &position.path, &position.header, position.end, None, |batch| {
             self.apply(changes(batch, &position.path)?)
         })?;
         if let Some(last) = self.logs.last_mut() {
-            last.end = end;
-            last.tail = tail;
+            last.end = scan.end;
+            last.tail = scan.tail;
+            last.synced = last.synced.max(scan.synced);
         }
         Ok(())
     }
@@ -319,7 +331,7 @@ fn open_log(vfs: &dyn Vfs, dir: &Path, number: u64, database: &[u8; 16]) -> Resu
     if header.number != number || header.database != *database {
         return Err(Error::corrupt(&path, 0, "the log of another place or another database"));
     }
-    Ok(Some(LogPosition { path, header, end: LOG_HEADER_LEN as u64, tail: Tail::Clean }))
+    Ok(Some(LogPosition { path, header, end: LOG_HEADER_LEN as u64, tail: Tail::Clean, synced: 0 }))
 }
 
 /// Numbers of the logs that are there, ascending.

@@ -101,7 +101,7 @@ impl Db {
         let batch = writing.current(batch)?;
         let report = writing.commit(batch)?;
         drop(writing);
-        self.inner.after_write()?;
+        self.inner.after_write();
         Ok(report)
     }
 
@@ -113,7 +113,7 @@ impl Db {
         let mut writing = self.inner.writing(self.inner.options.busy_timeout)?;
         let count = writing.delete(ids)?;
         drop(writing);
-        self.inner.after_write()?;
+        self.inner.after_write();
         Ok(count)
     }
 
@@ -140,17 +140,14 @@ impl Inner {
     /// Takes the right to write, with the state up to date and a log open (if the database exists).
     pub fn writing(&self, timeout: Duration) -> Result<Writing<'_>> {
         let mut writer = self.writer.lock();
-        if writer.pinned == 0
-            && let Some(lock) = writer.lock.take()
-        {
-            if lock.someone_waits()? {
-                if let Some(log) = writer.log.as_mut() {
-                    log.sync()?;
-                }
-                writer.log = None;
+        let waited_for = |lock: &WriterLock| lock.someone_waits();
+        if writer.pinned == 0 && writer.lock.as_ref().map_or(Ok(false), waited_for)? {
+            if let Some(log) = writer.log.as_mut() {
+                log.sync()?;
+            }
+            writer.log = None;
+            if let Some(lock) = writer.lock.take() {
                 writer.lock = Some(lock.hand_over(timeout.max(Duration::from_secs(60)))?);
-            } else {
-                writer.lock = Some(lock);
             }
         }
         if writer.lock.is_none() {
@@ -259,8 +256,12 @@ pub(crate) struct Writing<'a> {
 impl Writing<'_> {
     /// Brings the state up to date and opens the log, if there is a database and no log is open.
     fn open_log(&mut self) -> Result<()> {
-        if self.writer.log.is_some() {
-            return self.replace_broken_log();
+        if let Some(log) = self.writer.log.as_mut() {
+            if !log.is_broken() {
+                return Ok(());
+            }
+            log.finish()?;
+            self.writer.log = None;
         }
         let inner = self.inner;
         let mut state = inner.state.lock();
@@ -269,21 +270,17 @@ impl Writing<'_> {
         }
         state.refresh(inner.vfs.as_ref(), &inner.dir)?;
         inner.publish(&state);
+        // A writer that was killed may have published it without making its name durable.
+        inner.vfs.sync_dir(&inner.dir.join(storage::MANIFEST_DIR))?;
         let Some(last) = state.logs.last().cloned() else { return Ok(()) };
-        if last.tail == Tail::Clean {
-            self.writer.log = Some(LogWriter::resume(inner.vfs.as_ref(), &last.path, last.header, last.end)?);
-        } else {
-            // What the torn tail follows must be on the disk before the next log says so.
-            LogWriter::resume(inner.vfs.as_ref(), &last.path, last.header, last.end)?;
-            self.writer.log = Some(self.next_log(&mut state)?);
-        }
-        super::maintain::clean(inner.vfs.as_ref(), &inner.dir, &state.manifest)
-    }
-
-    fn replace_broken_log(&mut self) -> Result<()> {
-        if self.writer.log.as_ref().is_some_and(LogWriter::is_broken) {
-            let mut state = self.inner.state.lock();
-            self.writer.log = Some(self.next_log(&mut state)?);
+        let log = LogWriter::resume(inner.vfs.as_ref(), &last.path, last.header, last.synced, last.end)?;
+        // What a torn tail follows is on the disk now, and the next log may say so.
+        let log = if last.tail == Tail::Clean { log } else { self.next_log(&mut state)? };
+        self.writer.log = Some(log);
+        // With a pin, files are being written that no manifest names yet. What cannot be removed now is in nobody's
+        // way, and the next commit tries again.
+        if self.writer.pinned == 0 {
+            let _ = super::maintain::clean(inner.vfs.as_ref(), &inner.dir, &state.manifest);
         }
         Ok(())
     }
@@ -301,7 +298,7 @@ impl Writing<'_> {
             inner.vfs.remove_file(&path)?;
         }
         let log = LogWriter::create(inner.vfs.as_ref(), &path, header)?;
-        state.add_log(LogPosition { path, header, end: log.end(), tail: Tail::Clean });
+        state.add_log(LogPosition { path, header, end: log.end(), tail: Tail::Clean, synced: log.end() });
         inner.publish(state);
         Ok(log)
     }
@@ -331,7 +328,11 @@ impl Writing<'_> {
         }
         state.manifest = Arc::new(manifest);
         self.writer.log = Some(self.next_log(&mut state)?);
-        manifests::commit(vfs, &inner.dir, &state.manifest)?;
+        if let Err(error) = manifests::commit(vfs, &inner.dir, &state.manifest) {
+            // It may be there nevertheless: the next write looks.
+            self.writer.log = None;
+            return Err(error);
+        }
         inner.publish(&state);
         *inner.state.lock() = state;
         Ok(())
@@ -408,12 +409,16 @@ impl Writing<'_> {
         let Some(log) = self.writer.log.as_mut() else {
             return Err(Error::input("no log is open"));
         };
+        let start = log.end();
         log.append(frames, self.inner.options.durability)?;
         let end = log.end();
         let mut state = self.inner.state.lock();
-        state.apply(changes)?;
+        // Another thread's refresh may have read the batch from the file already.
+        if state.logs.last().is_none_or(|last| last.end <= start) {
+            state.apply(changes)?;
+        }
         if let Some(last) = state.logs.last_mut() {
-            last.end = end;
+            last.end = last.end.max(end);
         }
         self.inner.publish(&state);
         Ok(())
@@ -488,15 +493,9 @@ impl Seed {
     }
 }
 
+/// Makes room for the lock; [`storage::create_dirs`] makes it durable.
 fn make_dir(vfs: &dyn storage::vfs::Vfs, dir: &Path) -> Result<()> {
-    if vfs.exists(dir)? {
-        return Ok(());
-    }
-    vfs.create_dir(dir)?;
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => vfs.sync_dir(parent),
-        _ => vfs.sync_dir(Path::new(".")),
-    }
+    if vfs.exists(dir)? { Ok(()) } else { vfs.create_dir(dir) }
 }
 
 fn meta_json(document: &Document) -> String {

@@ -278,6 +278,8 @@ pub struct Scan {
     pub end: u64,
     /// What follows it.
     pub tail: Tail,
+    /// Everything before this offset had reached the disk, as its frames say; 0 if they say nothing.
+    pub synced: u64,
 }
 
 /// Walks whole batches in `bytes` (which begin at offset `base` of the file) and hands each to `apply`,
@@ -291,13 +293,18 @@ pub fn scan<'a>(
 ) -> Result<Scan> {
     let mut end = base;
     let mut at = 0;
+    let mut synced = 0;
     let mut batch: Vec<Frame<'a>> = Vec::new();
     while at < bytes.len() {
         let Some(frame) = frame_at(bytes, at, base, salt) else { break };
         at = (frame.end - base) as usize;
         match frame.kind {
-            FrameType::Synced if batch.is_empty() => end = frame.end,
+            FrameType::Synced if batch.is_empty() => {
+                synced = synced.max(u64_at(frame.payload, 0).unwrap_or_default());
+                end = frame.end;
+            }
             FrameType::Commit if commit_covers(&frame, &batch, end) => {
+                synced = synced.max(u64_at(frame.payload, 8).unwrap_or_default());
                 apply(&batch)?;
                 batch.clear();
                 end = frame.end;
@@ -308,7 +315,7 @@ pub fn scan<'a>(
     }
     let from = (end - base) as usize;
     if from == bytes.len() {
-        return Ok(Scan { end, tail: Tail::Clean });
+        return Ok(Scan { end, tail: Tail::Clean, synced: synced.min(end) });
     }
     match synced_beyond(bytes, from, base, salt) {
         Some(to) => {
@@ -316,7 +323,7 @@ pub fn scan<'a>(
                 format!("a record is damaged although everything before offset {to} had reached the disk");
             Err(Error::corrupt(path, end, what))
         }
-        None => Ok(Scan { end, tail: Tail::Torn }),
+        None => Ok(Scan { end, tail: Tail::Torn, synced: synced.min(end) }),
     }
 }
 

@@ -93,15 +93,10 @@ pub fn unmerged(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<PathBuf>> {
 pub fn read_unmerged(vfs: &dyn Vfs, path: &Path) -> Result<Vec<RawEvent>> {
     let mut events = Vec::new();
     let mut collect = || -> Result<()> {
-        if vfs.file_len(path)? < LOG_HEADER_LEN as u64 {
-            return Ok(());
-        }
         let header = match read_header(vfs, path) {
             Ok(header) => header,
-            // A crash between creation and first sync leaves zeros: nothing was acknowledged.
-            Err(Error::Corrupt { .. }) if vfs.read_at(path, 0, LOG_HEADER_LEN)?.iter().all(|&b| b == 0) => {
-                return Ok(());
-            }
+            // Its header is synced before the first event follows: a broken header alone was never in use.
+            Err(Error::Corrupt { .. }) if vfs.file_len(path)? <= LOG_HEADER_LEN as u64 => return Ok(()),
             Err(error) => return Err(error),
         };
         read_batches(vfs, path, &header, LOG_HEADER_LEN as u64, None, |batch| {

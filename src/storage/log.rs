@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::vfs::{Vfs, WriteFile};
 use crate::error::{Error, Result};
-use crate::format::frame::{self, BatchBuilder, Frame, FrameType, LOG_HEADER_LEN, LogHeader, Tail};
+use crate::format::frame::{self, BatchBuilder, Frame, FrameType, LOG_HEADER_LEN, LogHeader, Scan};
 use crate::options::Durability;
 
 /// Appends batches to one file.
@@ -17,6 +17,8 @@ pub struct LogWriter {
     header: LogHeader,
     end: u64,
     synced_to: u64,
+    /// Batches were appended since the last sync.
+    dirty: bool,
     /// A write failed: what stands after `end` is unknown, so this file is given up.
     broken: bool,
     /// A sync failed: what the system says about this file can no longer be trusted.
@@ -32,15 +34,34 @@ impl LogWriter {
         if let Some(parent) = path.parent() {
             vfs.sync_dir(parent)?;
         }
-        let end = LOG_HEADER_LEN as u64;
-        Ok(Self { file, path: path.into(), header, end, synced_to: end, broken: false, poisoned: None })
+        Ok(Self::at(file, path, header, LOG_HEADER_LEN as u64))
     }
 
-    /// Goes on in a file that ends cleanly at `end`. Syncs it, so that all of it counts as on the disk.
-    pub fn resume(vfs: &dyn Vfs, path: &Path, header: LogHeader, end: u64) -> Result<Self> {
+    /// Goes on in a file whose batches end at `end`, and brings it and its name to the disk, so that all of it can
+    /// be built upon. What lies beyond `synced` is written again: after a failed sync the system may hold bytes
+    /// that it believes to be on the disk and that are not.
+    pub fn resume(vfs: &dyn Vfs, path: &Path, header: LogHeader, synced: u64, end: u64) -> Result<Self> {
+        let rest = vfs.read_at(path, synced, end.saturating_sub(synced) as usize)?;
         let mut file = vfs.open_write(path)?;
+        file.write_at(synced, &rest)?;
         file.sync()?;
-        Ok(Self { file, path: path.into(), header, end, synced_to: end, broken: false, poisoned: None })
+        if let Some(parent) = path.parent() {
+            vfs.sync_dir(parent)?;
+        }
+        Ok(Self::at(file, path, header, end))
+    }
+
+    fn at(file: Box<dyn WriteFile>, path: &Path, header: LogHeader, end: u64) -> Self {
+        Self {
+            file,
+            path: path.into(),
+            header,
+            end,
+            synced_to: end,
+            dirty: false,
+            broken: false,
+            poisoned: None,
+        }
     }
 
     /// Number in the header.
@@ -75,11 +96,12 @@ impl LogWriter {
         let end = self.end + bytes.len() as u64;
         if durability == Durability::Full {
             self.sync_file()?;
-            self.end = end;
+        }
+        self.end = end;
+        self.dirty = durability != Durability::Full;
+        if !self.dirty {
             self.synced_to = end;
             self.mark_synced();
-        } else {
-            self.end = end;
         }
         Ok(())
     }
@@ -87,12 +109,23 @@ impl LogWriter {
     /// Brings all appended batches to the disk.
     pub fn sync(&mut self) -> Result<()> {
         self.check()?;
-        if self.synced_to < self.end {
+        if self.dirty {
             self.sync_file()?;
-            self.synced_to = self.end;
+            (self.synced_to, self.dirty) = (self.end, false);
             self.mark_synced();
         }
         Ok(())
+    }
+
+    /// Brings every byte to the disk, marks included, and says where they end: what the header of the next log
+    /// says must never be more than what a power cut leaves.
+    pub fn finish(&mut self) -> Result<u64> {
+        self.check()?;
+        if self.synced_to < self.end {
+            self.sync_file()?;
+            (self.synced_to, self.dirty) = (self.end, false);
+        }
+        Ok(self.end)
     }
 
     fn sync_file(&mut self) -> Result<()> {
@@ -112,7 +145,8 @@ impl LogWriter {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    /// Fails if a sync has failed: then nothing more may be promised.
+    pub fn check(&self) -> Result<()> {
         match &self.poisoned {
             Some(what) => Err(Error::Poisoned { path: self.path.clone(), what: what.clone() }),
             None => Ok(()),
@@ -126,7 +160,7 @@ pub fn read_header(vfs: &dyn Vfs, path: &Path) -> Result<LogHeader> {
 }
 
 /// Reads whole batches from offset `from` up to `to` (or the end of the file) and hands each to `apply`.
-/// Returns where the last whole batch ends, and what follows it.
+/// Returns where the last whole batch ends, what follows it, and how far all is known to be on the disk.
 pub fn read_batches(
     vfs: &dyn Vfs,
     path: &Path,
@@ -134,7 +168,7 @@ pub fn read_batches(
     from: u64,
     to: Option<u64>,
     apply: impl FnMut(&[Frame<'_>]) -> Result<()>,
-) -> Result<(u64, Tail)> {
+) -> Result<Scan> {
     let length = vfs.file_len(path)?;
     let until = to.unwrap_or(length);
     if until > length {
@@ -149,7 +183,7 @@ pub fn read_batches(
     if to.is_some() && scan.end != until {
         return Err(Error::corrupt(path, scan.end, format!("damaged before its committed end {until}")));
     }
-    Ok((scan.end, scan.tail))
+    Ok(scan)
 }
 
 #[cfg(test)]
@@ -180,7 +214,7 @@ mod tests {
         }
         let end = writer.end();
         drop(writer);
-        let mut writer = LogWriter::resume(&vfs, path, HEADER, end).unwrap();
+        let mut writer = LogWriter::resume(&vfs, path, HEADER, 0, end).unwrap();
         writer.append(&[(FrameType::Delete, 9, vec![9])], Durability::Full).unwrap();
         assert_eq!(batches(&vfs, path), [vec![0; 5], vec![1; 5], vec![2; 5], vec![9]]);
         assert_eq!(read_header(&vfs, path).unwrap(), HEADER);

@@ -80,18 +80,16 @@ pub fn presence(vfs: &dyn Vfs, dir: &Path) -> Result<Presence> {
     Ok(Presence::Absent)
 }
 
-/// Makes the directories of a database, durably. Harmless where they exist.
+/// Makes the directories of a database, durably. Harmless where they exist: who made them may have been killed
+/// before their names were durable, so that is seen to again.
 pub fn create_dirs(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-    if !vfs.exists(dir)? {
-        vfs.create_dir(dir)?;
-        if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
-            vfs.sync_dir(parent)?;
-        }
-    }
+    vfs.create_dir(dir)?;
     for sub in DIRS {
         vfs.create_dir(&dir.join(sub))?;
     }
-    vfs.sync_dir(dir)
+    vfs.sync_dir(dir)?;
+    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
+    vfs.sync_dir(parent.unwrap_or(Path::new(".")))
 }
 
 /// Writes a new file and syncs it; the caller syncs the directory. A left-over of the same name is removed first.

@@ -26,10 +26,11 @@ pub fn exists(vfs: &dyn Vfs, dir: &Path, model_id: &str) -> Result<bool> {
 /// `files` are only what differs.
 pub fn write(vfs: &dyn Vfs, dir: &Path, model_id: &str, files: &Files, base: Option<&str>) -> Result<()> {
     let target = folder(dir, model_id)?;
-    if vfs.exists(&target)? {
-        return Ok(());
-    }
     let models = dir.join(MODEL_DIR);
+    if vfs.exists(&target)? {
+        // Who stored it may have been killed before its name was durable.
+        return vfs.sync_dir(&models);
+    }
     let temporary = models.join(format!("new-{model_id}"));
     remove_dir_if_present(vfs, &temporary)?;
     vfs.create_dir(&temporary)?;

@@ -126,6 +126,11 @@ pub fn verify(
     if !allowed.models.iter().any(|m| m.docs == found.docs && m.generation == found.generation) {
         return Err(difference(&found, allowed));
     }
+    if let Some(odd) =
+        found.events.iter().find(|e| e.ends_with(">d1") && !found.events.contains(&e[..e.len() - 3]))
+    {
+        return Err(format!("half of the batch of {odd} is there"));
+    }
     if let Some(lost) = allowed.events.difference(&found.events).next() {
         return Err(format!("the acknowledged event {lost} is lost"));
     }
@@ -151,15 +156,16 @@ fn write_on(
     let new = document(500, "after the crash", options.create.model.is_none());
     model.docs.insert(new.id.clone(), new.text.clone());
     model.generation = model.generation.max(1);
+    let full = options.durability == Durability::Full;
     db.add([new]).map_err(|e| format!("add after the crash: {e}"))?;
-    marks.push(mark(sim, "add", &model, true, true));
+    marks.push(mark(sim, "add", &model, full, full));
     if let Some(victim) = model.docs.keys().next().cloned() {
         db.delete(std::slice::from_ref(&victim)).map_err(|e| format!("delete after the crash: {e}"))?;
         model.docs.remove(&victim);
-        marks.push(mark(sim, "delete", &model, true, true));
+        marks.push(mark(sim, "delete", &model, full, full));
     }
     db.seal(&Task::default()).map_err(|e| format!("seal after the crash: {e}"))?;
-    marks.push(mark(sim, "seal", &model, true, true));
+    marks.push(mark(sim, "seal", &model, true, full));
     if contents(db)? != model.docs {
         return Err("the contents after writing on are wrong".into());
     }
