@@ -15,6 +15,8 @@ use crate::types::{Event, LoggedClick, LoggedSearch, SearchResult};
 #[derive(Default)]
 pub(crate) struct FeedbackLog {
     writer: Option<FeedbackWriter>,
+    /// Hits of the searches met so far, by query id, so that not every click reads the whole log.
+    shown: HashMap<String, Vec<String>>,
 }
 
 impl FeedbackLog {
@@ -48,16 +50,12 @@ impl Db {
         if !grade.is_finite() {
             return Err(Error::input(format!("a grade of {grade} is not a finite number")));
         }
-        let search = self.log_events()?.into_iter().find_map(|event| match event {
-            Event::Search(search) if search.query_id == query_id => Some(search),
-            _ => None,
-        });
-        let Some(search) = search else {
+        let Some(shown) = self.inner.shown(query_id)? else {
             return Err(Error::input(format!(
                 "no logged search has the id {query_id:?}; search with --log first"
             )));
         };
-        if !search.shown.iter().any(|shown| shown == id) && self.get(id)?.is_none() {
+        if !shown.iter().any(|shown| shown == id) && self.get(id)?.is_none() {
             return Err(Error::input(format!(
                 "the document {id:?} is neither stored nor among the hits of that search"
             )));
@@ -123,6 +121,20 @@ impl Inner {
         let chance = self.vfs.random();
         let more = self.vfs.random() as u16;
         format!("{:012x}{chance:016x}{more:04x}", self.vfs.now_ms())
+    }
+
+    /// Hits of a logged search, of whatever process.
+    fn shown(&self, query_id: &str) -> Result<Option<Vec<String>>> {
+        if let Some(shown) = self.feedback.lock().shown.get(query_id) {
+            return Ok(Some(shown.clone()));
+        }
+        let events = self.events()?;
+        let mut log = self.feedback.lock();
+        log.shown.extend(events.into_iter().filter_map(|event| match event {
+            Event::Search(search) => Some((search.query_id, search.shown)),
+            Event::Click(_) => None,
+        }));
+        Ok(log.shown.get(query_id).cloned())
     }
 
     /// Logs searches and gives them ids. A search never fails because logging could not: then there is a note.
