@@ -472,6 +472,7 @@ impl Writing<'_> {
         }
         let log = self.next_log(&mut state)?;
         self.writer.log = Some(log);
+        self.inner.publish(&state);
         Ok((state.snapshot(), state.sequence))
     }
 
