@@ -189,17 +189,18 @@ fn the_trainable_copy_gives_the_same_vectors_and_files() {
     let encoder = tiny("tiny-cls");
     let model = encoder.trainable().unwrap();
     let trained: Vec<f32> = model.embed(&TRAINING_TEXTS).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-    assert_eq!(trained, encode(&encoder, &TRAINING_TEXTS));
+    let before = encode(&encoder, &TRAINING_TEXTS);
+    assert_agree(&trained, &before, encoder.dim(), 0.999999);
 
     let files = model.to_files().unwrap();
     let again = Encoder::from_files(files, Precision::F32).unwrap();
-    assert_eq!(encode(&again, &TRAINING_TEXTS), trained);
+    assert_eq!(encode(&again, &TRAINING_TEXTS), before);
 
     let (_, words) = &model.variables().into_iter().find(|(name, _)| name.contains("word_emb")).unwrap();
     words.set(&(words.as_tensor() * 0.5).unwrap()).unwrap();
     let changed = Encoder::from_files(model.to_files().unwrap(), Precision::F32).unwrap();
     assert_ne!(changed.model_id(), encoder.model_id());
-    assert_ne!(encode(&changed, &TRAINING_TEXTS), trained);
+    assert_ne!(encode(&changed, &TRAINING_TEXTS), before);
 }
 
 #[test]
@@ -248,7 +249,7 @@ fn adapters_are_applied_in_order_and_survive_storage() {
     assert_eq!(encode(&stored, &TRAINING_TEXTS), encode(&twice, &TRAINING_TEXTS));
     let trainable = twice.trainable().unwrap().embed(&TRAINING_TEXTS).unwrap();
     let trainable: Vec<f32> = trainable.flatten_all().unwrap().to_vec1().unwrap();
-    assert_eq!(trainable, encode(&twice, &TRAINING_TEXTS));
+    assert_agree(&trainable, &encode(&twice, &TRAINING_TEXTS), dim, 0.999999);
 
     for wrong in [vec![0.0; 3], vec![f32::NAN; dim * dim]] {
         assert!(matches!(plain.with_adapter(wrong), Err(Error::Input(_))));
@@ -322,7 +323,7 @@ fn chunks_are_read_whole_and_cover_the_text() {
             }
         }
     }
-    assert_eq!(encoder.chunks("").unwrap(), [0..0]);
+    assert_eq!(encoder.chunks("").unwrap(), vec![0..0]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The storage engine through its public interface: plain vectors, no encoder.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use embdb::types::Document;
 use embdb::{CreateOptions, Db, OpenOptions, Task};
 

@@ -13,7 +13,8 @@ use serde::Serialize;
 use serde::ser::Serializer;
 
 use super::encoders::Encoder;
-use super::generations::{Embedded, Mapped, NewGeneration, RowSource};
+use super::generations::{Embedded, NewGeneration, RowSource};
+use super::mapped::Mapped;
 use super::search::{Scope, SearchOptions, parallel};
 use super::snapshot::{Place, Snapshot};
 use super::{Db, Inner};
@@ -22,8 +23,8 @@ use crate::format::manifest::Generation;
 use crate::options::Task;
 use crate::trainer::adapter::apply;
 use crate::trainer::{
-    self, AdapterOptions, Click, FullOptions, GateOptions, GateReport, Judged, LoggedQuery, Pair, PairRows,
-    Paired, ResolvedPair, Scores, SplitOptions, Target, TextPair, TrainReport,
+    self, AdapterOptions, Click, FullOptions, GateOptions, GateReport, HeldOut, Judged, LoggedQuery, Pair,
+    PairRows, Paired, ResolvedPair, Scores, SplitOptions, Target, TextPair, TrainReport,
 };
 use crate::types::Event;
 
@@ -175,7 +176,7 @@ impl Db {
             exact: true,
             ..SearchOptions::default()
         };
-        let scope = Scope::new(&snapshot, generation, &search)?;
+        let scope = Scope::new(&snapshot, generation, &search, None)?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let found = parallel(&rows, threads, |row| {
             let found = scope.search(row)?;
@@ -605,7 +606,8 @@ impl<'a> Run<'a> {
             after: self.scores(&after[cut..], &rows_after, &documents_after, dim, &guard)?,
         };
         let options = GateOptions { seed: self.options.seed, ..GateOptions::default() };
-        Ok(trainer::decide(&rungs, &guard, &options))
+        let weights = judged.iter().map(|j| j.weight).collect();
+        Ok(trainer::decide(&HeldOut { weights, rungs }, &guard, &options))
     }
 
     /// NDCG@10 of each judged query.
@@ -635,7 +637,7 @@ impl<'a> Run<'a> {
             let text = self.snapshot.document(*place)?.text;
             if let Some(passage) = passage(&text) {
                 let id = self.corpus.ids.get(number).cloned().unwrap_or_default();
-                guard.push(Judged { query: passage, grades: HashMap::from([(id, 1.0)]) });
+                guard.push(Judged { query: passage, grades: HashMap::from([(id, 1.0)]), weight: 1.0 });
             }
         }
         Ok(guard)

@@ -174,6 +174,7 @@ impl Inner {
             let _pin = Pin::new(self, self.options.busy_timeout)?;
             self.seal(task)?;
         }
+        super::growing::feed(&self.growing, &self.snapshot(), self.options.seal_rows)?;
         let candidates = self.merge_candidates();
         if !candidates.is_empty() {
             let _pin = Pin::new(self, self.options.busy_timeout)?;

@@ -23,10 +23,13 @@ pub(crate) mod encoders;
 pub mod feedback;
 pub mod filter;
 pub mod generations;
+pub(crate) mod growing;
 pub mod inspect;
 #[cfg(feature = "trainer")]
 pub mod learn;
 pub mod maintain;
+#[cfg(feature = "trainer")]
+pub(crate) mod mapped;
 pub(crate) mod mask;
 pub mod search;
 pub(crate) mod snapshot;
@@ -67,6 +70,8 @@ pub(crate) struct Inner {
     pub maintenance: Mutex<()>,
     pub encoders: Encoders,
     pub feedback: Mutex<FeedbackLog>,
+    /// Index of the growing segment.
+    pub growing: Mutex<Option<growing::Growing>>,
 }
 
 impl std::fmt::Debug for Db {
@@ -101,6 +106,7 @@ impl Db {
             maintenance: Mutex::default(),
             encoders: Encoders::default(),
             feedback: Mutex::default(),
+            growing: Mutex::default(),
             vfs,
             dir,
             options,

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use super::filter::Filter;
-use super::snapshot::{Place, Rows, Snapshot};
+use super::growing::Growing;
+use super::snapshot::{Place, Rows, Snapshot, Source};
 use super::{Db, Inner, mask};
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
@@ -180,7 +181,7 @@ impl Db {
                 return Err(Error::input(format!("query {n}: {problem}")));
             }
         }
-        let scope = Scope::new(&snapshot, generation, options)?;
+        let scope = Scope::new(&snapshot, generation, options, self.inner.growing.lock().clone())?;
         let threads =
             if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
         let (start, cpu) = (Instant::now(), cpu_seconds());
@@ -193,7 +194,7 @@ impl Db {
         let mut times: Vec<f64> = timed.iter().map(|t| t.1).collect();
         times.sort_unstable_by(f64::total_cmp);
         let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied().unwrap_or_default();
-        let name = |found: &Found| Ok(snapshot.part(found.place.part)?.id(found.place.document)?);
+        let name = |found: &Found| snapshot.part(found.place.part)?.id(found.place.document);
         let ids: Result<Vec<Vec<String>>> =
             timed.iter().map(|(found, _)| found.iter().map(name).collect()).collect();
         let ef = options.ef.unwrap_or_default();
@@ -270,6 +271,8 @@ pub(crate) struct Found {
 /// Everything about a search that does not depend on the query: which rows of which blocks may be hits.
 pub(crate) struct Scope<'a> {
     blocks: Vec<(u32, Rows<'a>, Option<roaring::RoaringBitmap>)>,
+    /// Index of the growing segment, and the range of its blocks.
+    growing: Option<(Growing, std::ops::Range<usize>)>,
     options: &'a SearchOptions,
     metric: crate::types::Metric,
     dim: usize,
@@ -286,6 +289,7 @@ impl<'a> Scope<'a> {
         snapshot: &'a Snapshot,
         generation: &'a Generation,
         options: &'a SearchOptions,
+        growing: Option<Growing>,
     ) -> Result<Self> {
         let dim = generation.dim as usize;
         let rank_dim = options.dim.unwrap_or(dim);
@@ -296,6 +300,7 @@ impl<'a> Scope<'a> {
         }
         let shape = snapshot.shape_of(generation.id)?;
         let mut scope = Self {
+            growing: None,
             blocks: Vec::new(),
             options,
             metric: snapshot.manifest.metric(),
@@ -305,6 +310,7 @@ impl<'a> Scope<'a> {
             rows: 0,
         };
         for (number, part) in snapshot.parts.iter().enumerate() {
+            let begin = scope.blocks.len();
             let documents = mask::allowed(part, options.filter.as_ref())?;
             for rows in part.rows(generation.id, shape)? {
                 let allowed = documents.as_ref().map(|d| rows.mask(d));
@@ -317,15 +323,22 @@ impl<'a> Scope<'a> {
                         .filter(|&d| !rows.rows_of(d).is_empty())
                         .count(),
                 };
-                if count > 0 {
+                if count > 0 || matches!(part.source, Source::Active(..)) {
                     scope.blocks.push((number as u32, rows, allowed));
                 }
+            }
+            if let (Source::Active(log, _), Some(growing)) = (&part.source, &growing)
+                && *log == growing.log
+                && growing.generation == generation.id
+            {
+                scope.growing = Some((growing.clone(), begin..scope.blocks.len()));
             }
         }
         Ok(scope)
     }
 
     /// Documents that may be hits.
+    #[cfg(feature = "trainer")]
     pub fn documents(&self) -> usize {
         self.matches
     }
@@ -345,6 +358,26 @@ impl<'a> Scope<'a> {
         }
     }
 
+    /// Adds hits from the index of the growing segment; returns the blocks that need no scan any more.
+    fn search_growing(
+        &self,
+        query: &Query,
+        params: &SearchParams,
+        rows: &mut Vec<(f32, usize, u32)>,
+    ) -> std::ops::Range<usize> {
+        let Some((growing, range)) = &self.growing else { return 0..0 };
+        let blocks: Vec<_> = self
+            .blocks
+            .get(range.clone())
+            .unwrap_or_default()
+            .iter()
+            .map(|(_, r, a)| (r, a.as_ref()))
+            .collect();
+        let Some((hits, covered)) = growing.search(&blocks, query, params) else { return 0..0 };
+        rows.extend(hits.into_iter().map(|(n, hit)| (hit.distance, range.start + n, hit.row)));
+        range.start..range.start + covered
+    }
+
     /// Distinct documents among the best `k` rows.
     fn best(&self, query: &Query, k: usize) -> Vec<Found> {
         let params = SearchParams {
@@ -354,7 +387,11 @@ impl<'a> Scope<'a> {
             exact: self.options.exact,
         };
         let mut rows: Vec<(f32, usize, u32)> = Vec::new();
+        let covered = self.search_growing(query, &params, &mut rows);
         for (n, (_, block, allowed)) in self.blocks.iter().enumerate() {
+            if covered.contains(&n) {
+                continue;
+            }
             let found = search_block(&block.vectors, block.graph.as_ref(), query, &params, allowed.as_ref());
             rows.extend(found.into_iter().map(|f| (f.distance, n, f.row)));
         }
@@ -387,7 +424,7 @@ impl Inner {
         if let Some(problem) = vector_problem(vector, generation.dim as usize, snapshot.manifest.metric()) {
             return Err(Error::input(format!("the query: {problem}")));
         }
-        let found = Scope::new(snapshot, generation, options)?.search(vector)?;
+        let found = Scope::new(snapshot, generation, options, self.growing.lock().clone())?.search(vector)?;
         let mut hits = Vec::with_capacity(found.len());
         for (n, found) in found.iter().enumerate() {
             let document = snapshot.document(found.place)?;

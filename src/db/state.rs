@@ -23,7 +23,7 @@ const RETRIES: usize = 20;
 /// A change of one document.
 pub(crate) enum Change {
     /// It is new, or replaces the one with its id.
-    Upsert(ActiveDocument, DocumentRows),
+    Upsert(Box<ActiveDocument>, DocumentRows),
     /// It is deleted.
     Delete(String),
 }
@@ -259,7 +259,7 @@ impl State {
                         return Err(Error::corrupt(path, 0, what));
                     };
                     self.kill(&document.id)?;
-                    self.insert(document, &rows, shape)?;
+                    self.insert(*document, &rows, shape)?;
                 }
             }
             self.sequence += 1;
@@ -354,7 +354,7 @@ fn change(frame: &Frame<'_>, path: &Path) -> Result<Change> {
                 text: record.text.to_owned(),
                 meta: record.meta.to_owned(),
             };
-            Ok(Change::Upsert(ActiveDocument::new(id.to_owned(), frame.sequence, text), rows))
+            Ok(Change::Upsert(Box::new(ActiveDocument::new(id.to_owned(), frame.sequence, text)), rows))
         }
         FrameType::Delete => {
             let id = std::str::from_utf8(frame.payload).map_err(|_| malformed())?;

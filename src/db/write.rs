@@ -380,7 +380,7 @@ impl Writing<'_> {
                 DocumentRecord { title: document.title.as_deref(), text: &document.text, meta: &meta };
             frames.push((FrameType::Upsert, sequence, encode_upsert(&document.id, &rows, &record)));
             let text = StoredText { title: document.title, text: document.text, meta };
-            changes.push(Change::Upsert(ActiveDocument::new(document.id, sequence, text), rows));
+            changes.push(Change::Upsert(Box::new(ActiveDocument::new(document.id, sequence, text)), rows));
         }
         self.append(&frames, changes)?;
         Ok(report)

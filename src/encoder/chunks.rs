@@ -17,7 +17,8 @@ pub(crate) fn chunks(tokenizer: &TextTokenizer, text: &str) -> Result<Vec<Range<
     let options = ChunkOptions::new(tokenizer.content_tokens());
     // A token stands for at least a byte, so that such a text fits without being tokenized.
     if text.len() <= options.max_tokens {
-        return Ok(vec![0..text.len()]);
+        let whole = 0..text.len();
+        return Ok(vec![whole]);
     }
     let pieces = pieces(text, PIECE_BYTES);
     let mut tokens = Vec::with_capacity(text.len() / 4);

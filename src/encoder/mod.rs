@@ -36,7 +36,7 @@ pub use self::batch::TokenBatch;
 pub use self::files::ModelFiles;
 pub use self::trainable::TrainableEncoder;
 
-use self::bert::Bert;
+use self::bert::{Bert, Use};
 use self::config::ModelConfig;
 use self::files::{ADAPTER, TOKENIZER, WEIGHTS};
 use self::pooling::Head;
@@ -98,7 +98,7 @@ impl Encoder {
             model_id: files.model_id(precision),
             precision,
             tokenizer: Arc::new(tokenizer),
-            bert: Bert::new(&config.bert, &bert).map_err(failed)?,
+            bert: Bert::new(&config.bert, &bert, Use::Inference).map_err(failed)?,
             head: Head::new(&config, &dense, adapter.as_ref().map(|a| a.tensor.clone())),
             adapter,
             config,

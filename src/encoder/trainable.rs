@@ -3,7 +3,7 @@
 use candle_core::{Tensor, Var};
 
 use super::batch::TokenBatch;
-use super::bert::Bert;
+use super::bert::{Bert, Use};
 use super::files::{ModelFiles, WEIGHTS};
 use super::pooling::{Head, write_dense};
 use super::weights::{self, Weights};
@@ -31,7 +31,7 @@ impl TrainableEncoder {
             variables.push((name, variable));
         }
         Ok(Self {
-            bert: Bert::new(&config.bert, &tensors).map_err(failed)?,
+            bert: Bert::new(&config.bert, &tensors, Use::Training).map_err(failed)?,
             head: Head::new(config, &tensors, source.adapter_tensor().cloned()),
             source: source.clone(),
             variables,

@@ -51,6 +51,22 @@ pub const COUNT_OFFSET: usize = 48;
 /// Offset of the header checksum, over the bytes before it.
 pub const CHECKSUM_OFFSET: usize = 56;
 
+/// Offset of a section's id in its entry of the table.
+pub const SECTION_ID_OFFSET: usize = 0;
+/// Offset of the section's place in the file.
+pub const SECTION_START_OFFSET: usize = 8;
+/// Offset of the section's length.
+pub const SECTION_LENGTH_OFFSET: usize = 16;
+
+/// Offset in the trailer of the number of bytes before the block checksums.
+pub const TRAILER_BODY_OFFSET: usize = 0;
+/// Offset in the trailer of the length of the file.
+pub const TRAILER_LENGTH_OFFSET: usize = 8;
+/// Offset in the trailer of the file's checksum.
+pub const TRAILER_CHECKSUM_OFFSET: usize = 16;
+/// Offset in the trailer of the end mark.
+pub const TRAILER_MAGIC_OFFSET: usize = 24;
+
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
@@ -179,27 +195,30 @@ impl Layout {
         }
         let count = check_header(bytes, kind, path)?;
         let trailer = bytes.len() - TRAILER_LEN;
-        let field = |i: usize| u64_at(bytes, trailer + 8 * i).unwrap_or_default();
-        if bytes[trailer + 24..] != END_MAGIC {
-            return Err(bad(trailer + 24, "the end mark is missing: truncated or overwritten"));
+        let field = |offset: usize| u64_at(bytes, trailer + offset).unwrap_or_default();
+        if bytes[trailer + TRAILER_MAGIC_OFFSET..] != END_MAGIC {
+            return Err(bad(
+                trailer + TRAILER_MAGIC_OFFSET,
+                "the end mark is missing: truncated or overwritten",
+            ));
         }
-        if field(1) != bytes.len() as u64 {
-            return Err(bad(trailer + 8, "the recorded length is not the file's"));
+        if field(TRAILER_LENGTH_OFFSET) != bytes.len() as u64 {
+            return Err(bad(trailer + TRAILER_LENGTH_OFFSET, "the recorded length is not the file's"));
         }
-        let body_len = usize::try_from(field(0)).unwrap_or(usize::MAX);
+        let body_len = usize::try_from(field(TRAILER_BODY_OFFSET)).unwrap_or(usize::MAX);
         let blocks = body_len.div_ceil(BLOCK_LEN);
         if blocks.checked_mul(8).and_then(|b| b.checked_add(body_len)) != Some(trailer) {
             return Err(bad(trailer, "the number of block checksums does not fit the length"));
         }
-        if xxh3_64(&bytes[body_len..trailer + 16]) != field(2) {
+        let checksum = field(TRAILER_CHECKSUM_OFFSET);
+        if xxh3_64(&bytes[body_len..trailer + TRAILER_CHECKSUM_OFFSET]) != checksum {
             return Err(bad(body_len, "the checksum of the block checksums does not match"));
         }
         let table_end = HEADER_LEN + count * SECTION_LEN;
         if table_end > body_len {
             return Err(bad(COUNT_OFFSET, "the section table does not fit the file"));
         }
-        let mut layout =
-            Self { sections: Vec::with_capacity(count), body_len, database: [0; 16], checksum: field(2) };
+        let mut layout = Self { sections: Vec::with_capacity(count), body_len, database: [0; 16], checksum };
         layout.database.copy_from_slice(&bytes[DATABASE_OFFSET..COUNT_OFFSET]);
         layout.verify(bytes, 0, table_end, path)?;
         for i in 0..count {
@@ -272,9 +291,9 @@ fn check_header(bytes: &[u8], kind: Kind, path: &Path) -> Result<usize> {
 
 fn read_section(bytes: &[u8], i: usize, table_end: usize, body_len: usize, path: &Path) -> Result<Section> {
     let at = HEADER_LEN + i * SECTION_LEN;
-    let id = u32_at(bytes, at).unwrap_or_default();
-    let start = u64_at(bytes, at + 8).and_then(|v| usize::try_from(v).ok());
-    let len = u64_at(bytes, at + 16).and_then(|v| usize::try_from(v).ok());
+    let id = u32_at(bytes, at + SECTION_ID_OFFSET).unwrap_or_default();
+    let start = u64_at(bytes, at + SECTION_START_OFFSET).and_then(|v| usize::try_from(v).ok());
+    let len = u64_at(bytes, at + SECTION_LENGTH_OFFSET).and_then(|v| usize::try_from(v).ok());
     match (start, len) {
         (Some(start), Some(len))
             if start % ALIGN == 0

@@ -17,6 +17,10 @@ use crate::options::limits;
 pub const LOG_MAGIC: [u8; 8] = *b"EMBDBLOG";
 /// Bytes of the file header.
 pub const LOG_HEADER_LEN: usize = 64;
+/// Offset of the major version.
+pub const LOG_MAJOR_OFFSET: usize = 8;
+/// Offset of the minor version.
+pub const LOG_MINOR_OFFSET: usize = 10;
 /// Offset of the file's number.
 pub const NUMBER_OFFSET: usize = 16;
 /// Offset of the salt.
@@ -42,8 +46,21 @@ pub const FRAME_LENGTH_OFFSET: usize = 8;
 pub const FRAME_TYPE_OFFSET: usize = 12;
 /// Offset of the sequence number.
 pub const FRAME_SEQUENCE_OFFSET: usize = 16;
-/// Offset of the salt.
+/// Offset of the low half of the salt.
 pub const FRAME_SALT_OFFSET: usize = 24;
+
+/// Bytes of a COMMIT's payload.
+pub const COMMIT_LEN: usize = 24;
+/// Offset in it of the batch's first byte.
+pub const COMMIT_START_OFFSET: usize = 0;
+/// Offset in it of how far the file had reached the disk.
+pub const COMMIT_SYNCED_OFFSET: usize = 8;
+/// Offset in it of the number of frames before the COMMIT.
+pub const COMMIT_FRAMES_OFFSET: usize = 16;
+/// Offset in it of the crc32c over the checksums of these frames.
+pub const COMMIT_DIGEST_OFFSET: usize = 20;
+/// Bytes of a SYNCED frame's payload: how far the file had reached the disk.
+pub const SYNCED_LEN: usize = 8;
 
 /// What a frame says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +131,7 @@ impl LogHeader {
         if u32_at(head, LOG_CHECKSUM_OFFSET) != Some(crc32c::crc32c(&head[..LOG_CHECKSUM_OFFSET])) {
             return Err(Error::corrupt(path, 0, "the checksum of the log's header does not match"));
         }
-        let major = u16_at(head, 8).unwrap_or_default();
+        let major = u16_at(head, LOG_MAJOR_OFFSET).unwrap_or_default();
         if major != MAJOR {
             return Err(Error::TooNew { file: path.into(), needs: format!("{major}.0 of the file format") });
         }
@@ -184,7 +201,8 @@ impl BatchBuilder {
         self.bytes.extend_from_slice(payload);
         self.bytes.resize(self.bytes.len().next_multiple_of(FRAME_ALIGN), 0);
         let crc = checksum(&self.bytes[from..from + FRAME_HEADER_LEN], payload, self.salt, offset);
-        self.bytes[from + 4..from + 8].copy_from_slice(&crc.to_le_bytes());
+        let at = from + FRAME_CHECKSUM_OFFSET;
+        self.bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
         self.digest = crc32c::crc32c_append(self.digest, &crc.to_le_bytes());
         self.frames += 1;
         Ok(())
@@ -192,7 +210,7 @@ impl BatchBuilder {
 
     /// Ends the batch; `synced_to` is how much of the file is on the disk already.
     pub fn commit(mut self, sequence: u64, synced_to: u64) -> Result<Vec<u8>> {
-        let mut payload = Vec::with_capacity(24);
+        let mut payload = Vec::with_capacity(COMMIT_LEN);
         payload.extend_from_slice(&self.start.to_le_bytes());
         payload.extend_from_slice(&synced_to.to_le_bytes());
         payload.extend_from_slice(&self.frames.to_le_bytes());
@@ -313,11 +331,11 @@ pub fn scan<'a>(
 fn commit_covers(commit: &Frame<'_>, batch: &[Frame<'_>], start: u64) -> bool {
     let digest = batch.iter().fold(0, |crc, f| crc32c::crc32c_append(crc, &f.checksum.to_le_bytes()));
     let first = batch.first().map_or(commit.offset, |f| f.offset);
-    commit.payload.len() == 24
-        && u64_at(commit.payload, 0) == Some(first)
+    commit.payload.len() == COMMIT_LEN
+        && u64_at(commit.payload, COMMIT_START_OFFSET) == Some(first)
         && first == start
-        && u32_at(commit.payload, 16) == Some(batch.len() as u32)
-        && u32_at(commit.payload, 20) == Some(digest)
+        && u32_at(commit.payload, COMMIT_FRAMES_OFFSET) == Some(batch.len() as u32)
+        && u32_at(commit.payload, COMMIT_DIGEST_OFFSET) == Some(digest)
 }
 
 /// Looks behind a damaged place for a valid frame that says more had been synced: the highest such offset.
@@ -331,7 +349,7 @@ fn synced_beyond(bytes: &[u8], from: usize, base: u64, salt: u64) -> Option<u64>
         }
         let Some(frame) = frame_at(bytes, at, base, salt) else { continue };
         let to = match frame.kind {
-            FrameType::Commit => u64_at(frame.payload, 8),
+            FrameType::Commit => u64_at(frame.payload, COMMIT_SYNCED_OFFSET),
             FrameType::Synced => u64_at(frame.payload, 0),
             _ => None,
         };

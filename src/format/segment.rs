@@ -82,6 +82,12 @@ pub struct DocumentRecord<'a> {
 pub const NO_TITLE: u32 = u32::MAX;
 /// Bytes of the lengths before a document record.
 pub const RECORD_HEADER_LEN: usize = 12;
+/// Offset of the title's length in a document record.
+pub const RECORD_TITLE_OFFSET: usize = 0;
+/// Offset of the text's length.
+pub const RECORD_TEXT_OFFSET: usize = 4;
+/// Offset of the metadata's length.
+pub const RECORD_META_OFFSET: usize = 8;
 
 impl<'a> DocumentRecord<'a> {
     /// Appends: u32 title length ([`NO_TITLE`] for none), u32 text length, u32 metadata length, then the bytes.
@@ -98,7 +104,7 @@ impl<'a> DocumentRecord<'a> {
 
     /// Parses a record at the start of `bytes`.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
-        let title_len = u32_at(bytes, 0)?;
+        let title_len = u32_at(bytes, RECORD_TITLE_OFFSET)?;
         let mut rest = bytes.get(RECORD_HEADER_LEN..)?;
         let mut take = |len: u32| -> Option<&'a str> {
             let (part, tail) = rest.split_at_checked(len as usize)?;
@@ -106,8 +112,8 @@ impl<'a> DocumentRecord<'a> {
             std::str::from_utf8(part).ok()
         };
         let title = if title_len == NO_TITLE { None } else { Some(take(title_len)?) };
-        let text = take(u32_at(bytes, 4)?)?;
-        let meta = take(u32_at(bytes, 8)?)?;
+        let text = take(u32_at(bytes, RECORD_TEXT_OFFSET)?)?;
+        let meta = take(u32_at(bytes, RECORD_META_OFFSET)?)?;
         Some(Self { title, text, meta })
     }
 }
@@ -127,6 +133,17 @@ pub struct DocumentRows {
 
 /// Bytes of the fixed part of encoded rows.
 pub const ROWS_HEADER_LEN: usize = 16;
+/// Offset of the generation in encoded rows.
+pub const ROWS_GENERATION_OFFSET: usize = 0;
+/// Offset of the dimension.
+pub const ROWS_DIM_OFFSET: usize = 4;
+/// Offset of the number of rows.
+pub const ROWS_COUNT_OFFSET: usize = 8;
+
+/// Bytes before the rows in the payload of an UPSERT frame.
+pub const UPSERT_HEADER_LEN: usize = 8;
+/// Bytes before the rows in the payload of a ROWS frame.
+pub const JOB_HEADER_LEN: usize = 8;
 
 impl DocumentRows {
     /// Appends: u32 generation, u32 dim, u32 rows, u32 zero; spans; vectors.
@@ -140,7 +157,8 @@ impl DocumentRows {
 
     /// Parses rows at the start of `bytes`; returns them and the bytes after them.
     pub fn parse(bytes: &[u8]) -> Option<(Self, &[u8])> {
-        let (generation, dim, rows) = (u32_at(bytes, 0)?, u32_at(bytes, 4)?, u32_at(bytes, 8)?);
+        let generation = u32_at(bytes, ROWS_GENERATION_OFFSET)?;
+        let (dim, rows) = (u32_at(bytes, ROWS_DIM_OFFSET)?, u32_at(bytes, ROWS_COUNT_OFFSET)?);
         let spans_len = (rows as usize).checked_mul(8)?;
         let vectors_len = (rows as usize).checked_mul(dim as usize)?.checked_mul(4)?;
         let (spans, rest) = bytes.get(ROWS_HEADER_LEN..)?.split_at_checked(spans_len)?;
@@ -175,7 +193,7 @@ pub fn encode_upsert(id: &str, rows: &DocumentRows, document: &DocumentRecord<'_
 /// Parses the payload of an UPSERT frame.
 pub fn parse_upsert(payload: &[u8]) -> Option<(&str, DocumentRows, DocumentRecord<'_>)> {
     let id_len = u32_at(payload, 0)? as usize;
-    let (rows, rest) = DocumentRows::parse(payload.get(8..)?)?;
+    let (rows, rest) = DocumentRows::parse(payload.get(UPSERT_HEADER_LEN..)?)?;
     let (id, rest) = rest.split_at_checked(id_len)?;
     Some((std::str::from_utf8(id).ok()?, rows, DocumentRecord::parse(rest)?))
 }
@@ -189,7 +207,7 @@ pub fn encode_job_rows(sequence: u64, rows: &DocumentRows) -> Vec<u8> {
 
 /// Parses the payload of a ROWS frame.
 pub fn parse_job_rows(payload: &[u8]) -> Option<(u64, DocumentRows)> {
-    Some((u64_at(payload, 0)?, DocumentRows::parse(payload.get(8..)?)?.0))
+    Some((u64_at(payload, 0)?, DocumentRows::parse(payload.get(JOB_HEADER_LEN..)?)?.0))
 }
 
 #[cfg(test)]

@@ -19,9 +19,8 @@
 use roaring::RoaringBitmap;
 
 use super::block::{Neighbour, Query, VectorBlock};
-use super::flat::{matches, rescore, rescored, scan, scan_exact};
-use super::hnsw::GrowingIndex;
-use super::hnsw::calibrate::{DEFAULT_WIDTH, MEASURED_K, ef_for};
+use super::flat::{matches, scan, scan_exact};
+use super::hnsw::calibrate::{MEASURED_K, ef_for};
 use super::hnsw::search::{finish, traverse};
 use crate::format::graph::GraphView;
 
@@ -76,38 +75,6 @@ pub fn search_block(
     scan(block, query, params.k, allowed)
 }
 
-/// The same for a block of rows that are still being added: `index` holds the first of them, the rest are
-/// scanned. Rows of the index that the block does not have yet are passed over.
-pub fn search_growing(
-    block: &VectorBlock<'_>,
-    index: &GrowingIndex,
-    query: &Query,
-    params: &SearchParams,
-    allowed: Option<&RoaringBitmap>,
-) -> Vec<Neighbour> {
-    if params.exact {
-        return scan_exact(block, query, params.k, allowed);
-    }
-    let matching = count(block.len, allowed);
-    let indexed = index.len().min(block.len);
-    let ef = scaled(params.ef.unwrap_or(DEFAULT_WIDTH), params.k).max(rescored(params.k));
-    let filtered_out = block.len - matching;
-    if !matches(block, query) || query.rank_dim < block.dim || ef >= indexed || filtered_out > block.len / 2 {
-        return scan(block, query, params.k, allowed);
-    }
-    let is_allowed = |row: u32| allowed.is_none_or(|rows| rows.contains(row));
-    let mut found = index.search(query, ef, ef);
-    // Rows inserted since the count was taken are left to the scan, so that none comes twice.
-    found.retain(|n| (n.row as usize) < indexed && is_allowed(n.row));
-    let rest: RoaringBitmap = (indexed as u32..block.len as u32).filter(|&row| is_allowed(row)).collect();
-    found.extend(scan(block, query, params.k, Some(&rest)));
-    let found = rescore(block, query, &found, params.k);
-    if found.len() < params.k.min(matching) {
-        return scan(block, query, params.k, allowed);
-    }
-    found
-}
-
 fn count(len: usize, allowed: Option<&RoaringBitmap>) -> usize {
     allowed.map_or(len, |rows| rows.range_cardinality(0..len as u32) as usize)
 }
@@ -146,6 +113,7 @@ mod tests {
     use super::super::testing::{Data, METRICS, overlap};
     use super::*;
     use crate::format::graph::{GraphData, NO_NODE};
+    use crate::index::hnsw::calibrate::DEFAULT_WIDTH;
     use crate::index::hnsw::{BuildParams, build, calibrate};
     use crate::options::Task;
     use crate::types::{Codec, Metric};
@@ -252,29 +220,5 @@ mod tests {
         let exact = SearchParams { exact: true, ..params };
         let found = search_block(&data.block(), Some(&graph.view()), &query, &exact, None);
         assert_eq!(found, scan_exact(&data.block(), &query, 7, None));
-    }
-
-    #[test]
-    fn growing_blocks_find_indexed_rows_and_the_rest() {
-        for metric in METRICS {
-            let data = Data::clustered(900, 12, metric, Codec::Int8F32, 13);
-            let index = GrowingIndex::new(12, metric, Codec::Int8F32, 900);
-            (0..700).for_each(|row| index.insert(row as u32, data.row(row)).unwrap());
-            let live: RoaringBitmap = (0..900).filter(|row| row % 9 != 0).collect();
-            let few: RoaringBitmap = [5, 50, 500, 800].into_iter().collect();
-            for allowed in [None, Some(&live), Some(&few)] {
-                let mut recall = 0.0;
-                for vector in data.queries(30, 4) {
-                    let query = Query::new(&vector, metric, 12, 12);
-                    let truth = rows(&scan_exact(&data.block(), &query, 10, allowed));
-                    let found =
-                        search_growing(&data.block(), &index, &query, &SearchParams::default(), allowed);
-                    assert_eq!(found.len(), truth.len());
-                    assert!(found.iter().all(|n| allowed.is_none_or(|rows| rows.contains(n.row))));
-                    recall += overlap(&truth, &found) / 30.0;
-                }
-                assert!(recall > 0.96, "{metric:?}: {recall}");
-            }
-        }
     }
 }

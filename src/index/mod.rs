@@ -18,7 +18,7 @@ pub mod quantize;
 pub(crate) mod testing;
 
 pub use block::{Neighbour, Query, TopK, VectorBlock};
-pub use filter::{SearchParams, search_block, search_growing};
+pub use filter::{SearchParams, search_block};
 pub use hnsw::{BuildParams, GrowingIndex};
 
 use crate::error::Result;

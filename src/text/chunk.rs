@@ -153,7 +153,7 @@ mod tests {
         tokens
     }
 
-    fn cut<'a>(text: &'a str, max_tokens: usize, overlap_tokens: usize) -> Vec<&'a str> {
+    fn cut(text: &str, max_tokens: usize, overlap_tokens: usize) -> Vec<&str> {
         let options = ChunkOptions { max_tokens, overlap_tokens };
         chunk(text, &words(text), &options).into_iter().map(|range| &text[range]).collect()
     }
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn pieces_are_cut_after_lines() {
         assert_eq!(pieces("aaa\nbbb\nccc", 8), [0..8, 8..11]);
-        assert_eq!(pieces("", 8), [0..0]);
+        assert_eq!(pieces("", 8), vec![0..0]);
         // A character longer than the limit is a piece of its own.
         assert_eq!(pieces("日本", 1), [0..3, 3..6]);
     }

@@ -43,7 +43,7 @@ pub struct PairRows<'a> {
 pub struct AdapterOptions {
     /// Passes over the pairs.
     pub epochs: usize,
-    /// Pairs in a batch, each the negatives of the others.
+    /// Pairs in a batch, each the negatives of the others; an eighth of all pairs if that is less.
     pub batch: usize,
     /// Highest learning rate.
     pub lr: f64,
@@ -57,7 +57,7 @@ pub struct AdapterOptions {
 
 impl Default for AdapterOptions {
     fn default() -> Self {
-        Self { epochs: 10, batch: 256, lr: 1e-3, weight_decay: 0.01, set_aside: 0.15, seed: 0 }
+        Self { epochs: 15, batch: 512, lr: 2e-3, weight_decay: 0.01, set_aside: 0.15, seed: 0 }
     }
 }
 
@@ -65,6 +65,11 @@ impl Default for AdapterOptions {
 const ALPHAS: [f32; 4] = [0.25, 0.5, 0.75, 1.0];
 /// With fewer queries set aside than this, the choice is left out and the middle taken.
 const LEAST_SET_ASIDE: usize = 20;
+
+/// Batches that an epoch has at least, so that few pairs still make enough steps …
+const LEAST_BATCHES: usize = 8;
+/// … unless that would leave fewer negatives than this.
+const LEAST_BATCH: usize = 16;
 
 /// Trains an adapter. Returns W, `dim` × `dim`, row-major, out × in, and what was done.
 ///
@@ -174,7 +179,7 @@ fn train_delta(
     let schedule = Schedule {
         rows: subset.len(),
         epochs: options.epochs,
-        batch: options.batch,
+        batch: options.batch.min((subset.len() / LEAST_BATCHES).max(LEAST_BATCH)),
         seed: options.seed,
         time_budget: None,
     };

@@ -150,23 +150,28 @@ pub struct Judged {
     pub query: String,
     /// Grade of each relevant document, by id.
     pub grades: HashMap<String, f64>,
+    /// How much the query judges: the mean weight of its pairs, for the gate's
+    /// [`HeldOut`](super::gate::HeldOut).
+    pub weight: f64,
 }
 
 /// The judgements that pairs make, one for each query text, in the order of `indices`. What was
-/// clicked is relevant with grade 1: weights correct how much is learnt, not what is true.
+/// clicked is relevant with grade 1; how sure that is, is in the query's weight.
 pub fn judgements(pairs: &[ResolvedPair], indices: &[usize]) -> Vec<Judged> {
     let mut numbers: HashMap<u64, usize> = HashMap::new();
-    let mut judged: Vec<Judged> = Vec::new();
+    let mut judged: Vec<(Judged, f64)> = Vec::new();
     for pair in indices.iter().filter_map(|&index| pairs.get(index)) {
         let number = *numbers.entry(query_key(&pair.query)).or_insert(judged.len());
         if number == judged.len() {
-            judged.push(Judged { query: pair.query.clone(), grades: HashMap::new() });
+            judged.push((Judged { query: pair.query.clone(), grades: HashMap::new(), weight: 0.0 }, 0.0));
         }
-        if let Some(judged) = judged.get_mut(number) {
+        if let Some((judged, seen)) = judged.get_mut(number) {
             judged.grades.insert(pair.positive_id.clone(), 1.0);
+            *seen += 1.0;
+            judged.weight += (f64::from(pair.weight) - judged.weight) / *seen;
         }
     }
-    judged
+    judged.into_iter().map(|(judged, _)| judged).collect()
 }
 
 #[cfg(test)]
@@ -233,19 +238,19 @@ mod tests {
 
     #[test]
     fn judgements_join_the_clicks_of_a_text() {
-        let pair = |query: &str, id: &str| ResolvedPair {
+        let pair = |query: &str, id: &str, weight: f32| ResolvedPair {
             query: query.into(),
             positive_id: id.into(),
             positive_text: String::new(),
-            weight: 2.0,
+            weight,
             time: 0,
         };
-        let pairs = [pair("q", "a"), pair("other", "b"), pair(" Q ", "c"), pair("unused", "d")];
+        let pairs =
+            [pair("q", "a", 1.0), pair("other", "b", 3.0), pair(" Q ", "c", 2.0), pair("unused", "d", 1.0)];
         let judged = judgements(&pairs, &[0, 1, 2, 99]);
         assert_eq!(judged.len(), 2);
-        assert_eq!(
-            judged[0],
-            Judged { query: "q".into(), grades: [("a".into(), 1.0), ("c".into(), 1.0)].into() }
-        );
+        let grades = [("a".into(), 1.0), ("c".into(), 1.0)].into();
+        assert_eq!(judged[0], Judged { query: "q".into(), grades, weight: 1.5 });
+        assert_eq!(judged[1].weight, 3.0);
     }
 }

@@ -1,8 +1,8 @@
 //! Full fine-tuning: every weight of the encoder learns from the pairs.
 //!
-//! One step encodes a batch of queries and of positives with the graph and lowers the loss of
-//! [`RankingLoss`]; the texts' own order of magnitude of cost is some seconds a step, so the run
-//! reports every step, can be cancelled between steps and keeps to a time budget.
+//! One step encodes a batch of queries and one of positives with their graphs and lowers
+//! [`RankingLoss`]. A step takes seconds, so the run reports each one, can be cancelled between them and
+//! keeps to a time budget.
 
 use std::time::Duration;
 
@@ -198,5 +198,29 @@ mod tests {
             let error = train(&letters(), &pairs, &ladder, &options, &Task::default()).unwrap_err();
             assert_eq!(error.exit_code(), 1, "{error}");
         }
+    }
+    #[test]
+    fn an_encoder_learns_and_its_files_load_again() {
+        use crate::types::Precision;
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/encoder/tiny-bert");
+        let encoder = Encoder::from_files(ModelFiles::read_dir(folder).unwrap(), Precision::F32).unwrap();
+        let words = ["red", "green", "blue", "money", "water", "house", "music", "doctor"];
+        let pairs: Vec<TextPair> = words
+            .iter()
+            .zip(words.iter().rev())
+            .map(|(query, positive)| TextPair {
+                query: (*query).into(),
+                positive: format!("the {positive}"),
+                key: super::super::split::target_key(positive),
+                weight: 1.0,
+            })
+            .collect();
+        let options = FullOptions { epochs: 30, batch: 8, lr: 3e-3, ..FullOptions::default() };
+        let ladder = [encoder.dim()];
+        let (files, report) = train_full(&encoder, &pairs, &ladder, &options, &Task::default()).unwrap();
+        assert!(report.loss_last < 0.5 * report.loss_first, "{report:?}");
+        let trained = Encoder::from_files(files, Precision::F32).unwrap();
+        assert_ne!(trained.model_id(), encoder.model_id());
+        assert!(trained.encode(&words, &Task::default()).unwrap().iter().all(|v| v.is_finite()));
     }
 }

@@ -36,7 +36,7 @@ pub use clicks::{Click, ClickReport, Judged, LoggedQuery, judgements, pairs_from
 pub use data::{DataReport, Pair, ResolvedPair, Target, TrainingSet, read_pairs};
 pub use fit::TrainReport;
 pub use full::{FullOptions, TextPair, train_full};
-pub use gate::{GateOptions, GateReport, Paired, decide};
+pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide};
 pub use metrics::{Scores, ndcg};
 pub use rank::rank_exact;
 pub use split::{Split, SplitOptions, TooLittle, query_key, split, target_key};

@@ -95,16 +95,16 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Ranking {
     /// Number of hits
-    #[arg(short, default_value_t = 10)]
+    #[arg(short, default_value_t = 10, allow_negative_numbers = true)]
     pub k: u64,
     /// Only documents for which this holds, e.g. "lang = 'en' AND year >= 2020"
     #[arg(long = "where", value_name = "EXPR")]
     pub filter: Option<String>,
     /// Rank by the first D dimensions alone
-    #[arg(long, value_name = "D")]
+    #[arg(long, value_name = "D", allow_negative_numbers = true)]
     pub dim: Option<usize>,
     /// Breadth of the search in the graphs; by default what reaches the target recall
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub ef: Option<usize>,
     /// Share of the exact hits to aim at, without --ef
     #[arg(long, value_name = "R", default_value_t = 0.95, value_parser = share)]

@@ -6,7 +6,7 @@
 use std::io::{self, BufWriter, IsTerminal, Write};
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::failure::Failure;
 
@@ -107,13 +107,7 @@ impl Output {
         match (self.mode, value.as_object()) {
             (Mode::Json, _) | (_, None) => self.json(&value),
             (Mode::Csv, _) => self.rows(&Rows::of(&[value])),
-            (Mode::Table, Some(object)) => {
-                let width = object.keys().map(|key| key.chars().count()).max().unwrap_or(0);
-                for (key, value) in object {
-                    self.line(&format!("{key:<width$}  {}", printable(&cell(value))))?;
-                }
-                Ok(())
-            }
+            (Mode::Table, Some(object)) => self.fields("", object),
             (Mode::Markdown, Some(object)) => self.rows(&Rows {
                 columns: vec!["key".into(), "value".into()],
                 cells: object.iter().map(|(key, value)| vec![key.clone(), cell(value)]).collect(),
@@ -129,6 +123,9 @@ impl Output {
 
     /// Writes a stream of objects: JSON lines, or one table.
     pub fn records<T: Serialize>(&mut self, values: &[T]) -> Result<(), Failure> {
+        if values.is_empty() {
+            return Ok(());
+        }
         let values = values.iter().map(to_value).collect::<Result<Vec<_>, _>>()?;
         if self.is_json() {
             return values.iter().try_for_each(|value| self.json(value));
@@ -145,13 +142,25 @@ impl Output {
             Mode::Json => {
                 for cells in &rows.cells {
                     let cells = cells.iter().map(|cell| Value::from(cell.as_str()));
-                    let object: serde_json::Map<String, Value> =
-                        rows.columns.iter().cloned().zip(cells).collect();
+                    let object: Map<String, Value> = rows.columns.iter().cloned().zip(cells).collect();
                     self.json(&object)?;
                 }
                 Ok(())
             }
         }
+    }
+
+    /// A name and a value a line; nested objects with dotted names.
+    fn fields(&mut self, prefix: &str, object: &Map<String, Value>) -> Result<(), Failure> {
+        let width = object.keys().map(|key| key.chars().count()).max().unwrap_or(0) + prefix.len();
+        for (key, value) in object {
+            let name = format!("{prefix}{key}");
+            match value {
+                Value::Object(inner) if !inner.is_empty() => self.fields(&format!("{name}."), inner)?,
+                _ => self.line(format!("{name:<width$}  {}", printable(&cell(value))).trim_end())?,
+            }
+        }
+        Ok(())
     }
 
     fn csv(&mut self, rows: &Rows) -> Result<(), Failure> {

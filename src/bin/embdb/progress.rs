@@ -14,7 +14,7 @@ const UNKNOWN: &str = "{msg} {spinner} {human_pos} {per_sec} {elapsed}";
 const COUNTED: &str = "{msg} {bar:32} {percent}% left {eta}";
 
 /// The stage of [`Work::documents`].
-const IMPORT: &str = "import";
+pub const IMPORT: &str = "import";
 
 /// A bar on standard error; hidden unless that is a terminal.
 #[derive(Clone)]
@@ -36,16 +36,18 @@ impl Bar {
         {
             let mut stage = self.stage.lock();
             if *stage != step.stage {
-                self.bar.reset();
-                self.bar.set_message(step.stage.to_string());
                 let template = match (step.stage, step.total) {
                     (IMPORT, 1..) => COUNTED,
                     (_, 0) => UNKNOWN,
                     _ => KNOWN,
                 };
+                // Style and message first: whatever follows draws.
                 if let Ok(style) = ProgressStyle::with_template(template) {
                     self.bar.set_style(style.progress_chars("=> "));
                 }
+                self.bar.set_message(step.stage.to_string());
+                self.bar.set_length(step.total);
+                self.bar.reset();
                 self.bar.enable_steady_tick(Duration::from_millis(200));
                 *stage = step.stage.to_string();
             }

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-#[cfg(feature = "trainer-pending")]
-use embdb::EvalOptions;
+#[cfg(feature = "trainer")]
+use embdb::db::learn::EvalOptions;
 
-#[cfg(feature = "trainer-pending")]
+#[cfg(feature = "trainer")]
 use super::{qrels, queries};
 use crate::args;
 use crate::context::Context;
@@ -14,7 +14,7 @@ use crate::failure::{Failure, Outcome};
 
 /// Measure the ranking with judged queries
 #[derive(Debug, Args)]
-#[cfg_attr(not(feature = "trainer-pending"), allow(dead_code))]
+#[cfg_attr(not(feature = "trainer"), allow(dead_code))]
 pub struct Eval {
     /// Queries: JSON lines with `_id` or `id`, and `text`
     #[arg(long, value_name = "FILE.jsonl")]
@@ -23,7 +23,7 @@ pub struct Eval {
     #[arg(long, value_name = "FILE.tsv")]
     qrels: PathBuf,
     /// Cut-off of ndcg, mrr and recall
-    #[arg(short, default_value_t = 10)]
+    #[arg(short, default_value_t = 10, allow_negative_numbers = true)]
     k: u64,
     /// Rank by the first D dimensions alone
     #[arg(long, value_name = "D")]
@@ -38,7 +38,7 @@ pub struct Eval {
 
 impl Eval {
     /// Measures and prints.
-    #[cfg(feature = "trainer-pending")]
+    #[cfg(feature = "trainer")]
     pub fn run(self, context: &mut Context) -> Outcome {
         let k = args::hits("-k", self.k)?;
         let qrels = qrels::read(&self.qrels)?;
@@ -54,14 +54,15 @@ impl Eval {
         }
         let queries: Vec<(String, String)> =
             queries.into_iter().map(|query| (query.id, query.text)).collect();
-        let options = EvalOptions { k, dim: self.dim, generation: self.generation, ..EvalOptions::default() };
+        let options = EvalOptions { k, dim: self.dim, generation: self.generation };
         let report = context.read()?.eval(&queries, &qrels, &options)?;
+        context.notes(&report.notes);
         context.out.summary(&report)?;
         Ok(0)
     }
 
     /// Without the trainer's measures there is nothing to run.
-    #[cfg(not(feature = "trainer-pending"))]
+    #[cfg(not(feature = "trainer"))]
     pub fn run(self, _context: &mut Context) -> Outcome {
         Err(Failure::input("this program was built without the feature `trainer`"))
     }

@@ -23,7 +23,7 @@ pub struct Click {
     /// The document
     id: Option<String>,
     /// How good it was
-    #[arg(long, default_value_t = 1.0, value_parser = finite)]
+    #[arg(long, default_value_t = 1.0, value_parser = finite, allow_negative_numbers = true)]
     grade: f32,
 }
 

@@ -7,10 +7,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use embdb::db::write::Batch;
 use embdb::options::{Task, limits};
 use embdb::types::Document;
@@ -21,12 +22,14 @@ use crate::args;
 use crate::context::Context;
 use crate::failure::Outcome;
 use crate::input::{self, Format, Input, InputOptions, Located};
-use crate::progress::Work;
+use crate::progress::{IMPORT, Work};
 
 /// Inputs of a batch by default.
 const BATCH_TEXTS: usize = 256;
 /// The same for plain vectors, which need no encoding.
 const BATCH_VECTORS: usize = 1024;
+/// How soon an interrupt is noticed while there is nothing to commit.
+const NOTICE: Duration = Duration::from_millis(100);
 /// Batches that may wait between two stages.
 const AHEAD: usize = 2;
 
@@ -89,7 +92,7 @@ impl Import {
         }
         let acks = self.acks.as_deref().map(Acks::open).transpose()?;
         let work = Work::counting(context.quiet);
-        let progress = |done: &Done| work.documents(done.documents, read.read(), read.total());
+        let progress = |done: &Done| work.documents(done.documents, done.read, read.total());
         let done = pipeline(&db, input, self.batch, acks, &work.task, progress)?;
         drop(work);
         context.out.summary(&json!({
@@ -109,16 +112,29 @@ struct Done {
     batches: u64,
     /// Inputs that a later one of their batch replaced.
     repeated: u64,
+    /// Bytes of the input up to here.
+    read: u64,
 }
 
 /// Consecutive inputs on their way.
 struct Parcel<T> {
     load: T,
+    extent: Extent,
+}
+
+/// Which inputs.
+struct Extent {
     first_id: String,
     last_id: String,
     inputs: usize,
+    /// Bytes of all inputs up to the last of these.
+    read: u64,
 }
 
+/// Reads and encodes in threads of their own, commits in this one.
+///
+/// The threads are joined only when all is done: after an error or an interrupt the reader may wait for input
+/// that never comes. It holds nothing that matters then.
 fn pipeline(
     db: &Db,
     input: Input,
@@ -127,24 +143,30 @@ fn pipeline(
     task: &Task,
     progress: impl Fn(&Done),
 ) -> Result<Done> {
-    let (to_prepare, read) = bounded::<Result<Parcel<Vec<Located>>>>(AHEAD);
-    let (to_commit, prepared) = bounded::<Result<Parcel<Batch>>>(AHEAD);
-    // Each stage owns its ends of the channels: when one stops, its neighbours notice and stop too.
-    std::thread::scope(|threads| {
-        threads.spawn(move || read_batches(input, batch, to_prepare));
-        threads.spawn(move || prepare_batches(db, task, read, to_commit));
-        commit_batches(db, acks, task, prepared, progress)
-    })
+    let (to_prepare, read) = bounded(AHEAD);
+    let (to_commit, prepared) = bounded(AHEAD);
+    let (writer, stop) = (db.clone(), task.clone());
+    let reader = thread::spawn(move || read_batches(input, batch, to_prepare));
+    let encoder = thread::spawn(move || prepare_batches(&writer, &stop, read, to_commit));
+    let done = commit_batches(db, acks, task, &prepared, progress)?;
+    for stage in [reader, encoder] {
+        stage.join().map_err(|_| Error::input("a thread of the import stopped before its work was done"))?;
+    }
+    Ok(done)
 }
 
 /// Groups inputs into batches. Ends with the input, an error, or when nobody listens any more.
 fn read_batches(input: Input, batch: Option<usize>, out: Sender<Result<Parcel<Vec<Located>>>>) {
+    let progress = input.progress();
     let mut input = input.peekable();
     let plain = matches!(input.peek(), Some(Ok(first)) if first.document.vector.is_some());
     let size = batch.unwrap_or(if plain { BATCH_VECTORS } else { BATCH_TEXTS });
     loop {
         let parcel = match read_batch(&mut input, size) {
-            Ok(Some(parcel)) => Ok(parcel),
+            Ok(Some(mut parcel)) => {
+                parcel.extent.read = progress.read();
+                Ok(parcel)
+            }
             Ok(None) => return,
             Err(error) => Err(error),
         };
@@ -179,8 +201,8 @@ fn read_batch(
     }
     let (Some(first), Some(last)) = (load.first(), load.last()) else { return Ok(None) };
     let (first_id, last_id) = (first.document.id.clone(), last.document.id.clone());
-    let inputs = load.len();
-    Ok(Some(Parcel { load, first_id, last_id, inputs }))
+    let extent = Extent { first_id, last_id, inputs: load.len(), read: 0 };
+    Ok(Some(Parcel { load, extent }))
 }
 
 fn prepare_batches(
@@ -191,9 +213,8 @@ fn prepare_batches(
 ) {
     for parcel in input {
         let parcel = parcel.and_then(|parcel| {
-            task.step("import", 0, 0)?;
-            let Parcel { load, first_id, last_id, inputs } = parcel;
-            Ok(Parcel { load: prepare(db, task, load)?, first_id, last_id, inputs })
+            task.step(IMPORT, 0, 0)?;
+            Ok(Parcel { load: prepare(db, task, parcel.load)?, extent: parcel.extent })
         });
         let last = parcel.is_err();
         if out.send(parcel).is_err() || last {
@@ -232,23 +253,28 @@ fn commit_batches(
     db: &Db,
     mut acks: Option<Acks>,
     task: &Task,
-    input: Receiver<Result<Parcel<Batch>>>,
+    input: &Receiver<Result<Parcel<Batch>>>,
     progress: impl Fn(&Done),
 ) -> Result<Done> {
     let mut done = Done::default();
-    for parcel in input {
-        let parcel = parcel?;
-        task.step("import", 0, 0)?;
-        let report = db.commit(parcel.load)?;
+    loop {
+        task.step(IMPORT, 0, 0)?;
+        let parcel = match input.recv_timeout(NOTICE) {
+            Ok(parcel) => parcel?,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return Ok(done),
+        };
+        let Parcel { load, extent } = parcel;
+        let report = db.commit(load)?;
         done.batches += 1;
         done.documents += report.documents;
-        done.repeated += (parcel.inputs as u64).saturating_sub(report.documents);
+        done.repeated += (extent.inputs as u64).saturating_sub(report.documents);
+        done.read = extent.read;
         if let Some(acks) = &mut acks {
-            acks.write(done.batches, &parcel.first_id, &parcel.last_id, parcel.inputs)?;
+            acks.write(done.batches, &extent)?;
         }
         progress(&done);
     }
-    Ok(done)
 }
 
 /// The file of acknowledgements.
@@ -265,8 +291,9 @@ impl Acks {
     }
 
     /// One write for each line: whoever reads the file sees whole lines.
-    fn write(&mut self, batch: u64, first: &str, last: &str, count: usize) -> Result<()> {
-        let line = format!("{batch} {} {} {count}\n", word(first), word(last));
+    fn write(&mut self, batch: u64, extent: &Extent) -> Result<()> {
+        let Extent { first_id, last_id, inputs, .. } = extent;
+        let line = format!("{batch} {} {} {inputs}\n", word(first_id), word(last_id));
         self.file
             .write_all(line.as_bytes())
             .and_then(|()| self.file.flush())
@@ -298,7 +325,7 @@ mod tests {
         let located = |id: &str| Ok(Located { document: Document::new(id, "t"), place: id.into() });
         let mut input = [located("a"), located("b"), Err(Error::input("bad")), located("c")].into_iter();
         let first = read_batch(&mut input, 1).unwrap().unwrap();
-        assert_eq!((first.first_id.as_str(), first.inputs), ("a", 1));
+        assert_eq!((first.extent.first_id.as_str(), first.extent.inputs), ("a", 1));
         assert!(read_batch(&mut input, 2).is_err());
     }
 }

@@ -11,6 +11,7 @@ pub mod knn;
 pub mod lines;
 pub mod maintenance;
 pub mod models;
+#[cfg(feature = "trainer")]
 pub mod qrels;
 pub mod queries;
 pub mod retrain;

@@ -1,12 +1,16 @@
 //! `model`: the encoders that the database holds.
 
+#[cfg(feature = "encoder")]
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+#[cfg(feature = "encoder")]
 use serde_json::json;
 
 use super::generations::print_active;
-use crate::context::{Context, path_text};
+use crate::context::Context;
+#[cfg(feature = "encoder")]
+use crate::context::path_text;
 use crate::failure::Outcome;
 
 /// Add, list, activate, export encoders
@@ -19,6 +23,7 @@ pub struct Model {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Store an encoder
+    #[cfg(feature = "encoder")]
     Add {
         /// Its folder, in sentence-transformers layout
         dir: PathBuf,
@@ -34,6 +39,7 @@ enum Action {
         name: String,
     },
     /// Write the active encoder to a folder, in sentence-transformers layout
+    #[cfg(feature = "encoder")]
     Export {
         /// The folder, which must not exist or be empty
         dir: PathBuf,
@@ -47,6 +53,7 @@ impl Model {
     /// Runs the action.
     pub fn run(self, context: &mut Context) -> Outcome {
         match self.action {
+            #[cfg(feature = "encoder")]
             Action::Add { dir, name } => {
                 let info = context.write(Default::default(), 0)?.model_add(&dir, name.as_deref())?;
                 if context.out.is_json() {
@@ -68,6 +75,7 @@ impl Model {
                 drop(work);
                 print_active(context, &active)
             }
+            #[cfg(feature = "encoder")]
             Action::Export { dir, name } => {
                 context.read()?.model_export(name.as_deref(), &dir)?;
                 if context.out.is_json() {

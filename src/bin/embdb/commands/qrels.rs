@@ -4,12 +4,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use embdb::db::learn::Qrels;
 use embdb::{Error, Result};
 
 use super::lines;
-
-/// Grades by query and document.
-pub type Qrels = HashMap<String, HashMap<String, f32>>;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Layout {
@@ -55,13 +53,13 @@ pub fn read(path: &Path) -> Result<Qrels> {
 fn first_line(line: &str) -> std::result::Result<(Layout, bool), String> {
     let tabs: Vec<&str> = line.split('\t').collect();
     match (tabs.as_slice(), line.split_whitespace().count()) {
-        ([_, _, score], _) => Ok((Layout::Beir, score.trim().parse::<f32>().is_err())),
+        ([_, _, score], _) => Ok((Layout::Beir, score.trim().parse::<f64>().is_err())),
         (_, 4) => Ok((Layout::Trec, false)),
         _ => Err("neither three columns with tabs (BEIR) nor four (TREC)".into()),
     }
 }
 
-fn judgement(layout: Layout, line: &str) -> std::result::Result<(&str, &str, f32), String> {
+fn judgement(layout: Layout, line: &str) -> std::result::Result<(&str, &str, f64), String> {
     let columns: Vec<&str> = match layout {
         Layout::Beir => line.split('\t').map(str::trim).collect(),
         Layout::Trec => line.split_whitespace().collect(),
@@ -75,7 +73,7 @@ fn judgement(layout: Layout, line: &str) -> std::result::Result<(&str, &str, f32
     if query.is_empty() || document.is_empty() {
         return Err("an id is empty".into());
     }
-    match grade.parse::<f32>() {
+    match grade.parse::<f64>() {
         Ok(grade) if grade.is_finite() => Ok((query, document, grade)),
         _ => Err(format!("the grade {grade:?} is no number")),
     }

@@ -4,22 +4,24 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-#[cfg(feature = "trainer-pending")]
-use embdb::{Method, RetrainOptions};
+#[cfg(feature = "trainer")]
+use embdb::db::learn::{Method, RetrainOptions};
 
+#[cfg(feature = "trainer")]
+use super::lines;
 use crate::args::{self, positive};
 use crate::context::Context;
-#[cfg(not(feature = "trainer-pending"))]
+#[cfg(not(feature = "trainer"))]
 use crate::failure::Failure;
 use crate::failure::Outcome;
 
 /// Exit code of a retrain that changed nothing.
-#[cfg(feature = "trainer-pending")]
+#[cfg(feature = "trainer")]
 const NOT_PUBLISHED: u8 = 7;
 
 /// Learn from the log, validate, publish if better
 #[derive(Debug, Args)]
-#[cfg_attr(not(feature = "trainer-pending"), allow(dead_code))]
+#[cfg_attr(not(feature = "trainer"), allow(dead_code))]
 pub struct Retrain {
     /// Learn from this file instead: JSON lines {query, positive}
     #[arg(long, value_name = "FILE")]
@@ -28,8 +30,8 @@ pub struct Retrain {
     #[arg(long, default_value = "mnrl", value_parser = loss)]
     loss: String,
     /// What is trained: adapter or full
-    #[arg(long, value_parser = method)]
-    method: Option<Trained>,
+    #[arg(long, default_value = "adapter", value_parser = method)]
+    method: Trained,
     /// Dimensions that are trained for, e.g. 384,128
     #[arg(long, value_name = "DIMS", value_delimiter = ',')]
     dims: Option<Vec<usize>>,
@@ -85,17 +87,21 @@ fn rate(text: &str) -> Result<f64, String> {
 
 impl Retrain {
     /// Trains and prints the report; the code tells whether it was published.
-    #[cfg(feature = "trainer-pending")]
+    #[cfg(feature = "trainer")]
     pub fn run(self, context: &mut Context) -> Outcome {
+        if let Some(path) = &self.data {
+            // A missing file is wrong input, as everywhere.
+            drop(lines::open(path)?);
+        }
         let db = context.change()?;
         let work = context.work();
         let plan = self.plan;
         let report = db.retrain(RetrainOptions {
             data: self.data,
-            method: self.method.map(|method| match method {
+            method: match self.method {
                 Trained::Adapter => Method::Adapter,
                 Trained::Full => Method::Full,
-            }),
+            },
             dims: self.dims,
             epochs: self.epochs,
             batch_size: self.batch_size,
@@ -105,15 +111,15 @@ impl Retrain {
             plan,
             force: self.force,
             task: work.task.clone(),
-            ..RetrainOptions::default()
         })?;
         drop(work);
+        context.notes(&report.notes);
         context.out.summary(&report)?;
         Ok(if plan || report.published { 0 } else { NOT_PUBLISHED })
     }
 
     /// Without the trainer there is nothing to run.
-    #[cfg(not(feature = "trainer-pending"))]
+    #[cfg(not(feature = "trainer"))]
     pub fn run(self, _context: &mut Context) -> Outcome {
         Err(Failure::input("this program was built without the feature `trainer`"))
     }

@@ -1,0 +1,142 @@
+//! Import, exact scan and open. `cargo bench`; with EMBDB_BENCH_MODEL=FOLDER also import with that encoder
+//! (else with the tiny test model, which shows the cost of everything but the encoder).
+//!
+//! Every figure is of one process on whatever the machine does beside; compare within one run.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use embdb::types::Document;
+use embdb::{CreateOptions, Db, OpenOptions, Task};
+
+const DIM: usize = 384;
+const SEED: u64 = 7;
+
+fn random(seed: u64) -> impl FnMut() -> u64 {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    }
+}
+
+fn vector(n: u64) -> Vec<f32> {
+    let mut next = random(n + SEED);
+    (0..DIM).map(|_| (next() >> 40) as f32 / (1u64 << 24) as f32 - 0.5).collect()
+}
+
+fn text(n: u64) -> String {
+    const WORDS: [&str; 12] = [
+        "revenue",
+        "cash",
+        "margin",
+        "segment",
+        "growth",
+        "the",
+        "of",
+        "fiscal",
+        "year",
+        "customers",
+        "increase",
+        "net",
+    ];
+    let mut next = random(n + SEED);
+    (0..40).map(|_| WORDS[next() as usize % WORDS.len()]).collect::<Vec<_>>().join(" ")
+}
+
+fn options(create: CreateOptions) -> OpenOptions {
+    OpenOptions { create, background: false, ..OpenOptions::default() }
+}
+
+fn plain() -> OpenOptions {
+    options(CreateOptions { vectors: Some(DIM), ..CreateOptions::default() })
+}
+
+fn model() -> PathBuf {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoder/tiny-bert");
+    std::env::var_os("EMBDB_BENCH_MODEL").map_or(tiny, PathBuf::from)
+}
+
+fn filled(path: &Path, documents: u64) -> Db {
+    let db = Db::open_with(path, plain()).unwrap();
+    for start in (0..documents).step_by(4096) {
+        let end = (start + 4096).min(documents);
+        db.add((start..end).map(|n| Document::from_vector(n.to_string(), vector(n)))).unwrap();
+    }
+    db
+}
+
+fn import(c: &mut Criterion) {
+    let mut group = c.benchmark_group("import");
+    group.sample_size(10).throughput(Throughput::Elements(4096));
+    group.bench_function("4096 vectors of 384 in 4 batches", |b| {
+        let fresh = || {
+            let dir = tempfile::tempdir().unwrap();
+            let db = Db::open_with(dir.path().join("a.embdb"), plain()).unwrap();
+            let documents: Vec<Document> =
+                (0..4096).map(|n| Document::from_vector(n.to_string(), vector(n))).collect();
+            (dir, db, documents)
+        };
+        b.iter_batched(
+            fresh,
+            |(_dir, db, documents)| {
+                documents.chunks(1024).for_each(|batch| drop(db.add(batch.to_vec()).unwrap()));
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.throughput(Throughput::Elements(256));
+    group.bench_function("256 texts of 40 words, encoded", |b| {
+        let fresh = || {
+            let dir = tempfile::tempdir().unwrap();
+            let create = CreateOptions { model: Some(model()), ..CreateOptions::default() };
+            let db = Db::create(dir.path().join("a.embdb"), options(create)).unwrap();
+            db.encoder().unwrap();
+            (dir, db)
+        };
+        b.iter_batched(
+            fresh,
+            |(_dir, db)| {
+                db.add((0..256).map(|n| Document::new(n.to_string(), text(n)))).unwrap();
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
+fn scan(c: &mut Criterion) {
+    let dir = tempfile::tempdir().unwrap();
+    let db = filled(&dir.path().join("a.embdb"), 50_000);
+    db.seal(&Task::default()).unwrap();
+    let query = vector(1 << 40);
+    let mut group = c.benchmark_group("search 50,000 × 384, no graph");
+    group.bench_function("int8 scan, rescored", |b| b.iter(|| db.search_vector(&query).k(10).run().unwrap()));
+    group.bench_function("exact f32 scan", |b| {
+        b.iter(|| db.search_vector(&query).k(10).exact(true).run().unwrap())
+    });
+    group.finish();
+}
+
+fn open(c: &mut Criterion) {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, sealed) = (dir.path().join("log.embdb"), dir.path().join("sealed.embdb"));
+    drop(filled(&log, 20_000));
+    filled(&sealed, 50_000).seal(&Task::default()).unwrap();
+    let mut group = c.benchmark_group("open");
+    group.bench_function("20,000 vectors in the log", |b| b.iter(|| Db::open_with(&log, plain()).unwrap()));
+    group.bench_function("50,000 vectors, sealed", |b| b.iter(|| Db::open_with(&sealed, plain()).unwrap()));
+    group.finish();
+}
+
+criterion_group! {
+    name = engine;
+    config = Criterion::default().measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
+    targets = import, scan, open
+}
+criterion_main!(engine);

@@ -1,0 +1,56 @@
+//! Rows of a new generation as a map of an older one's: what publishes a linear adapter in seconds.
+
+use super::Inner;
+use super::generations::RowSource;
+use super::snapshot::{Place, Rows, Snapshot};
+use crate::error::{Error, Result};
+use crate::format::manifest::Generation;
+use crate::format::segment::DocumentRows;
+use crate::options::Task;
+
+/// Rows of another generation, each vector mapped by a function over many rows at once.
+pub(crate) struct Mapped<F> {
+    /// Generation whose vectors are mapped.
+    pub from: u32,
+    /// Maps row-major vectors.
+    pub map: F,
+}
+
+impl<F: Fn(&[f32]) -> Result<Vec<f32>>> RowSource for Mapped<F> {
+    fn before(&mut self, _: &Inner, _: &Generation, _: &Task) -> Result<()> {
+        Ok(())
+    }
+
+    fn rows(
+        &mut self,
+        _: &Inner,
+        snapshot: &Snapshot,
+        generation: &Generation,
+        documents: &[(Place, u64)],
+        _: &Task,
+    ) -> Result<Vec<DocumentRows>> {
+        let shape = snapshot.shape_of(self.from)?;
+        let mut all = Vec::with_capacity(documents.len());
+        for (place, _) in documents {
+            let blocks = snapshot.part(place.part)?.rows(self.from, shape)?;
+            all.push(extract(&blocks, place.document, generation)?);
+        }
+        let flat: Vec<f32> = all.iter().flat_map(|r| r.vectors.iter().copied()).collect();
+        let mapped = (self.map)(&flat)?;
+        let mut vectors = mapped.chunks_exact(generation.dim as usize).map(|v| shape.stored(v.to_vec()));
+        for rows in &mut all {
+            rows.vectors = vectors.by_ref().take(rows.spans.len()).flatten().collect();
+        }
+        Ok(all)
+    }
+
+    fn finish(self: Box<Self>, inner: &Inner) -> Result<()> {
+        crate::storage::job::clean(inner.vfs.as_ref(), &inner.dir, None)
+    }
+}
+
+fn extract(blocks: &[Rows<'_>], document: u32, generation: &Generation) -> Result<DocumentRows> {
+    let block = blocks.iter().find(|b| (b.base..b.base + b.first.len() as u32 - 1).contains(&document));
+    let rows = block.map(|b| b.extract(document, generation.id)).filter(|r| !r.spans.is_empty());
+    rows.ok_or_else(|| Error::corrupt("rows", 0, format!("document {document} has no vectors to map")))
+}

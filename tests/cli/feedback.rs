@@ -1,0 +1,177 @@
+//! click, log, retrain, eval, generations, rollback.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::support::{MODEL, Place, copy_dir, keys};
+
+/// Searches with `--log`; the search's id.
+fn logged(place: &Place, text: &str) -> String {
+    place.json(&["db", "search", text, "--log"])["query_id"].as_str().unwrap().to_string()
+}
+
+#[test]
+fn clicks_are_in_the_log() {
+    let place = Place::with_texts();
+    let query = logged(&place, "forgot my login");
+    let click = place.json(&["db", "click", &query, "a", "--grade", "0.5"]);
+    assert_eq!(click, json!({"query_id": query, "id": "a", "grade": 0.5}));
+    place.run(&["db", "click", "unknown", "a"]).code(1).says(&["unknown"]);
+    place.run(&["db", "click", &query, "nowhere"]).code(1).says(&["nowhere"]);
+    place.run(&["db", "click", &query]).code(1);
+    place.run(&["db", "click", &query, "a", "--grade", "nan"]).code(1).says(&["--grade"]);
+    let stats = place.json(&["db", "log", "stats"]);
+    assert_eq!(keys(&stats), ["searches", "clicks", "queries", "since"]);
+    assert_eq!((&stats["searches"], &stats["clicks"], &stats["queries"]), (&json!(1), &json!(1), &json!(1)));
+    let lines = place.run(&["db", "log", "export"]).code(0).objects();
+    assert_eq!(lines.len(), 2);
+    assert_eq!((&lines[0]["query_id"], &lines[0]["user_query"]), (&json!(query), &json!("forgot my login")));
+    assert_eq!(lines[1]["event_attributes"]["object"]["object_id"], "a");
+}
+
+#[test]
+fn a_log_travels_and_arrives_once() {
+    let place = Place::with_texts();
+    let query = logged(&place, "forgot my login");
+    place.run(&["db", "click", &query, "a"]).code(0);
+    place.run(&["db", "log", "export", "log.jsonl"]).code(0);
+    place.run(&["other", "create", "--model", MODEL]).code(0);
+    let report = place.json(&["other", "log", "import", "log.jsonl"]);
+    assert_eq!(report, json!({"read": 2, "imported": 2, "skipped": 0}));
+    assert_eq!(place.json(&["other", "log", "import", "log.jsonl"])["imported"], 0);
+    let (here, there) = (place.run(&["db", "log", "export"]).out, place.run(&["other", "log", "export"]).out);
+    assert_eq!(here, there);
+    place.write("bad.jsonl", "{\"user_query\": \"x\", \"query_id\": \"q\"}\n{\"nothing\": 1}\n");
+    place.run(&["other", "log", "import", "bad.jsonl"]).code(1).says(&["bad.jsonl, line 2"]);
+    assert_eq!(place.json(&["other", "log", "stats"])["searches"], 1);
+    place.run(&["other", "log", "import", "missing"]).code(1).says(&["missing"]);
+}
+
+#[test]
+fn a_search_without_log_leaves_nothing() {
+    let place = Place::with_texts();
+    place.run(&["db", "search", "x"]).code(0);
+    assert_eq!(place.json(&["db", "log", "stats"])["searches"], 0);
+}
+
+/// Sixty texts on five subjects, with queries and judgements in both layouts.
+fn with_judgements() -> Place {
+    let place = Place::new();
+    place.run(&["db", "create", "--model", MODEL]).code(0);
+    let subjects = ["cats", "rain", "bread", "trains", "music"];
+    let (mut texts, mut queries, mut pairs) = (String::new(), String::new(), String::new());
+    let (mut beir, mut trec) = ("query-id\tcorpus-id\tscore\n".to_string(), String::new());
+    for n in 0..60 {
+        let subject = subjects[n % 5];
+        texts += &format!("{{\"id\": \"d{n}\", \"text\": \"about {subject} number {n}\"}}\n");
+        queries += &format!("{{\"_id\": \"q{n}\", \"text\": \"{subject} number {n}\"}}\n");
+        pairs += &format!("{{\"query\": \"{subject} number {n}\", \"positive\": {{\"id\": \"d{n}\"}}}}\n");
+        beir += &format!("q{n}\td{n}\t1\n");
+        trec += &format!("q{n} 0 d{n} 1\n");
+    }
+    for (name, text) in
+        [("t.jsonl", texts), ("q.jsonl", queries), ("p.jsonl", pairs), ("beir.tsv", beir), ("trec.txt", trec)]
+    {
+        place.write(name, text);
+    }
+    place.run(&["db", "import", "t.jsonl"]).code(0);
+    place
+}
+
+#[test]
+fn measures_have_the_keys_of_the_interface_and_layouts_agree() {
+    let place = with_judgements();
+    let beir = place.json(&["db", "eval", "--queries", "q.jsonl", "--qrels", "beir.tsv"]);
+    assert_eq!(keys(&beir), ["ndcg@10", "mrr@10", "recall@10", "recall@100", "map@100", "queries"]);
+    assert_eq!((&beir["queries"], &beir["recall@100"]), (&json!(60), &json!(1.0)));
+    assert!(beir["ndcg@10"].as_f64().unwrap() > 0.1);
+    let trec =
+        place.json(&["db", "eval", "--queries", "q.jsonl", "--qrels", "trec.txt", "--generation", "1"]);
+    assert_eq!(beir, trec);
+    let five =
+        place.json(&["db", "eval", "--queries", "q.jsonl", "--qrels", "trec.txt", "-k", "5", "--dim", "8"]);
+    assert!(five.get("ndcg@5").is_some());
+    place.write("bad.tsv", "q0 0 d0 1\nq1 0 d1\n");
+    place
+        .run(&["db", "eval", "--queries", "q.jsonl", "--qrels", "bad.tsv"])
+        .code(1)
+        .says(&["bad.tsv, line 2"]);
+    place.write("other.tsv", "zz 0 d0 1\n");
+    place.run(&["db", "eval", "--queries", "q.jsonl", "--qrels", "other.tsv"]).code(1).says(&["other.tsv"]);
+    place.run(&["db", "eval", "--queries", "q.jsonl", "--qrels", "beir.tsv", "--generation", "9"]).code(1);
+}
+
+#[test]
+fn too_little_to_learn_from_is_7_with_the_reason() {
+    let place = Place::with_texts();
+    let query = logged(&place, "forgot my login");
+    place.run(&["db", "click", &query, "a"]).code(0);
+    let report = place.run(&["db", "retrain", "--json"]).code(7).object();
+    assert_eq!(
+        keys(&report),
+        ["published", "generation", "previous", "model_id", "train", "gate", "reindex"]
+    );
+    assert_eq!(report["published"], false);
+    assert!(!report["gate"]["reason"].as_str().unwrap().is_empty());
+    assert_eq!(place.run(&["db", "generations", "--json"]).objects().len(), 1);
+}
+
+#[test]
+fn learning_publishes_and_rollback_takes_it_back() {
+    let place = with_judgements();
+    let hits = |place: &Place| -> Vec<Value> {
+        place.json(&["db", "search", "bread number 7"])["hits"].as_array().unwrap().clone()
+    };
+    let before = hits(&place);
+    place.run(&["db", "retrain", "--data", "p.jsonl", "--plan"]).code(0);
+    assert_eq!(place.run(&["db", "generations", "--json"]).objects().len(), 1);
+    let report =
+        place.json(&["db", "retrain", "--data", "p.jsonl", "--force", "--epochs", "2", "--seed", "3"]);
+    assert_eq!(
+        (&report["published"], &report["generation"], &report["previous"]),
+        (&json!(true), &json!(2), &json!(1))
+    );
+    assert_eq!(keys(&report["train"]), ["pairs", "steps", "seconds", "loss_first", "loss_last"]);
+    assert_eq!(keys(&report["gate"]), ["metric", "before", "after", "gain", "ci95", "by_dim", "reason"]);
+    assert_eq!(keys(&report["reindex"]), ["documents", "seconds"]);
+    let generations = place.run(&["db", "generations", "--json"]).code(0).objects();
+    assert_eq!(
+        keys(&generations[1]),
+        ["generation", "model_id", "created", "documents", "active", "metrics"]
+    );
+    assert_eq!((&generations[0]["active"], &generations[1]["active"]), (&json!(false), &json!(true)));
+    assert_eq!(place.json(&["db", "rollback"])["generation"], 1);
+    assert_eq!(hits(&place), before);
+    place.run(&["db", "rollback", "9"]).code(1).says(&["9"]);
+    place.write("bad.jsonl", "{\"query\": \"x\", \"positive\": \"y\"}\n{\"query\": \"x\"}\n");
+    place.run(&["db", "retrain", "--data", "bad.jsonl"]).code(1).says(&["bad.jsonl"]);
+    place.run(&["db", "retrain", "--data", "missing.jsonl"]).code(1);
+}
+
+#[test]
+fn encoders_go_in_and_out() {
+    let place = Place::with_texts();
+    let models = place.run(&["db", "model", "list", "--json"]).code(0).objects();
+    assert_eq!(keys(&models[0]), ["name", "model_id", "dim", "active"]);
+    assert_eq!((&models[0]["name"], &models[0]["active"]), (&json!("tiny-bert"), &json!(true)));
+    place.run(&["db", "model", "export", "out"]).code(0);
+    assert!(place.path("out/model.safetensors").exists());
+    place.run(&["db", "model", "export", "out"]).code(1).says(&["out"]);
+    let added = place.json(&["db", "model", "add", "out", "--name", "again"]);
+    assert_eq!(added["name"], "again");
+    // The same weights under another pooling are another encoder.
+    copy_dir(&place.path("out"), &place.path("max"));
+    copy_dir(Path::new(&MODEL.replace("tiny-bert", "tiny-max")), &place.path("max"));
+    place.run(&["db", "model", "add", "max"]).code(0);
+    let active = place.json(&["db", "model", "use", "max"]);
+    assert_eq!((&active["generation"], &active["documents"]), (&json!(2), &json!(3)));
+    place.run(&["db", "model", "use", "nobody"]).code(1).says(&["nobody"]);
+    place.run(&["db", "model", "add", "missing"]).code(1).says(&["missing"]);
+    assert_eq!(place.json(&["db", "rollback", "1"])["generation"], 1);
+    let again = place.json(&["db", "reindex", "--dims", "8,16"]);
+    assert_eq!(again["documents"], 3);
+    assert_eq!(place.json(&["db", "info"])["dims"].as_array().unwrap()[..2], [json!(8), json!(16)]);
+    fs::remove_dir_all(place.path("out")).unwrap();
+}
