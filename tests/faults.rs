@@ -1,9 +1,13 @@
 //! Errors of the system at every call of a workload, full disks, and damaged files: always a typed error, never a
 //! panic, never wrong contents. `EMBDB_FAULT_STRIDE` thins the sweep out (1: every call).
 
+#[path = "crash/damage.rs"]
+mod damage;
 #[path = "crash/oracle.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod oracle;
 #[path = "crash/workload.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod workload;
 
 use std::collections::BTreeSet;
@@ -200,7 +204,7 @@ fn every_call_may_fail_at_normal_durability() {
 #[cfg(feature = "trainer")]
 #[test]
 fn every_call_may_fail_while_generations_change() {
-    sweep("generations", &workload::text_options(), &workload::text_steps(), &CASES, stride() * 12);
+    sweep("generations", &workload::text_options(), &workload::text_steps(), &CASES, stride() * 3);
 }
 
 /// When space is back, the same handles write again.
