@@ -5,8 +5,10 @@
 #[path = "crash/kill.rs"]
 mod kill;
 #[path = "crash/oracle.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod oracle;
 #[path = "crash/workload.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod workload;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

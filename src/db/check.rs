@@ -122,7 +122,7 @@ impl Checker<'_> {
             self.keep(read)?;
         }
         for path in feedback::unmerged(self.vfs, self.dir)? {
-            let read = feedback::read_unmerged(self.vfs, &path);
+            let read = feedback::read_unmerged(self.vfs, &path, &manifest.database);
             self.keep(read)?;
         }
         Ok(())

@@ -180,7 +180,7 @@ impl Inner {
             let manifest = self.snapshot().manifest.clone();
             let mut raw = Vec::new();
             for path in feedback::unmerged(self.vfs.as_ref(), &self.dir)? {
-                raw.extend(feedback::read_unmerged(self.vfs.as_ref(), &path)?);
+                raw.extend(feedback::read_unmerged(self.vfs.as_ref(), &path, &manifest.database)?);
             }
             let mut vanished = false;
             for file in &manifest.feedback {

@@ -335,7 +335,7 @@ impl Inner {
         if feedback::unmerged(vfs, &self.dir)?.len() <= more_than {
             return Ok(());
         }
-        let taken = feedback::take_over(vfs, &self.dir)?;
+        let taken = feedback::take_over(vfs, &self.dir, &self.snapshot().manifest.database)?;
         if taken.is_empty() {
             return Ok(());
         }
@@ -473,6 +473,7 @@ impl Writing<'_> {
         }
         let log = self.next_log(&mut state)?;
         self.writer.log = Some(log);
+        self.inner.publish(&state);
         Ok((state.snapshot(), state.sequence))
     }
 

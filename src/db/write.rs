@@ -257,6 +257,8 @@ impl Writing<'_> {
     /// Brings the state up to date and opens the log, if there is a database and no log is open.
     fn open_log(&mut self) -> Result<()> {
         if let Some(log) = self.writer.log.as_mut() {
+            // Not even a delete that finds nothing: what the failed sync leaves may still show up.
+            log.check()?;
             if !log.is_broken() {
                 return Ok(());
             }
@@ -277,6 +279,7 @@ impl Writing<'_> {
         // What a torn tail follows is on the disk now, and the next log may say so.
         let log = if last.tail == Tail::Clean { log } else { self.next_log(&mut state)? };
         self.writer.log = Some(log);
+        inner.publish(&state);
         // With a pin, files are being written that no manifest names yet. What cannot be removed now is in nobody's
         // way, and the next commit tries again.
         if self.writer.pinned == 0 {
@@ -285,7 +288,7 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Starts the next log after the committed end of the last one.
+    /// Starts the next log after the committed end of the last one. The caller publishes the state.
     pub fn next_log(&self, state: &mut State) -> Result<LogWriter> {
         let inner = self.inner;
         let (number, previous_end) =
@@ -299,7 +302,6 @@ impl Writing<'_> {
         }
         let log = LogWriter::create(inner.vfs.as_ref(), &path, header)?;
         state.add_log(LogPosition { path, header, end: log.end(), tail: Tail::Clean, synced: log.end() });
-        inner.publish(state);
         Ok(log)
     }
 

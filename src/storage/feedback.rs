@@ -90,7 +90,7 @@ pub fn unmerged(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The events of an unmerged file; none if it has vanished or its header never became whole.
-pub fn read_unmerged(vfs: &dyn Vfs, path: &Path) -> Result<Vec<RawEvent>> {
+pub fn read_unmerged(vfs: &dyn Vfs, path: &Path, database: &DatabaseId) -> Result<Vec<RawEvent>> {
     let mut events = Vec::new();
     let mut collect = || -> Result<()> {
         let header = match read_header(vfs, path) {
@@ -99,6 +99,9 @@ pub fn read_unmerged(vfs: &dyn Vfs, path: &Path) -> Result<Vec<RawEvent>> {
             Err(Error::Corrupt { .. }) if vfs.file_len(path)? <= LOG_HEADER_LEN as u64 => return Ok(()),
             Err(error) => return Err(error),
         };
+        if header.database != *database {
+            return Err(Error::corrupt(path, 0, "the feedback of another database"));
+        }
         read_batches(vfs, path, &header, LOG_HEADER_LEN as u64, None, |batch| {
             events.extend(batch.iter().map(|f| RawEvent { kind: f.kind, json: f.payload.to_vec() }));
             Ok(())
@@ -140,11 +143,11 @@ pub struct TakenOver {
 }
 
 /// Takes over the unmerged files that nobody holds. Only the holder of the writer's lock may.
-pub fn take_over(vfs: &dyn Vfs, dir: &Path) -> Result<TakenOver> {
+pub fn take_over(vfs: &dyn Vfs, dir: &Path, database: &DatabaseId) -> Result<TakenOver> {
     let mut taken = TakenOver { files: Vec::new(), events: Vec::new() };
     for path in unmerged(vfs, dir)? {
         if let Some(lock) = vfs.try_lock(&path)? {
-            taken.events.extend(read_unmerged(vfs, &path)?);
+            taken.events.extend(read_unmerged(vfs, &path, database)?);
             taken.files.push((path, lock));
         }
     }

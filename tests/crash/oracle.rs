@@ -159,7 +159,7 @@ fn write_on(
     let full = options.durability == Durability::Full;
     db.add([new]).map_err(|e| format!("add after the crash: {e}"))?;
     marks.push(mark(sim, "add", &model, full, full));
-    if let Some(victim) = model.docs.keys().next().cloned() {
+    if let Some(victim) = model.docs.keys().find(|id| *id != "d500").cloned() {
         db.delete(std::slice::from_ref(&victim)).map_err(|e| format!("delete after the crash: {e}"))?;
         model.docs.remove(&victim);
         marks.push(mark(sim, "delete", &model, full, full));
