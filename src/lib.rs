@@ -1,5 +1,37 @@
-//! An embedded vector database that learns from its users.
+//! embdb: an embedded vector database that learns from its users.
 //!
+//! One library, one directory, no server, no network. Text goes in; an encoder in the same process cuts it into
+//! chunks and embeds them; the nearest are found again; searches and clicks are logged; [`Db::retrain`] tunes the
+//! encoder on that log, proves on held-out clicks that it got better, and swaps it in with one commit;
+//! [`Db::rollback`] goes back.
+//!
+#![cfg_attr(feature = "trainer", doc = "```")]
+#![cfg_attr(not(feature = "trainer"), doc = "```ignore")]
+//! use embdb::{CreateOptions, Db, Document, OpenOptions, RetrainOptions};
+//!
+//! # fn main() -> embdb::Result<()> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let path = folder.path().join("notes.embdb");
+//! // Any sentence-transformers folder of the BERT family; here the little one of the tests.
+//! let model = Some("tests/fixtures/encoder/tiny-bert".into());
+//! let create = CreateOptions { model, ..CreateOptions::default() };
+//! let db = Db::open_with(path, OpenOptions { create, ..OpenOptions::default() })?;
+//!
+//! db.add([Document::new("a", "How do I reset my password?").meta("lang", "en")])?;
+//! let found = db.search("forgot my login").k(5).filter("lang = 'en'")?.log(true).run()?;
+//! if let (Some(query), Some(hit)) = (found.query_id, found.hits.first()) {
+//!     db.click(query, &hit.id)?;
+//! }
+//! let report = db.retrain(RetrainOptions::default())?;
+//! assert!(!report.published); // one click is too little to learn from, and it says so:
+//! assert!(report.gate.reason.contains("too little"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What survives what is stated in the README; every byte on disk in `storage-format.md`.
+//!
+//! # Layers
 //! A module uses only what stands left of it (a test holds this):
 //! `error, types, options ← kernel | mmap | format ← storage | index | text | encoder ← trainer ← db`.
 
@@ -26,6 +58,10 @@ pub mod db;
 
 pub use db::Db;
 pub use db::check::check_path;
+pub use db::filter::Filter;
+#[cfg(feature = "trainer")]
+pub use db::learn::{EvalOptions, Method, RetrainOptions};
+pub use db::search::SearchOptions;
 pub use error::{Error, Result};
 pub use options::{CreateOptions, OpenOptions, Task};
 pub use types::{Document, Hit, SearchResult};

@@ -77,7 +77,7 @@ impl Db {
 
     /// Adds events that are not there yet; returns how many were new.
     pub fn log_import(&self, events: Vec<Event>) -> Result<u64> {
-        self.inner.ensure_created(None)?;
+        self.inner.ensure_created(&[])?;
         let known: HashSet<String> = self.log_events()?.iter().map(|e| identity(e).to_owned()).collect();
         let mut seen = known;
         let new: Vec<Event> = events.into_iter().filter(|e| seen.insert(identity(e).to_owned())).collect();

@@ -121,7 +121,7 @@ impl Db {
         if db.exists() {
             return Err(Error::input(format!("{} is a database already", db.inner.dir.display())));
         }
-        db.inner.ensure_created(None)?;
+        db.inner.ensure_created(&[])?;
         Ok(db)
     }
 

@@ -85,10 +85,10 @@ impl Db {
 
     /// The first half of [`Db::add`]: checks, chunks and encodes; takes no lock (but creates a missing database).
     pub fn prepare(&self, documents: Vec<Document>, task: &Task) -> Result<Batch> {
-        let Some(first) = documents.first() else {
+        if documents.is_empty() {
             return Ok(Batch { documents: Vec::new(), model_id: String::new() });
-        };
-        self.inner.ensure_created(Some(first))?;
+        }
+        self.inner.ensure_created(&documents)?;
         self.inner.prepare(documents, task)
     }
 
@@ -161,25 +161,22 @@ impl Inner {
         Ok(writing)
     }
 
-    /// Creates the database if nothing is committed there: as the options say, or as the first document asks.
-    pub fn ensure_created(&self, first: Option<&Document>) -> Result<()> {
+    /// Creates the database if nothing is committed there: as the options say, or as the first of the documents asks.
+    pub fn ensure_created(&self, documents: &[Document]) -> Result<()> {
         if self.snapshot().manifest.number > 0 {
             return Ok(());
         }
         let mut options = self.options.create.clone();
         if let (None, None, Some(vector)) =
-            (&options.model, options.vectors, first.and_then(|d| d.vector.as_ref()))
+            (&options.model, options.vectors, documents.first().and_then(|d| d.vector.as_ref()))
         {
             options.vectors = Some(vector.len());
         }
         let seed = Seed::new(&options)?;
-        if let Some(first) = first {
-            check_document(
-                first,
-                seed.generation.dim as usize,
-                options.metric,
-                seed.generation.model_id.is_empty(),
-            )?;
+        // A first batch that cannot be stored must not leave an empty database behind.
+        let (dim, plain) = (seed.generation.dim as usize, seed.generation.model_id.is_empty());
+        for document in documents {
+            check_document(document, dim, options.metric, plain)?;
         }
         let mut writing = self.writing(self.options.busy_timeout)?;
         if writing.inner.snapshot().manifest.number > 0 {

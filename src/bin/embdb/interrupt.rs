@@ -1,8 +1,11 @@
 //! Ctrl-C, SIGTERM and SIGHUP: the first asks the work under way to stop at its next safe point, the
 //! second ends the process at once. Either way nothing acknowledged is lost, as that is on the disk.
 
+use std::sync::Arc;
+
 use embdb::options::Task;
 use parking_lot::Mutex;
+use signal_hook::consts::SIGXFSZ;
 
 use crate::failure::INTERRUPTED;
 
@@ -29,6 +32,8 @@ pub fn install() {
         }
     };
     drop(ctrlc::set_handler(handler));
+    // A write beyond the file size limit is to be an error like a full disk, not the end of the process.
+    drop(signal_hook::flag::register(SIGXFSZ, Arc::default()));
 }
 
 /// A statement that may be interrupted; ends with the value.
