@@ -2,6 +2,8 @@
 //! knows, and compared with what was acknowledged. `EMBDB_CRASH_IMAGES` sets how many disks are looked at,
 //! `EMBDB_CRASH_SEED` which ones.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 #[path = "crash/kill.rs"]
 mod kill;
 #[path = "crash/oracle.rs"]
@@ -82,7 +84,7 @@ impl Run {
         let stride = (positions * 5).div_ceil(wanted).max(1);
         loop {
             let at = series.at();
-            if at / stride % workers == worker && at % stride == 0 {
+            if at / stride % workers == worker && at.is_multiple_of(stride) {
                 for mode in CrashMode::ALL {
                     let chance = !matches!(mode, CrashMode::KillOnly | CrashMode::DropAll);
                     for n in 0..if chance { seeds } else { 1 } {
@@ -97,7 +99,7 @@ impl Run {
                             series.last_op()
                         );
                         let sim = series.image(mode, seed);
-                        let twice = number % TWICE_EVERY == 0;
+                        let twice = number.is_multiple_of(TWICE_EVERY);
                         self.examine(&sim, &allowed, number, &coordinates, twice.then_some(count));
                     }
                 }
@@ -117,7 +119,7 @@ impl Run {
         coordinates: &str,
         count: Option<&AtomicUsize>,
     ) {
-        let depth = Depth { search: number % 8 == 0, write: true };
+        let depth = Depth { search: number.is_multiple_of(8), write: true };
         let marks = self.look(sim, allowed, depth, coordinates);
         let Some(count) = count else { return };
         let mut series = sim.crash_series();
@@ -211,7 +213,7 @@ fn what_a_killed_process_left_is_made_durable_before_it_is_built_upon() {
                     series.last_op()
                 );
                 let image = series.image(mode, n as u64);
-                run.look(&image, &right, Depth { search: false, write: at % 4 == 0 }, &coordinates);
+                run.look(&image, &right, Depth { search: false, write: at.is_multiple_of(4) }, &coordinates);
                 images += 1;
             }
             if !series.advance() {

@@ -1,6 +1,8 @@
 //! Errors of the system at every call of a workload, full disks, and damaged files: always a typed error, never a
 //! panic, never wrong contents. `EMBDB_FAULT_STRIDE` thins the sweep out (1: every call).
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 #[path = "crash/damage.rs"]
 mod damage;
 #[path = "crash/oracle.rs"]

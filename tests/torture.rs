@@ -1,6 +1,8 @@
 //! Real processes on a real disk: writers that are killed at random moments, readers that must not notice, threads
 //! that get in one another's way. `EMBDB_KILLS` sets how often the writer is killed, `EMBDB_TORTURE_SEED` when.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 #[path = "crash/oracle.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod oracle;

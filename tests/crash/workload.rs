@@ -197,9 +197,11 @@ pub fn id(n: u64) -> String {
     format!("d{n}")
 }
 
-/// The text of document `n` in a version.
+/// The text of document `n` in a version. Numbers are spelt with the letters a to j, all of which the tiny encoder
+/// knows, so that no two documents look alike to it.
 pub fn text(n: u64, version: &str) -> String {
-    format!("{version} number {n} weighs {} grams", n * n + 7)
+    let spelt = |n: u64| -> String { n.to_string().bytes().map(|b| char::from(b - b'0' + b'a')).collect() };
+    format!("{version} number {} weighs {} grams", spelt(n), spelt(n * n + 7))
 }
 
 /// The vector of a document with this text: no two alike.
