@@ -85,7 +85,9 @@ fn import(c: &mut Criterion) {
         b.iter_batched(
             fresh,
             |(_dir, db, documents)| {
-                documents.chunks(1024).for_each(|batch| drop(db.add(batch.to_vec()).unwrap()));
+                for batch in documents.chunks(1024) {
+                    db.add(batch.to_vec()).unwrap();
+                }
             },
             BatchSize::PerIteration,
         );

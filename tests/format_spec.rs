@@ -165,7 +165,9 @@ fn a_written_container_has_its_fields_there() {
     assert_eq!(number(&bytes, entry, "id", second), 9);
     assert_eq!(number(&bytes, entry, "length", second), file::BLOCK_LEN as u64);
     let start = number(&bytes, entry, "start", second) as usize;
-    assert!(start % file::ALIGN == 0 && bytes[start..start + file::BLOCK_LEN].iter().all(|&b| b == 2));
+    assert!(
+        start.is_multiple_of(file::ALIGN) && bytes[start..start + file::BLOCK_LEN].iter().all(|&b| b == 2)
+    );
 
     let (trailer, at) = ("Container trailer", bytes.len() - file::TRAILER_LEN);
     assert_eq!(&bytes[place(trailer, "magic", at)], b"EMBDBEND");

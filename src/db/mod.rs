@@ -2,10 +2,10 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`snapshot`], [`state`], [`active`], [`columns`] | what is known: parts, their documents and rows |
-//! | [`write`] | the writer: prepare, commit, delete, create |
+//! | `snapshot`, `state`, `active`, `columns` | what is known: parts, their documents and rows |
+//! | [`mod@write`] | the writer: prepare, commit, delete, create |
 //! | [`maintain`] | seal, merge, graphs, removal of what nobody names |
-//! | [`search`], [`filter`], [`mask`] | queries |
+//! | [`search`], [`filter`], `mask` | queries |
 //! | [`feedback`] | the log of searches and clicks |
 //! | [`generations`] | publishing encoders with their vectors, rollback, re-indexing |
 //! | [`learn`] | retrain and eval |

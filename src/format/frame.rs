@@ -304,7 +304,7 @@ pub fn scan<'a>(
                 end = frame.end;
             }
             FrameType::Commit if commit_covers(&frame, &batch, end) => {
-                synced = synced.max(u64_at(frame.payload, 8).unwrap_or_default());
+                synced = synced.max(u64_at(frame.payload, COMMIT_SYNCED_OFFSET).unwrap_or_default());
                 apply(&batch)?;
                 batch.clear();
                 end = frame.end;

@@ -3,7 +3,7 @@
 //!
 //! | module | bytes |
 //! |---|---|
-//! | [`file`] | the container of every immutable file: header, sections, block checksums |
+//! | [`mod@file`] | the container of every immutable file: header, sections, block checksums |
 //! | [`frame`] | records of the log and of feedback files |
 //! | [`manifest`] | the list of what is live |
 //! | [`segment`] | sections of a segment's files |

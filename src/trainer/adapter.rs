@@ -1,12 +1,14 @@
 //! The linear adapter: one matrix for queries and documents, trained on frozen embeddings.
 //!
-//! y = W x with W = I + Δ. Only Δ is trained, from zero, and weight decay acts on it, so W is drawn
-//! to the identity: with nothing to learn the model stays what it was. Nothing is encoded anew: stored
-//! vectors are mapped by one matrix product ([`apply`]).
+//! y = W x with W = I + Δ. Only Δ is trained, from zero, and every step takes a share of it away, so W
+//! is drawn to the identity: with nothing to learn the model stays what it was. The pull is strong, for a
+//! full matrix has far more values than there are pairs: what batch after batch asks for remains, what
+//! single pairs ask for fades. It also makes Δ too short, which α sets right. Nothing is encoded anew:
+//! stored vectors are mapped by one matrix product ([`apply`]).
 //!
-//! How far to go towards W is chosen on pairs set aside from training: of I + αΔ for a few α the one
-//! that ranks their positives best, over all rungs of the ladder. Then Δ is trained again on all
-//! pairs. The part that the gate judges by has no share in any of this.
+//! How far to go along Δ is chosen on pairs set aside from training: of I + αΔ for a few α, also beyond
+//! 1, the one that ranks their positives best, over all rungs of the ladder. Then Δ is trained again on
+//! all pairs. The part that the gate judges by has no share in any of this.
 
 use std::collections::HashMap;
 
@@ -47,8 +49,8 @@ pub struct AdapterOptions {
     pub batch: usize,
     /// Highest learning rate.
     pub lr: f64,
-    /// Pull of W to the identity.
-    pub weight_decay: f64,
+    /// Pull of W to the identity: the share of Δ that is lost in a step of the highest rate, in 0..1.
+    pub pull: f64,
     /// Share of the distinct queries on which α is chosen.
     pub set_aside: f64,
     /// Seed of the order of pairs and of what is set aside.
@@ -57,13 +59,13 @@ pub struct AdapterOptions {
 
 impl Default for AdapterOptions {
     fn default() -> Self {
-        Self { epochs: 15, batch: 512, lr: 2e-3, weight_decay: 0.01, set_aside: 0.15, seed: 0 }
+        Self { epochs: 15, batch: 512, lr: 2e-3, pull: 0.04, set_aside: 0.15, seed: 0 }
     }
 }
 
-/// Steps from the identity (0) to the trained matrix (1) among which one is chosen.
-const ALPHAS: [f32; 4] = [0.25, 0.5, 0.75, 1.0];
-/// With fewer queries set aside than this, the choice is left out and the middle taken.
+/// Steps from the identity (0) to the trained matrix (1) and beyond, among which one is chosen.
+const ALPHAS: [f32; 6] = [0.25, 0.5, 0.75, 1.0, 1.25, 1.5];
+/// With fewer queries set aside than this, the choice is left out and half the way taken.
 const LEAST_SET_ASIDE: usize = 20;
 
 /// Batches that an epoch has at least, so that few pairs still make enough steps …
@@ -92,7 +94,7 @@ pub fn train_adapter(
     };
     let all: Vec<usize> = (0..pairs.weights.len()).collect();
     let (delta, mut report) = train_delta(pairs, &all, ladder, options, task)?;
-    report.notes.push(format!("adapter taken {alpha} of the way from the identity"));
+    report.notes.push(format!("adapter taken {alpha} times as far from the identity as trained"));
     Ok((towards(&delta, pairs.dim, alpha), report))
 }
 
@@ -175,7 +177,9 @@ fn train_delta(
     let delta = Var::zeros((pairs.dim, pairs.dim), DType::F32, &Device::Cpu).map_err(tensor_error)?;
     let known = KnownPositives::new(pairs.query_keys, pairs.positive_keys);
     let loss = RankingLoss::new(ladder);
-    let adam = AdamOptions { rate: options.lr, weight_decay: options.weight_decay, ..AdamOptions::default() };
+    // The optimiser multiplies its decay by the rate; divided by it, the pull is the same at any rate.
+    let weight_decay = options.pull / options.lr.max(f64::EPSILON);
+    let adam = AdamOptions { rate: options.lr, weight_decay, ..AdamOptions::default() };
     let schedule = Schedule {
         rows: subset.len(),
         epochs: options.epochs,
