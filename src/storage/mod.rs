@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Rules that make the promises cheap: files are appended to (logs, feedback) or immutable (all else), never
-//! rewritten or truncated; a file and the directories above it are synced before a manifest names it; a manifest is
+//! changed or truncated (who resumes a log writes its unsynced end again, byte for byte); a file and the directories above it are synced before a manifest names it; a manifest is
 //! the only commit point besides a COMMIT frame.
 
 use std::path::{Path, PathBuf};
