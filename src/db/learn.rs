@@ -513,7 +513,8 @@ impl<'a> Run<'a> {
         let positives = self.positive_rows(train, &queries)?;
         let query_keys: Vec<u64> = train.iter().map(|p| trainer::query_key(&p.query)).collect();
         let positive_keys: Vec<u64> = train.iter().map(|p| trainer::target_key(&p.positive_id)).collect();
-        let weights: Vec<f32> = train.iter().map(|p| p.weight).collect();
+        // Ranks weigh what is judged. In training they cost more than they gave: .029 against .034 NDCG@10 on fin10k.
+        let weights: Vec<f32> = train.iter().map(|p| p.weight.min(1.0)).collect();
         let pairs = PairRows {
             queries: &queries,
             positives: &positives,
@@ -563,7 +564,7 @@ impl<'a> Run<'a> {
                 query: p.query.clone(),
                 positive: p.positive_text.clone(),
                 key: trainer::target_key(&p.positive_id),
-                weight: p.weight,
+                weight: p.weight.min(1.0),
             })
             .collect();
         let (files, report) =
