@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Builds embdb, fetches a small encoder, imports a folder of texts and searches it.
+# Builds embdb, fetches a small encoder, imports a folder of texts (by default this project's documents) and searches it.
 # Usage: tools/try.sh [FOLDER] [QUERY]      Needs: Rust, a C compiler, Python with pip (for the encoder alone).
 set -euo pipefail
+[ $# -eq 0 ] || set -- "$(realpath "$1")" "${@:2}"
 cd "$(dirname "$0")/.."
-folder=${1:-.}
+paths=("${1:-README.md}")
+[ $# -gt 0 ] || paths+=(storage-format.md CHANGELOG.md)
 query=${2:-what survives a power cut?}
 database=target/try.embdb
 
@@ -12,6 +14,6 @@ cargo build --release
 rm -rf "$database"
 embdb=${CARGO_TARGET_DIR:-target}/release/embdb
 "$embdb" "$database" create --model target/minilm --quiet
-"$embdb" "$database" import "$folder" --format text
+"$embdb" "$database" import "${paths[@]}" --format text
 "$embdb" "$database" search "$query" -k 3 --log
 echo "Go on with: $embdb $database" >&2
