@@ -355,7 +355,7 @@ fn lacking(snapshot: &Snapshot, part: &Part, generation: u32) -> Result<Vec<u32>
         return Ok(part.live_documents().collect());
     }
     let blocks = part.rows(generation, snapshot.shape_of(generation)?)?;
-    let has = |d: u32| blocks.iter().any(|b| !b.rows_of_checked(d).is_empty());
+    let has = |d: u32| blocks.iter().any(|b| !b.rows_of(d).is_empty());
     Ok(part.live_documents().filter(|&d| !has(d)).collect())
 }
 

@@ -75,18 +75,14 @@ impl Rows<'_> {
         (self.base + document as u32, ChunkRef { index: row - start.min(row), start: from, end: to })
     }
 
-    /// Rows of a document (number in the part).
+    /// Rows of a document (number in the part); empty for a document of another block.
     pub fn rows_of(&self, document: u32) -> std::ops::Range<u32> {
-        let at = document.saturating_sub(self.base) as usize;
-        match self.first.get(at..at + 2) {
+        let bounds =
+            document.checked_sub(self.base).map(|at| at as usize).and_then(|at| self.first.get(at..at + 2));
+        match bounds {
             Some(&[start, end]) => start..end,
             _ => 0..0,
         }
-    }
-
-    /// The same, empty for a document of another block.
-    pub fn rows_of_checked(&self, document: u32) -> std::ops::Range<u32> {
-        if document < self.base { 0..0 } else { self.rows_of(document) }
     }
 
     /// The rows of the given documents (numbers in the part).
