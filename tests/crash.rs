@@ -172,6 +172,14 @@ fn generations_change_as_a_whole() {
     assert!(run.sweep(images_wanted() / 10) > 100.min(images_wanted() / 20));
 }
 
+/// So are learning, and changing to another encoder, also where a change that was stopped half-way is taken up again.
+#[cfg(feature = "trainer")]
+#[test]
+fn what_was_learnt_is_published_as_a_whole() {
+    let run = Run::new("learning", workload::text_options(), &workload::learning_steps());
+    assert!(run.sweep(images_wanted() / 10) > 100.min(images_wanted() / 20));
+}
+
 /// A process is killed, another one goes on with what it left, and then the power goes: names and bytes that the
 /// first one had not made durable must not be built upon.
 #[test]
