@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use embdb::db::search::{KnnReport, SearchOptions};
+use embdb::options::Task;
 use embdb::types::{Metric, vector_problem};
 use embdb::{Db, Error};
 use serde_json::json;
@@ -67,7 +68,7 @@ impl Knn {
 
 /// Where nothing is stored nothing is found, as in a search; queries and options must make sense all the same.
 fn nothing(db: &Db, queries: &[f32], columns: usize, options: &SearchOptions) -> Result<KnnReport, Error> {
-    db.search_batch(&[], options)?;
+    db.search_batch(&[], options, &Task::default())?;
     let rows = queries.chunks_exact(columns.max(1));
     for (n, row) in rows.clone().enumerate() {
         // The metric is not known yet, and only under one of them a zero vector is wrong.
