@@ -212,6 +212,13 @@ fn check_part(snapshot: &Snapshot, part: &Part) -> Result<()> {
         }
         for set in &segment.entry.vectors {
             for rows in part.rows(set.generation, snapshot.shape_of(set.generation)?)? {
+                if !rows.first.is_sorted() {
+                    return Err(Error::corrupt(
+                        "rows",
+                        0,
+                        "the first rows of the documents are out of order",
+                    ));
+                }
                 check_norms(&rows)?;
             }
         }

@@ -217,7 +217,9 @@ impl Inner {
             })
             .sum();
         let bytes: u64 = self.state.lock().logs.iter().map(|l| l.end).sum();
-        rows >= self.options.seal_rows || bytes >= self.options.seal_bytes
+        // In a bulk load nobody waits for a scan of the rows, and the fewer segments the less is written twice.
+        let many = rows >= self.options.seal_rows && self.options.durability != Durability::Bulk;
+        many || bytes >= self.options.seal_bytes
     }
 
     /// Segments that should become one: a run of similar size, or one with many deleted documents.
@@ -513,7 +515,7 @@ fn copy_rows(snapshot: &Snapshot, parts: &[&Part], generation: u32, out: &mut Co
         let blocks = if has { part.rows(generation, shape)? } else { Vec::new() };
         let mut blocks = blocks.iter().peekable();
         for document in part.live_documents() {
-            while blocks.next_if(|b| document >= b.base + b.first.len() as u32 - 1).is_some() {}
+            while blocks.next_if(|b| document >= b.documents().end).is_some() {}
             match blocks.peek() {
                 Some(block) => out.copy(&block.vectors, block.spans, block.rows_of(document))?,
                 None => out.end_document(),

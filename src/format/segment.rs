@@ -44,9 +44,9 @@ pub mod tombstones {
 
 /// Sections of a generation's rows file.
 pub mod rows {
-    /// `n + 1` × u32: first row of each document.
+    /// `n + 1` × u32: first row of each document; empty where each has one row.
     pub const FIRST: u32 = 1;
-    /// `rows` × (u32 start, u32 end): bytes of each chunk in its document's text.
+    /// `rows` × (u32 start, u32 end): bytes of each chunk in its document's text; empty where all are empty.
     pub const SPANS: u32 = 2;
 }
 

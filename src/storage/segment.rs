@@ -18,6 +18,10 @@ use crate::format::file::{BLOCK_LEN, DatabaseId, FileBuilder, Kind, Layout};
 use crate::format::manifest::{FileEntry, SegmentEntry, VectorSet};
 use crate::format::segment::{DocumentRecord, attrs, ids, rows, tombstones, vectors};
 
+/// A section of vectors or of a graph that is no longer than this is verified when it is first used; a longer one
+/// by `check`, and whenever its rows are copied.
+pub const VERIFIED_AT_ONCE: usize = 1 << 20;
+
 /// One mapped file of a segment.
 pub struct SegmentFile {
     bytes: Bytes,
@@ -70,6 +74,26 @@ impl SegmentFile {
         self.cast(id, part)
     }
 
+    /// A whole section that searches read here and there. It is verified only if it is small, so that the cost does
+    /// not depend on its length; [`Self::verify_rest`] verifies it in any case.
+    pub fn scattered<T: Pod>(&self, id: u32) -> Result<&[T]> {
+        let range = self.locate(id)?;
+        if range.len() <= VERIFIED_AT_ONCE {
+            self.verify(range.start, range.end)?;
+        }
+        self.cast(id, range)
+    }
+
+    /// Number of elements of a section, without a look at them.
+    pub fn count<T: Pod>(&self, id: u32) -> Result<usize> {
+        self.locate(id).map(|range| range.len() / size_of::<T>())
+    }
+
+    /// Verifies the blocks that were not verified before.
+    pub fn verify_rest(&self) -> Result<()> {
+        self.verify(0, self.layout.blocks() * BLOCK_LEN)
+    }
+
     /// Whether the file has this section.
     pub fn has(&self, id: u32) -> bool {
         self.layout.section(id).is_some()
@@ -119,14 +143,15 @@ pub struct SegmentVectors {
 }
 
 impl SegmentVectors {
-    /// First row of each document, and one past the last: `documents + 1` values, ascending.
+    /// First row of each document, and one past the last: `documents + 1` values, ascending. Empty where each
+    /// document has one row.
     pub fn first(&self) -> Result<&[u32]> {
-        self.rows.section(rows::FIRST)
+        self.rows.scattered(rows::FIRST)
     }
 
-    /// Byte bounds of each row's chunk.
+    /// Byte bounds of each row's chunk; empty where all chunks are empty.
     pub fn spans(&self) -> Result<&[[u32; 2]]> {
-        self.rows.section(rows::SPANS)
+        self.rows.scattered(rows::SPANS)
     }
 
     /// Codes, scales and norms; empty where the codec stores none.
@@ -134,9 +159,9 @@ impl SegmentVectors {
     pub fn codes(&self) -> Result<(&[i8], &[f32], &[f32])> {
         match &self.codes {
             Some(file) => Ok((
-                file.section(vectors::CODES)?,
-                file.section(vectors::SCALES)?,
-                file.section(vectors::NORMS)?,
+                file.scattered(vectors::CODES)?,
+                file.scattered(vectors::SCALES)?,
+                file.scattered(vectors::NORMS)?,
             )),
             None => Ok((&[], &[], &[])),
         }
@@ -144,12 +169,17 @@ impl SegmentVectors {
 
     /// f32 rows; empty where the codec stores none.
     pub fn full(&self) -> Result<&[f32]> {
-        self.full.as_ref().map_or(Ok(&[]), |file| file.section(vectors::FULL))
+        self.full.as_ref().map_or(Ok(&[]), |file| file.scattered(vectors::FULL))
     }
 
     /// The frozen graph, if one was built.
     pub fn graph(&self) -> Result<Option<&[u8]>> {
-        self.graph.as_ref().map(|file| file.section(vectors::GRAPH)).transpose()
+        self.graph.as_ref().map(|file| file.scattered(vectors::GRAPH)).transpose()
+    }
+
+    /// Verifies all of it, once.
+    pub fn verify(&self) -> Result<()> {
+        self.files().try_for_each(SegmentFile::verify_rest)
     }
 
     /// Whether a graph was built.
@@ -214,7 +244,7 @@ impl Segment {
             attrs: must(format!("{base}/attrs"), Kind::Attrs)?,
             generations,
         };
-        if segment.ids.section::<u64>(ids::SEQUENCES)?.len() != entry.documents as usize {
+        if segment.ids.count::<u64>(ids::SEQUENCES)? != entry.documents as usize {
             return Err(segment.ids.corrupt(ids::SEQUENCES, "the number of documents is not the manifest's"));
         }
         Ok(segment)
@@ -240,12 +270,20 @@ impl Segment {
         Ok(found.first().copied().unwrap_or_default())
     }
 
-    /// The document with this id, deleted or not.
+    /// The document with this id, deleted or not. Touches a logarithm of the hashes.
     pub fn find(&self, id: &str) -> Result<Option<u32>> {
-        let hashes: &[u64] = self.ids.section(ids::HASHES)?;
-        let hash = xxh3_64(id.as_bytes());
-        let mut at = hashes.partition_point(|&h| h < hash);
-        while hashes.get(at) == Some(&hash) {
+        let wanted = xxh3_64(id.as_bytes());
+        let hash = |at: usize| -> Result<u64> {
+            let found: &[u64] = self.ids.section_range(ids::HASHES, at, 1)?;
+            Ok(found.first().copied().unwrap_or_default())
+        };
+        let count = self.ids.count::<u64>(ids::HASHES)?;
+        let (mut at, mut end) = (0, count);
+        while at < end {
+            let middle = at + (end - at) / 2;
+            if hash(middle)? < wanted { at = middle + 1 } else { end = middle }
+        }
+        while at < count && hash(at)? == wanted {
             let order: &[u32] = self.ids.section_range(ids::ORDER, at, 1)?;
             let document = order.first().copied().unwrap_or_default();
             if self.id(document)? == id {
@@ -426,10 +464,13 @@ impl Target<'_> {
         let folder = vectors_dir(segment, set);
         remove_dir_if_present(self.vfs, &self.dir.join(&folder))?;
         self.vfs.create_dir(&self.dir.join(&folder))?;
-        let bytes = |values: &[u32]| bytemuck::cast_slice(values).to_vec();
+        let single = columns.first.iter().enumerate().all(|(n, &first)| first as usize == n);
+        let first = if single { &[] } else { columns.first.as_slice() };
+        let empty = columns.spans.iter().all(|span| *span == [0, 0]);
+        let spans = if empty { &[] } else { columns.spans.as_slice() };
         let file = FileBuilder::new(Kind::Rows, self.database)
-            .section(rows::FIRST, bytes(&columns.first))
-            .section(rows::SPANS, bytemuck::cast_slice(&columns.spans).to_vec());
+            .section(rows::FIRST, bytemuck::cast_slice(first).to_vec())
+            .section(rows::SPANS, bytemuck::cast_slice(spans).to_vec());
         let mut entries = vec![self.write(format!("{folder}/rows"), file.finish())?];
         if !columns.codes.is_empty() {
             let file = FileBuilder::new(Kind::Codes, self.database)

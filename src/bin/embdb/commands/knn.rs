@@ -42,7 +42,9 @@ impl Knn {
                 "{name}: the vectors have {columns} values, the database {dim}"
             )));
         }
-        let report = db.knn(&queries, &options, self.threads)?;
+        let work = context.work();
+        let report = db.knn(&queries, &options, self.threads, &work.task)?;
+        drop(work);
         if let Some(out) = &self.out {
             npy::write_i64(out, rows, options.k, &integers(&report.ids, rows, options.k)?)?;
         }
