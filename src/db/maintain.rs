@@ -14,8 +14,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::active::parse_meta;
-use super::columns::ColumnsBuilder;
-use super::snapshot::{Part, Snapshot, Source};
+use super::snapshot::{Part, Rows, Snapshot, Source};
 use super::state::State;
 use super::write::Writing;
 use super::{Db, Inner};
@@ -23,10 +22,10 @@ use crate::error::{Error, Result};
 use crate::format::attrs::{Attrs, encode};
 use crate::format::manifest::{Manifest, SegmentEntry, VectorSet};
 use crate::format::segment::DocumentRecord;
-use crate::index::build_graph;
 use crate::index::hnsw::BuildParams;
+use crate::index::{VectorBlock, build_graph};
 use crate::options::{Durability, Task};
-use crate::storage::segment::{NewDocument, Segment, SegmentBuilder, Target, segment_dir};
+use crate::storage::segment::{NewDocument, Run, Segment, SegmentBuilder, Target, VectorRuns, segment_dir};
 use crate::storage::vfs::Vfs;
 use crate::storage::{LOG_DIR, SEGMENT_DIR, feedback, manifests, models, numbered_path};
 use crate::types::Meta;
@@ -98,14 +97,7 @@ impl Db {
         }
         let _alone = self.inner.maintenance.lock();
         let _pin = Pin::new(&self.inner, self.inner.options.busy_timeout)?;
-        self.inner.seal(task)?;
-        let snapshot = self.inner.snapshot();
-        let all: Vec<u64> = sealed(&snapshot).map(|s| s.entry.id).collect();
-        let dead = snapshot.parts.iter().any(|p| !p.dead.is_empty());
-        let stale = sealed(&snapshot).any(|s| s.entry.vectors.len() > 1);
-        if all.len() > 1 || dead || (stale && all.is_empty()) {
-            self.inner.merge(&all, task)?;
-        }
+        self.inner.unite(task)?;
         self.inner.merge_feedback(0)?;
         self.inner.build_graphs(GRAPH_ROWS, task)
     }
@@ -224,6 +216,10 @@ impl Inner {
 
     /// Segments that should become one: a run of similar size, or one with many deleted documents.
     fn merge_candidates(&self) -> Vec<u64> {
+        if self.options.durability == Durability::Bulk {
+            // More of the load would only be merged with it again.
+            return Vec::new();
+        }
         let snapshot = self.snapshot();
         let mut sizes: Vec<(u64, u64)> = Vec::new();
         for part in &snapshot.parts {
@@ -271,6 +267,30 @@ impl Inner {
             self.write_deaths(manifest, frozen)?;
             manifest.next_segment = id + 1;
             manifest.segments.extend(written.clone());
+            Ok(())
+        })
+    }
+
+    /// Makes one segment without deleted documents of all segments and active parts, each row being read and
+    /// written once. The caller holds the maintenance lock and a pin.
+    fn unite(&self, task: &Task) -> Result<()> {
+        let mut writing = self.writing(self.options.busy_timeout)?;
+        let snapshot = self.snapshot();
+        let dead = snapshot.parts.iter().any(|part| !part.dead.is_empty());
+        if !writing.has_records() && !dead && sealed(&snapshot).count() <= 1 {
+            return Ok(());
+        }
+        let (snapshot, sequence) = writing.rotate()?;
+        drop(writing);
+        let united: Vec<&Part> = snapshot.parts.iter().take(snapshot.parts.len() - 1).collect();
+        let id = snapshot.manifest.next_segment;
+        let written = self.write_segment(&snapshot, &united, id, task)?;
+        let first_log = self.last_log_of(&snapshot);
+        self.commit(|manifest| {
+            manifest.first_log = first_log;
+            manifest.sequence = sequence;
+            manifest.next_segment = id + 1;
+            manifest.segments = written.clone().into_iter().collect();
             Ok(())
         })
     }
@@ -401,13 +421,15 @@ impl Inner {
         let mut files = builder.write(&target, id, columns)?;
         let mut vectors = Vec::new();
         for generation in &snapshot.manifest.generations {
-            let mut rows = ColumnsBuilder::new(snapshot.shape_of(generation.id)?.clone());
-            copy_rows(snapshot, parts, generation.id, &mut rows)?;
-            if rows.rows() == 0 {
+            let mut runs = VectorRuns::default();
+            for part in parts {
+                add_runs(part, &blocks_of(snapshot, part, generation.id)?, &mut runs);
+            }
+            if runs.spans.is_empty() {
                 continue;
             }
             let set = VectorSet { generation: generation.id, version };
-            files.extend(target.write_vectors(id, set, &rows.finish())?);
+            files.extend(target.write_runs(id, set, &runs)?);
             vectors.push(set);
         }
         Ok(Some(SegmentEntry { id, documents, deleted: 0, tombstones: 0, vectors, files }))
@@ -505,24 +527,44 @@ impl Writing<'_> {
     }
 }
 
-/// Copies the rows of live documents of one generation, in order; documents that lack it get none.
-fn copy_rows(snapshot: &Snapshot, parts: &[&Part], generation: u32, out: &mut ColumnsBuilder) -> Result<()> {
-    let shape = snapshot.shape_of(generation)?;
-    for part in parts {
-        // Active parts hold rows of the active generation alone.
-        let has =
-            matches!(part.source, Source::Sealed(_)) || generation == snapshot.manifest.active_generation;
-        let blocks = if has { part.rows(generation, shape)? } else { Vec::new() };
-        let mut blocks = blocks.iter().peekable();
-        for document in part.live_documents() {
-            while blocks.next_if(|b| document >= b.documents().end).is_some() {}
-            match blocks.peek() {
-                Some(block) => out.copy(&block.vectors, block.spans, block.rows_of(document))?,
-                None => out.end_document(),
-            }
-        }
+/// Blocks of a generation's rows in a part; none in an active part of another generation.
+fn blocks_of<'a>(snapshot: &'a Snapshot, part: &'a Part, generation: u32) -> Result<Vec<Rows<'a>>> {
+    let active = generation == snapshot.manifest.active_generation;
+    match part.source {
+        Source::Active(..) if !active => Ok(Vec::new()),
+        _ => part.rows(generation, snapshot.shape_of(generation)?),
     }
-    Ok(())
+}
+
+/// The rows of live documents of a part, in order; documents that lack them get none.
+fn add_runs<'a>(part: &Part, blocks: &[Rows<'a>], out: &mut VectorRuns<'a>) {
+    let mut total = out.runs.iter().map(|run| run.rows.len()).sum::<usize>();
+    if out.first.is_empty() {
+        out.first.push(0);
+    }
+    let mut blocks = blocks.iter().peekable();
+    let mut last = None;
+    for document in part.live_documents() {
+        while blocks.next_if(|b| document >= b.documents().end).is_some() {
+            last = None;
+        }
+        let rows = blocks.peek().map_or(0..0, |block| block.rows_of(document));
+        let rows = rows.start as usize..rows.end as usize;
+        if let Some(block) = blocks.peek().filter(|_| !rows.is_empty()) {
+            total += rows.len();
+            out.spans.extend(rows.clone().map(|row| block.spans.get(row).copied().unwrap_or_default()));
+            match out.runs.last_mut().filter(|_| last == Some(rows.start)) {
+                Some(run) => run.rows.end = rows.end,
+                None => {
+                    let VectorBlock { codes, scales, norms, full, len, .. } = block.vectors;
+                    out.runs.push(Run { rows: rows.clone(), of: len, codes, scales, norms, full });
+                }
+            }
+            // The next row, if it is of this block, belongs to the same run.
+            last = Some(rows.end);
+        }
+        out.first.push(total as u32);
+    }
 }
 
 /// Title, text and metadata JSON of a document, as stored.

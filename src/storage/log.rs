@@ -83,7 +83,8 @@ impl LogWriter {
     /// batch will ever be visible.
     pub fn append(&mut self, frames: &[(FrameType, u64, Vec<u8>)], durability: Durability) -> Result<()> {
         self.check()?;
-        let mut batch = BatchBuilder::new(self.end, self.header.salt);
+        let bytes = frames.iter().map(|f| f.2.len() + 64).sum::<usize>() + 64;
+        let mut batch = BatchBuilder::with_capacity(self.end, self.header.salt, bytes);
         for (kind, sequence, payload) in frames {
             batch.push(*kind, *sequence, payload)?;
         }

@@ -3,6 +3,7 @@
 //! Opening checks headers, lengths and identities against the manifest; blocks are verified when first touched.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,6 +11,7 @@ use bytemuck::Pod;
 use roaring::RoaringBitmap;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::container::ContainerWriter;
 use super::documents::{self, DocumentsBuilder, StoredText};
 use super::vfs::{Bytes, Vfs};
 use super::{SEGMENT_DIR, remove_dir_if_present, write_new};
@@ -461,39 +463,65 @@ impl Target<'_> {
         set: VectorSet,
         columns: &VectorColumns,
     ) -> Result<Vec<FileEntry>> {
+        let mut runs =
+            VectorRuns { first: columns.first.clone(), spans: columns.spans.clone(), runs: Vec::new() };
+        let rows = 0..columns.spans.len();
+        let (codes, scales) = (columns.codes.as_slice(), columns.scales.as_slice());
+        let (norms, full) = (columns.norms.as_slice(), columns.full.as_slice());
+        runs.runs.push(Run { of: rows.len(), rows, codes, scales, norms, full });
+        self.write_runs(segment, set, &runs)
+    }
+
+    /// The same for rows that lie in several places: each is read and written once, and none is copied meanwhile.
+    pub fn write_runs(&self, segment: u64, set: VectorSet, runs: &VectorRuns<'_>) -> Result<Vec<FileEntry>> {
         let folder = vectors_dir(segment, set);
         remove_dir_if_present(self.vfs, &self.dir.join(&folder))?;
         self.vfs.create_dir(&self.dir.join(&folder))?;
-        let single = columns.first.iter().enumerate().all(|(n, &first)| first as usize == n);
-        let first = if single { &[] } else { columns.first.as_slice() };
-        let empty = columns.spans.iter().all(|span| *span == [0, 0]);
-        let spans = if empty { &[] } else { columns.spans.as_slice() };
-        let file = FileBuilder::new(Kind::Rows, self.database)
-            .section(rows::FIRST, bytemuck::cast_slice(first).to_vec())
-            .section(rows::SPANS, bytemuck::cast_slice(spans).to_vec());
-        let mut entries = vec![self.write(format!("{folder}/rows"), file.finish())?];
-        if !columns.codes.is_empty() {
-            let file = FileBuilder::new(Kind::Codes, self.database)
-                .section(vectors::CODES, bytemuck::cast_slice(&columns.codes).to_vec())
-                .section(vectors::SCALES, bytemuck::cast_slice(&columns.scales).to_vec())
-                .section(vectors::NORMS, bytemuck::cast_slice(&columns.norms).to_vec());
-            entries.push(self.write(format!("{folder}/codes"), file.finish())?);
+        let single = runs.first.iter().enumerate().all(|(n, &first)| first as usize == n);
+        let first = if single { &[] } else { runs.first.as_slice() };
+        let empty = runs.spans.iter().all(|span| *span == [0, 0]);
+        let spans = if empty { &[] } else { runs.spans.as_slice() };
+        let columns = [
+            (rows::FIRST, vec![bytemuck::cast_slice(first)]),
+            (rows::SPANS, vec![bytemuck::cast_slice(spans)]),
+        ];
+        let mut entries = vec![self.write_pieces(format!("{folder}/rows"), Kind::Rows, &columns)?];
+        if runs.runs.iter().any(|run| !run.codes.is_empty()) {
+            let rungs = runs.runs.iter().map(Run::rungs).max().unwrap_or_default();
+            let norms = (0..rungs).flat_map(|rung| runs.pieces(move |run| run.norms_of(rung)));
+            let columns = [
+                (vectors::CODES, runs.pieces(Run::codes).collect()),
+                (vectors::SCALES, runs.pieces(Run::scales).collect()),
+                (vectors::NORMS, norms.collect()),
+            ];
+            entries.push(self.write_pieces(format!("{folder}/codes"), Kind::Codes, &columns)?);
         }
-        if !columns.full.is_empty() {
-            let section = bytemuck::cast_slice(&columns.full).to_vec();
-            let file = FileBuilder::new(Kind::Full, self.database).section(vectors::FULL, section);
-            entries.push(self.write(format!("{folder}/full"), file.finish())?);
+        if runs.runs.iter().any(|run| !run.full.is_empty()) {
+            let columns = [(vectors::FULL, runs.pieces(Run::full).collect())];
+            entries.push(self.write_pieces(format!("{folder}/full"), Kind::Full, &columns)?);
         }
         self.vfs.sync_dir(&self.dir.join(&folder))?;
         self.vfs.sync_dir(&self.dir.join(segment_dir(segment)))?;
         Ok(entries)
     }
 
+    /// Writes and syncs a container whose sections are put together from pieces.
+    fn write_pieces(&self, path: String, kind: Kind, sections: &[(u32, Vec<&[u8]>)]) -> Result<FileEntry> {
+        let length = |pieces: &[&[u8]]| pieces.iter().map(|piece| piece.len() as u64).sum();
+        let lengths: Vec<(u32, u64)> = sections.iter().map(|(id, pieces)| (*id, length(pieces))).collect();
+        let full = self.dir.join(&path);
+        let mut file = ContainerWriter::create(self.vfs, full, kind, self.database, &lengths)?;
+        for piece in sections.iter().flat_map(|(_, pieces)| pieces).filter(|piece| !piece.is_empty()) {
+            file.write(piece)?;
+        }
+        file.finish(path)
+    }
+
     /// Writes and syncs the graph of a generation.
     pub fn write_graph(&self, segment: u64, set: VectorSet, graph: Vec<u8>) -> Result<FileEntry> {
         let folder = vectors_dir(segment, set);
-        let file = FileBuilder::new(Kind::Graph, self.database).section(vectors::GRAPH, graph);
-        let entry = self.write(format!("{folder}/graph"), file.finish())?;
+        let sections = [(vectors::GRAPH, vec![graph.as_slice()])];
+        let entry = self.write_pieces(format!("{folder}/graph"), Kind::Graph, &sections)?;
         self.vfs.sync_dir(&self.dir.join(&folder))?;
         Ok(entry)
     }
@@ -514,4 +542,67 @@ pub struct VectorColumns {
     pub norms: Vec<f32>,
     /// Row-major values; empty without f32.
     pub full: Vec<f32>,
+}
+
+/// Rows of a generation on their way into a segment, as pieces of columns that lie elsewhere.
+#[derive(Debug, Default)]
+pub struct VectorRuns<'a> {
+    /// First row of each document, and the number of rows.
+    pub first: Vec<u32>,
+    /// Byte bounds of each row.
+    pub spans: Vec<[u32; 2]>,
+    /// The rows, in order.
+    pub runs: Vec<Run<'a>>,
+}
+
+/// Consecutive rows of a block.
+#[derive(Debug, Clone)]
+pub struct Run<'a> {
+    /// Which rows of the block.
+    pub rows: Range<usize>,
+    /// Rows of the block.
+    pub of: usize,
+    /// Codes of the whole block; empty without int8.
+    pub codes: &'a [i8],
+    /// Scales of the whole block.
+    pub scales: &'a [f32],
+    /// Inverse norms of the whole block, rung by rung.
+    pub norms: &'a [f32],
+    /// Values of the whole block; empty without f32.
+    pub full: &'a [f32],
+}
+
+impl<'a> VectorRuns<'a> {
+    fn pieces(&self, column: impl Fn(&Run<'a>) -> &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        self.runs.iter().map(column)
+    }
+}
+
+impl<'a> Run<'a> {
+    /// The part of a column that belongs to the rows.
+    fn part<T: Pod>(&self, column: &'a [T]) -> &'a [u8] {
+        let width = column.len() / self.of.max(1);
+        let part = column.get(self.rows.start * width..self.rows.end * width);
+        bytemuck::cast_slice(part.unwrap_or_default())
+    }
+
+    fn codes(&self) -> &'a [u8] {
+        self.part(self.codes)
+    }
+
+    fn scales(&self) -> &'a [u8] {
+        self.part(self.scales)
+    }
+
+    fn full(&self) -> &'a [u8] {
+        self.part(self.full)
+    }
+
+    fn rungs(&self) -> usize {
+        self.norms.len() / self.of.max(1)
+    }
+
+    fn norms_of(&self, rung: usize) -> &'a [u8] {
+        self.part(self.norms.get(rung * self.of..(rung + 1) * self.of).unwrap_or_default())
+    }
 }
