@@ -19,7 +19,7 @@ use super::state::State;
 use super::write::Writing;
 use super::{Db, Inner};
 use crate::error::{Error, Result};
-use crate::format::attrs::{Attrs, encode};
+use crate::format::attrs::AttrsBuilder;
 use crate::format::manifest::{Manifest, SegmentEntry, VectorSet};
 use crate::format::segment::DocumentRecord;
 use crate::index::hnsw::BuildParams;
@@ -28,7 +28,6 @@ use crate::options::{Durability, Task};
 use crate::storage::segment::{NewDocument, Run, Segment, SegmentBuilder, Target, VectorRuns, segment_dir};
 use crate::storage::vfs::Vfs;
 use crate::storage::{LOG_DIR, SEGMENT_DIR, feedback, manifests, models, numbered_path};
-use crate::types::Meta;
 
 /// Below this many rows a scan is as fast as a graph.
 const GRAPH_ROWS: usize = 4096;
@@ -157,7 +156,8 @@ impl Inner {
             writer.lock = None;
             return Ok(());
         }
-        if let Some(log) = writer.log.as_mut().filter(|_| self.options.durability == Durability::Normal) {
+        // At `Full` only the note that all is on the disk.
+        if let Some(log) = writer.log.as_mut().filter(|_| self.options.durability != Durability::Bulk) {
             log.sync()?;
         }
         drop(writer);
@@ -395,7 +395,7 @@ impl Inner {
         }
         let version = snapshot.manifest.number as u32 + 1;
         let mut builder = SegmentBuilder::default();
-        let mut metas: Vec<Meta> = Vec::with_capacity(total as usize);
+        let mut attrs = AttrsBuilder::default();
         for part in parts {
             for document in part.live_documents() {
                 if builder.len() % 1024 == 0 {
@@ -404,8 +404,11 @@ impl Inner {
                 let (title, text, meta) = raw_text(part, document)?;
                 let record = DocumentRecord { title: title.as_deref(), text: &text, meta: &meta };
                 let id = part.id(document)?;
-                builder.push(&NewDocument { id: &id, sequence: part.sequence(document)?, record })?;
-                metas.push(parse_meta(&meta));
+                let number =
+                    builder.push(&NewDocument { id: &id, sequence: part.sequence(document)?, record })?;
+                if !meta.is_empty() {
+                    attrs.push(number, &parse_meta(&meta));
+                }
             }
         }
         let documents = builder.len();
@@ -416,9 +419,8 @@ impl Inner {
                 format!("{documents} documents of {total} were written"),
             ));
         }
-        let columns = encode(&Attrs::build(metas.iter().enumerate().map(|(n, m)| (n as u32, m))))?;
         let target = self.target();
-        let mut files = builder.write(&target, id, columns)?;
+        let mut files = builder.write(&target, id, &attrs.finish()?)?;
         let mut vectors = Vec::new();
         for generation in &snapshot.manifest.generations {
             let mut runs = VectorRuns::default();

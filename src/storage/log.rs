@@ -19,6 +19,8 @@ pub struct LogWriter {
     synced_to: u64,
     /// Batches were appended since the last sync.
     dirty: bool,
+    /// All is on the disk, and the file does not say so yet.
+    unmarked: bool,
     /// A write failed: what stands after `end` is unknown, so this file is given up.
     broken: bool,
     /// A sync failed: what the system says about this file can no longer be trusted.
@@ -59,6 +61,7 @@ impl LogWriter {
             end,
             synced_to: end,
             dirty: false,
+            unmarked: false,
             broken: false,
             poisoned: None,
         }
@@ -100,19 +103,22 @@ impl LogWriter {
         }
         self.end = end;
         self.dirty = durability != Durability::Full;
+        self.unmarked = !self.dirty;
         if !self.dirty {
             self.synced_to = end;
-            self.mark_synced();
         }
         Ok(())
     }
 
-    /// Brings all appended batches to the disk.
+    /// Brings all appended batches to the disk, and notes that in the file. Batches that were synced one by one leave
+    /// the note to this, so that each costs one write and one sync.
     pub fn sync(&mut self) -> Result<()> {
         self.check()?;
         if self.dirty {
             self.sync_file()?;
-            (self.synced_to, self.dirty) = (self.end, false);
+            (self.synced_to, self.dirty, self.unmarked) = (self.end, false, true);
+        }
+        if std::mem::take(&mut self.unmarked) && !self.broken {
             self.mark_synced();
         }
         Ok(())

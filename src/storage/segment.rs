@@ -16,9 +16,10 @@ use super::documents::{self, DocumentsBuilder, StoredText};
 use super::vfs::{Bytes, Vfs};
 use super::{SEGMENT_DIR, remove_dir_if_present, write_new};
 use crate::error::{Error, Result};
+use crate::format::attrs::{AttrsView, Columns, Sections};
 use crate::format::file::{BLOCK_LEN, DatabaseId, FileBuilder, Kind, Layout};
 use crate::format::manifest::{FileEntry, SegmentEntry, VectorSet};
-use crate::format::segment::{DocumentRecord, attrs, ids, rows, tombstones, vectors};
+use crate::format::segment::{DocumentRecord, ids, rows, tombstones, vectors};
 
 /// A section of vectors or of a graph that is no longer than this is verified when it is first used; a longer one
 /// by `check`, and whenever its rows are copied.
@@ -133,6 +134,16 @@ impl SegmentFile {
             }
         }
         Ok(())
+    }
+}
+
+impl Sections for SegmentFile {
+    fn size(&self, section: u32) -> usize {
+        self.layout.section(section).map_or(0, |range| range.len())
+    }
+
+    fn bytes(&self, section: u32, range: Range<usize>) -> Result<&[u8]> {
+        self.section_range(section, range.start, range.end.saturating_sub(range.start))
     }
 }
 
@@ -302,8 +313,8 @@ impl Segment {
     }
 
     /// The metadata columns.
-    pub fn attrs(&self) -> Result<&[u8]> {
-        self.attrs.section(attrs::COLUMNS)
+    pub fn attrs(&self) -> AttrsView<'_> {
+        AttrsView::new(&self.attrs)
     }
 
     /// The vectors of a generation, if the segment has them.
@@ -393,27 +404,27 @@ impl SegmentBuilder {
         self.sequences.is_empty()
     }
 
-    /// Writes and syncs the files into a fresh directory; `columns` is the attribute section.
-    pub fn write(mut self, target: &Target<'_>, segment: u64, columns: Vec<u8>) -> Result<Vec<FileEntry>> {
+    /// Writes and syncs the files, metadata columns among them, into a fresh directory.
+    pub fn write(mut self, target: &Target<'_>, segment: u64, columns: &Columns) -> Result<Vec<FileEntry>> {
         let base = segment_dir(segment);
         remove_dir_if_present(target.vfs, &target.dir.join(&base))?;
         target.vfs.create_dir(&target.dir.join(&base))?;
         self.offsets.push(self.ids.len() as u32);
         self.hashes.sort_unstable();
         let (hashes, order): (Vec<u64>, Vec<u32>) = self.hashes.into_iter().unzip();
-        let ids = FileBuilder::new(Kind::Ids, target.database)
-            .section(ids::OFFSETS, bytemuck::cast_slice(&self.offsets).to_vec())
-            .section(ids::BYTES, self.ids)
-            .section(ids::HASHES, bytemuck::cast_slice(&hashes).to_vec())
-            .section(ids::ORDER, bytemuck::cast_slice(&order).to_vec())
-            .section(ids::SEQUENCES, bytemuck::cast_slice(&self.sequences).to_vec())
-            .finish();
-        let attrs = FileBuilder::new(Kind::Attrs, target.database).section(attrs::COLUMNS, columns).finish();
+        let ids = [
+            (ids::OFFSETS, vec![bytemuck::cast_slice(&self.offsets)]),
+            (ids::BYTES, vec![self.ids.as_slice()]),
+            (ids::HASHES, vec![bytemuck::cast_slice(&hashes)]),
+            (ids::ORDER, vec![bytemuck::cast_slice(&order)]),
+            (ids::SEQUENCES, vec![bytemuck::cast_slice(&self.sequences)]),
+        ];
+        let attrs = columns.sections().map(|(id, bytes)| (id, vec![bytes]));
         let docs = self.documents.finish(target.database)?;
         let entries = vec![
-            target.write(format!("{base}/ids"), ids)?,
+            target.write_pieces(format!("{base}/ids"), Kind::Ids, &ids)?,
             target.write(format!("{base}/docs"), docs)?,
-            target.write(format!("{base}/attrs"), attrs)?,
+            target.write_pieces(format!("{base}/attrs"), Kind::Attrs, &attrs)?,
         ];
         target.vfs.sync_dir(&target.dir.join(&base))?;
         target.vfs.sync_dir(&target.dir.join(SEGMENT_DIR))?;
