@@ -62,6 +62,7 @@ pub use db::filter::Filter;
 #[cfg(feature = "trainer")]
 pub use db::learn::{EvalOptions, Method, RetrainOptions};
 pub use db::search::SearchOptions;
+pub use db::searcher::{Match, Searcher};
 pub use error::{Error, Result};
 pub use options::{CreateOptions, OpenOptions, Task};
 pub use types::{Document, Hit, SearchResult};

@@ -9,7 +9,6 @@ use super::Db;
 use super::snapshot::{Part, Snapshot, Source};
 use super::state::State;
 use crate::error::{Error, Result};
-use crate::format::attrs::AttrsView;
 use crate::options::Task;
 #[cfg(not(feature = "encoder"))]
 use crate::storage::models;
@@ -198,7 +197,7 @@ fn check_part(snapshot: &Snapshot, part: &Part) -> Result<()> {
         for file in segment.files() {
             file.verify_all()?;
         }
-        AttrsView::access(segment.attrs()?, Path::new("attrs"))?;
+        segment.attrs().check(segment.documents())?;
         for document in 0..part.documents() {
             let id = segment.id(document)?;
             if segment.find(id)? != Some(document) {
@@ -212,6 +211,13 @@ fn check_part(snapshot: &Snapshot, part: &Part) -> Result<()> {
         }
         for set in &segment.entry.vectors {
             for rows in part.rows(set.generation, snapshot.shape_of(set.generation)?)? {
+                if !rows.first.is_sorted() {
+                    return Err(Error::corrupt(
+                        "rows",
+                        0,
+                        "the first rows of the documents are out of order",
+                    ));
+                }
                 check_norms(&rows)?;
             }
         }

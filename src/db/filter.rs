@@ -22,6 +22,7 @@
 
 mod columns;
 mod parse;
+mod select;
 mod test;
 
 use roaring::RoaringBitmap;
@@ -80,20 +81,17 @@ impl Filter {
     }
 
     /// The documents of `source`, of `0..source.docs()`, for which the expression is true.
-    pub fn mask(&self, source: &dyn Columns) -> RoaringBitmap {
-        self.root.mask(source).yes
+    ///
+    /// # Errors
+    /// Those of reading the columns.
+    pub fn mask(&self, source: &dyn Columns) -> Result<RoaringBitmap> {
+        self.root.mask(source, true)
     }
 
     /// Whether the expression is true for one document: the same answer as [`mask`](Self::mask), without columns.
     pub fn matches(&self, id: &str, title: Option<&str>, meta: &Meta) -> bool {
         self.root.truth(&Single { id, title, meta }) == Some(true)
     }
-}
-
-/// The documents for which a node is true and those for which it is false; of the rest it is unknown.
-struct Truth {
-    yes: RoaringBitmap,
-    no: RoaringBitmap,
 }
 
 impl Node {
@@ -106,50 +104,32 @@ impl Node {
         }
     }
 
-    fn mask(&self, source: &dyn Columns) -> Truth {
+    /// The documents for which the node is `wanted`. Of the rest it is the opposite, or unknown.
+    fn mask(&self, source: &dyn Columns, wanted: bool) -> Result<RoaringBitmap> {
         match self {
-            Self::Constant(value) => {
-                let (all, none) = (everything(source), RoaringBitmap::new());
-                if *value { Truth { yes: all, no: none } } else { Truth { yes: none, no: all } }
-            }
-            Self::Leaf { key, test } => {
-                let mut truth = Truth { yes: RoaringBitmap::new(), no: RoaringBitmap::new() };
-                for_each(source, key, &mut |doc, scalar| match test.of(scalar) {
-                    Some(true) => drop(truth.yes.insert(doc)),
-                    Some(false) => drop(truth.no.insert(doc)),
-                    None => (),
-                });
-                truth.no -= &truth.yes;
-                truth
-            }
+            Self::Constant(value) if *value == wanted => Ok(everything(source)),
+            Self::Constant(_) => Ok(RoaringBitmap::new()),
+            Self::Leaf { key, test } => match source.column(key)? {
+                Some(column) => select::documents(&column, test, wanted, source.docs()),
+                None => scan(source, key, test, wanted),
+            },
             Self::IsNull { key } => {
-                let mut present = RoaringBitmap::new();
-                for_each(source, key, &mut |doc, scalar| {
-                    if scalar != Scalar::Null {
-                        present.insert(doc);
-                    }
-                });
-                Truth { yes: everything(source) - &present, no: present }
+                let present = match source.column(key)? {
+                    Some(column) => select::present(&column, source.docs())?,
+                    None => present(source, key)?,
+                };
+                Ok(if wanted { everything(source) - present } else { present })
             }
-            Self::Not(inner) => {
-                let Truth { yes, no } = inner.mask(source);
-                Truth { yes: no, no: yes }
-            }
-            Self::All(parts) => {
-                let mut truth = Truth { yes: everything(source), no: RoaringBitmap::new() };
-                for part in parts.iter().map(|part| part.mask(source)) {
-                    truth.yes &= part.yes;
-                    truth.no |= part.no;
+            Self::Not(inner) => inner.mask(source, !wanted),
+            // AND is true where all parts are, and false where any is; OR the other way round.
+            Self::All(parts) if wanted => intersection(parts, source, wanted),
+            Self::Any(parts) if !wanted => intersection(parts, source, wanted),
+            Self::All(parts) | Self::Any(parts) => {
+                let mut any = RoaringBitmap::new();
+                for part in parts {
+                    any |= part.mask(source, wanted)?;
                 }
-                truth
-            }
-            Self::Any(parts) => {
-                let mut truth = Truth { yes: RoaringBitmap::new(), no: everything(source) };
-                for part in parts.iter().map(|part| part.mask(source)) {
-                    truth.yes |= part.yes;
-                    truth.no &= part.no;
-                }
-                truth
+                Ok(any)
             }
         }
     }
@@ -197,14 +177,49 @@ fn everything(source: &dyn Columns) -> RoaringBitmap {
     all
 }
 
+/// The documents for which each part is `wanted`.
+fn intersection(parts: &[Node], source: &dyn Columns, wanted: bool) -> Result<RoaringBitmap> {
+    let Some((first, rest)) = parts.split_first() else { return Ok(everything(source)) };
+    let mut all = first.mask(source, wanted)?;
+    for part in rest {
+        if all.is_empty() {
+            break;
+        }
+        all &= part.mask(source, wanted)?;
+    }
+    Ok(all)
+}
+
+/// A condition on a key without a column, value by value.
+fn scan(source: &dyn Columns, key: &str, test: &Test, wanted: bool) -> Result<RoaringBitmap> {
+    let (mut yes, mut no) = (RoaringBitmap::new(), RoaringBitmap::new());
+    for_each(source, key, &mut |doc, scalar| match test.of(scalar) {
+        Some(true) => drop(yes.insert(doc)),
+        Some(false) => drop(no.insert(doc)),
+        None => (),
+    })?;
+    Ok(if wanted { yes } else { no - yes })
+}
+
+/// The documents that have a value under a key without a column.
+fn present(source: &dyn Columns, key: &str) -> Result<RoaringBitmap> {
+    let mut present = RoaringBitmap::new();
+    for_each(source, key, &mut |doc, scalar| {
+        if scalar != Scalar::Null {
+            present.insert(doc);
+        }
+    })?;
+    Ok(present)
+}
+
 /// A source's values of a key, without documents that it says it does not have.
-fn for_each(source: &dyn Columns, key: &str, f: &mut dyn FnMut(u32, Scalar<'_>)) {
+fn for_each(source: &dyn Columns, key: &str, f: &mut dyn FnMut(u32, Scalar<'_>)) -> Result<()> {
     let docs = source.docs();
     source.for_each(key, &mut |doc, scalar| {
         if doc < docs {
             f(doc, scalar);
         }
-    });
+    })
 }
 
 /// One document outside of any columns.

@@ -221,7 +221,7 @@ fn generation_info(snapshot: &Snapshot, generation: &Generation) -> Result<Gener
             continue;
         }
         for rows in part.rows(generation.id, shape)? {
-            let range = rows.base..rows.base + rows.first.len() as u32 - 1;
+            let range = rows.documents();
             documents +=
                 range.filter(|&d| !part.dead.contains(d) && !rows.rows_of(d).is_empty()).count() as u64;
         }

@@ -1,10 +1,12 @@
 //! The index of the growing segment: hnsw_rs over the rows of the last log, once they are many.
 //!
-//! The maintenance thread alone feeds it, a time slice at a time, so that writes never wait for it. Rows that it
+//! The maintenance thread alone feeds it, a time slice at a time, so that writes never wait for it, and only after a
+//! search has met many rows in the log. Rows that it
 //! does not have yet are scanned; so is everything where it finds too little. It is never stored: a sealed segment
 //! gets a frozen graph instead.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -23,6 +25,25 @@ const SLICE: Duration = Duration::from_millis(100);
 /// Width of the beam where the search does not say.
 const WIDTH: usize = 128;
 
+/// The index, if there is one. It is made only when a search has met so many rows that it pays: whoever loads
+/// vectors in bulk does not pay for it.
+#[derive(Default)]
+pub(crate) struct GrowingSlot {
+    index: Mutex<Option<Growing>>,
+    wanted: AtomicBool,
+}
+
+impl GrowingSlot {
+    /// The index of a log's rows for a search that met so many of them; asks for one if there is none.
+    pub fn wanted(&self, log: u64, generation: u32, rows: usize) -> Option<Growing> {
+        if rows < ROWS {
+            return None;
+        }
+        self.wanted.store(true, Ordering::Relaxed);
+        self.index.lock().clone().filter(|g| g.log == log && g.generation == generation)
+    }
+}
+
 /// The index of one log's rows.
 #[derive(Clone)]
 pub(crate) struct Growing {
@@ -34,12 +55,18 @@ pub(crate) struct Growing {
 }
 
 /// Feeds the index with rows of the last active part that it lacks, for one time slice.
-pub(crate) fn feed(slot: &Mutex<Option<Growing>>, snapshot: &Snapshot, capacity: usize) -> Result<()> {
+pub(crate) fn feed(slot: &GrowingSlot, snapshot: &Snapshot, capacity: usize) -> Result<()> {
+    if !slot.wanted.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let (slot, wanted) = (&slot.index, &slot.wanted);
     let Some(generation) = snapshot.generation() else { return Ok(()) };
     let Some(part) = snapshot.parts.last() else { return Ok(()) };
     let Source::Active(log, active) = &part.source else { return Ok(()) };
     let shape = snapshot.shape_of(generation.id)?;
     if active.rows() < ROWS {
+        // Sealed meanwhile: the next log gets an index only if it is searched too.
+        wanted.store(false, Ordering::Relaxed);
         *slot.lock() = None;
         return Ok(());
     }
@@ -62,6 +89,15 @@ pub(crate) fn feed(slot: &Mutex<Option<Growing>>, snapshot: &Snapshot, capacity:
         base += block.vectors.len as u32;
     }
     Ok(())
+}
+
+impl std::fmt::Debug for Growing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Growing")
+            .field("log", &self.log)
+            .field("rows", &self.index.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Growing {
@@ -143,7 +179,10 @@ mod tests {
         let db = Db::open_with(dir.path().join("a.embdb"), options).unwrap();
         let n = ROWS as u64 + 600;
         db.add((0..n).map(|i| Document::from_vector(format!("{i}"), vector(i)))).unwrap();
-        while db.inner.growing.lock().as_ref().is_none_or(|g| g.index.len() < n as usize) {
+        feed(&db.inner.growing, &db.inner.snapshot(), 10_000).unwrap();
+        assert!(db.inner.growing.index.lock().is_none(), "nobody searched, and yet there is an index");
+        db.search_vector(&vector(1)).run().unwrap();
+        while db.inner.growing.index.lock().as_ref().is_none_or(|g| g.index.len() < n as usize) {
             feed(&db.inner.growing, &db.inner.snapshot(), 10_000).unwrap();
         }
         db.delete(&["5".into()]).unwrap();

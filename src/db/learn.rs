@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -15,7 +16,8 @@ use serde::ser::Serializer;
 use super::encoders::Encoder;
 use super::generations::{Embedded, NewGeneration, RowSource};
 use super::mapped::Mapped;
-use super::search::{Scope, SearchOptions, parallel};
+use super::search::{SearchOptions, parallel};
+use super::searcher::Searcher;
 use super::snapshot::{Place, Snapshot};
 use super::{Db, Inner};
 use crate::error::{Error, Result};
@@ -176,14 +178,11 @@ impl Db {
             exact: true,
             ..SearchOptions::default()
         };
-        let scope = Scope::new(&snapshot, generation, &search, None)?;
+        let searcher = Searcher::new(Arc::clone(&snapshot), generation.id, search, None)?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let found = parallel(&rows, threads, |row| {
-            let found = scope.search(row)?;
-            found
-                .iter()
-                .map(|f| snapshot.part(f.place.part)?.id(f.place.document))
-                .collect::<Result<Vec<String>>>()
+            let found = searcher.find(row)?;
+            found.iter().map(|f| searcher.id(f).map(str::to_owned)).collect::<Result<Vec<String>>>()
         })?;
         let nobody = HashMap::new();
         let scores: Vec<Scores> = judged
@@ -191,7 +190,7 @@ impl Db {
             .zip(&found)
             .map(|(query, ranked)| Scores::of(ranked, qrels.get(&query.0).unwrap_or(&nobody), options.k))
             .collect();
-        let notes = lacking_note(&snapshot, id, scope.documents());
+        let notes = lacking_note(&snapshot, id, searcher.matches());
         Ok(EvalReport { scores: Scores::mean(&scores), k: options.k, queries: judged.len(), notes })
     }
 
@@ -395,7 +394,7 @@ impl<'a> Run<'a> {
         let corpus = &mut self.corpus;
         for (number, part) in self.snapshot.parts.iter().enumerate() {
             for block in part.rows(self.generation.id, shape)? {
-                let range = block.base..block.base + block.first.len() as u32 - 1;
+                let range = block.documents();
                 for document in range.filter(|&d| !part.dead.contains(d)) {
                     let rows = block.extract(document, self.generation.id);
                     corpus.document_of.extend(rows.spans.iter().map(|_| corpus.ids.len() as u32));

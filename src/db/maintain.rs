@@ -14,22 +14,20 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::active::parse_meta;
-use super::columns::ColumnsBuilder;
-use super::snapshot::{Part, Snapshot, Source};
+use super::snapshot::{Part, Rows, Snapshot, Source};
 use super::state::State;
 use super::write::Writing;
 use super::{Db, Inner};
 use crate::error::{Error, Result};
-use crate::format::attrs::{Attrs, encode};
+use crate::format::attrs::AttrsBuilder;
 use crate::format::manifest::{Manifest, SegmentEntry, VectorSet};
 use crate::format::segment::DocumentRecord;
-use crate::index::build_graph;
 use crate::index::hnsw::BuildParams;
+use crate::index::{VectorBlock, build_graph};
 use crate::options::{Durability, Task};
-use crate::storage::segment::{NewDocument, Segment, SegmentBuilder, Target, segment_dir};
+use crate::storage::segment::{NewDocument, Run, Segment, SegmentBuilder, Target, VectorRuns, segment_dir};
 use crate::storage::vfs::Vfs;
 use crate::storage::{LOG_DIR, SEGMENT_DIR, feedback, manifests, models, numbered_path};
-use crate::types::Meta;
 
 /// Below this many rows a scan is as fast as a graph.
 const GRAPH_ROWS: usize = 4096;
@@ -98,14 +96,7 @@ impl Db {
         }
         let _alone = self.inner.maintenance.lock();
         let _pin = Pin::new(&self.inner, self.inner.options.busy_timeout)?;
-        self.inner.seal(task)?;
-        let snapshot = self.inner.snapshot();
-        let all: Vec<u64> = sealed(&snapshot).map(|s| s.entry.id).collect();
-        let dead = snapshot.parts.iter().any(|p| !p.dead.is_empty());
-        let stale = sealed(&snapshot).any(|s| s.entry.vectors.len() > 1);
-        if all.len() > 1 || dead || (stale && all.is_empty()) {
-            self.inner.merge(&all, task)?;
-        }
+        self.inner.unite(task)?;
         self.inner.merge_feedback(0)?;
         self.inner.build_graphs(GRAPH_ROWS, task)
     }
@@ -165,7 +156,8 @@ impl Inner {
             writer.lock = None;
             return Ok(());
         }
-        if let Some(log) = writer.log.as_mut().filter(|_| self.options.durability == Durability::Normal) {
+        // At `Full` only the note that all is on the disk.
+        if let Some(log) = writer.log.as_mut().filter(|_| self.options.durability != Durability::Bulk) {
             log.sync()?;
         }
         drop(writer);
@@ -217,11 +209,17 @@ impl Inner {
             })
             .sum();
         let bytes: u64 = self.state.lock().logs.iter().map(|l| l.end).sum();
-        rows >= self.options.seal_rows || bytes >= self.options.seal_bytes
+        // In a bulk load nobody waits for a scan of the rows, and the fewer segments the less is written twice.
+        let many = rows >= self.options.seal_rows && self.options.durability != Durability::Bulk;
+        many || bytes >= self.options.seal_bytes
     }
 
     /// Segments that should become one: a run of similar size, or one with many deleted documents.
     fn merge_candidates(&self) -> Vec<u64> {
+        if self.options.durability == Durability::Bulk {
+            // More of the load would only be merged with it again.
+            return Vec::new();
+        }
         let snapshot = self.snapshot();
         let mut sizes: Vec<(u64, u64)> = Vec::new();
         for part in &snapshot.parts {
@@ -269,6 +267,30 @@ impl Inner {
             self.write_deaths(manifest, frozen)?;
             manifest.next_segment = id + 1;
             manifest.segments.extend(written.clone());
+            Ok(())
+        })
+    }
+
+    /// Makes one segment without deleted documents of all segments and active parts, each row being read and
+    /// written once. The caller holds the maintenance lock and a pin.
+    fn unite(&self, task: &Task) -> Result<()> {
+        let mut writing = self.writing(self.options.busy_timeout)?;
+        let snapshot = self.snapshot();
+        let dead = snapshot.parts.iter().any(|part| !part.dead.is_empty());
+        if !writing.has_records() && !dead && sealed(&snapshot).count() <= 1 {
+            return Ok(());
+        }
+        let (snapshot, sequence) = writing.rotate()?;
+        drop(writing);
+        let united: Vec<&Part> = snapshot.parts.iter().take(snapshot.parts.len() - 1).collect();
+        let id = snapshot.manifest.next_segment;
+        let written = self.write_segment(&snapshot, &united, id, task)?;
+        let first_log = self.last_log_of(&snapshot);
+        self.commit(|manifest| {
+            manifest.first_log = first_log;
+            manifest.sequence = sequence;
+            manifest.next_segment = id + 1;
+            manifest.segments = written.clone().into_iter().collect();
             Ok(())
         })
     }
@@ -373,7 +395,7 @@ impl Inner {
         }
         let version = snapshot.manifest.number as u32 + 1;
         let mut builder = SegmentBuilder::default();
-        let mut metas: Vec<Meta> = Vec::with_capacity(total as usize);
+        let mut attrs = AttrsBuilder::default();
         for part in parts {
             for document in part.live_documents() {
                 if builder.len() % 1024 == 0 {
@@ -382,8 +404,11 @@ impl Inner {
                 let (title, text, meta) = raw_text(part, document)?;
                 let record = DocumentRecord { title: title.as_deref(), text: &text, meta: &meta };
                 let id = part.id(document)?;
-                builder.push(&NewDocument { id: &id, sequence: part.sequence(document)?, record })?;
-                metas.push(parse_meta(&meta));
+                let number =
+                    builder.push(&NewDocument { id: &id, sequence: part.sequence(document)?, record })?;
+                if !meta.is_empty() {
+                    attrs.push(number, &parse_meta(&meta));
+                }
             }
         }
         let documents = builder.len();
@@ -394,18 +419,19 @@ impl Inner {
                 format!("{documents} documents of {total} were written"),
             ));
         }
-        let columns = encode(&Attrs::build(metas.iter().enumerate().map(|(n, m)| (n as u32, m))))?;
         let target = self.target();
-        let mut files = builder.write(&target, id, columns)?;
+        let mut files = builder.write(&target, id, &attrs.finish()?)?;
         let mut vectors = Vec::new();
         for generation in &snapshot.manifest.generations {
-            let mut rows = ColumnsBuilder::new(snapshot.shape_of(generation.id)?.clone());
-            copy_rows(snapshot, parts, generation.id, &mut rows)?;
-            if rows.rows() == 0 {
+            let mut runs = VectorRuns::default();
+            for part in parts {
+                add_runs(part, &blocks_of(snapshot, part, generation.id)?, &mut runs);
+            }
+            if runs.spans.is_empty() {
                 continue;
             }
             let set = VectorSet { generation: generation.id, version };
-            files.extend(target.write_vectors(id, set, &rows.finish())?);
+            files.extend(target.write_runs(id, set, &runs)?);
             vectors.push(set);
         }
         Ok(Some(SegmentEntry { id, documents, deleted: 0, tombstones: 0, vectors, files }))
@@ -503,24 +529,44 @@ impl Writing<'_> {
     }
 }
 
-/// Copies the rows of live documents of one generation, in order; documents that lack it get none.
-fn copy_rows(snapshot: &Snapshot, parts: &[&Part], generation: u32, out: &mut ColumnsBuilder) -> Result<()> {
-    let shape = snapshot.shape_of(generation)?;
-    for part in parts {
-        // Active parts hold rows of the active generation alone.
-        let has =
-            matches!(part.source, Source::Sealed(_)) || generation == snapshot.manifest.active_generation;
-        let blocks = if has { part.rows(generation, shape)? } else { Vec::new() };
-        let mut blocks = blocks.iter().peekable();
-        for document in part.live_documents() {
-            while blocks.next_if(|b| document >= b.base + b.first.len() as u32 - 1).is_some() {}
-            match blocks.peek() {
-                Some(block) => out.copy(&block.vectors, block.spans, block.rows_of(document))?,
-                None => out.end_document(),
-            }
-        }
+/// Blocks of a generation's rows in a part; none in an active part of another generation.
+fn blocks_of<'a>(snapshot: &'a Snapshot, part: &'a Part, generation: u32) -> Result<Vec<Rows<'a>>> {
+    let active = generation == snapshot.manifest.active_generation;
+    match part.source {
+        Source::Active(..) if !active => Ok(Vec::new()),
+        _ => part.rows(generation, snapshot.shape_of(generation)?),
     }
-    Ok(())
+}
+
+/// The rows of live documents of a part, in order; documents that lack them get none.
+fn add_runs<'a>(part: &Part, blocks: &[Rows<'a>], out: &mut VectorRuns<'a>) {
+    let mut total = out.runs.iter().map(|run| run.rows.len()).sum::<usize>();
+    if out.first.is_empty() {
+        out.first.push(0);
+    }
+    let mut blocks = blocks.iter().peekable();
+    let mut last = None;
+    for document in part.live_documents() {
+        while blocks.next_if(|b| document >= b.documents().end).is_some() {
+            last = None;
+        }
+        let rows = blocks.peek().map_or(0..0, |block| block.rows_of(document));
+        let rows = rows.start as usize..rows.end as usize;
+        if let Some(block) = blocks.peek().filter(|_| !rows.is_empty()) {
+            total += rows.len();
+            out.spans.extend(rows.clone().map(|row| block.spans.get(row).copied().unwrap_or_default()));
+            match out.runs.last_mut().filter(|_| last == Some(rows.start)) {
+                Some(run) => run.rows.end = rows.end,
+                None => {
+                    let VectorBlock { codes, scales, norms, full, len, .. } = block.vectors;
+                    out.runs.push(Run { rows: rows.clone(), of: len, codes, scales, norms, full });
+                }
+            }
+            // The next row, if it is of this block, belongs to the same run.
+            last = Some(rows.end);
+        }
+        out.first.push(total as u32);
+    }
 }
 
 /// Title, text and metadata JSON of a document, as stored.

@@ -50,7 +50,7 @@ impl<F: Fn(&[f32]) -> Result<Vec<f32>>> RowSource for Mapped<F> {
 }
 
 fn extract(blocks: &[Rows<'_>], document: u32, generation: &Generation) -> Result<DocumentRows> {
-    let block = blocks.iter().find(|b| (b.base..b.base + b.first.len() as u32 - 1).contains(&document));
+    let block = blocks.iter().find(|b| b.documents().contains(&document));
     let rows = block.map(|b| b.extract(document, generation.id)).filter(|r| !r.spans.is_empty());
     rows.ok_or_else(|| Error::corrupt("rows", 0, format!("document {document} has no vectors to map")))
 }

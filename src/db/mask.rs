@@ -1,13 +1,11 @@
 //! Filters over parts: from an expression to the exact set of documents.
 
-use std::path::Path;
-
 use roaring::RoaringBitmap;
 
 use super::filter::{Columns, Filter, SegmentColumns};
 use super::snapshot::{Part, Snapshot, Source};
-use crate::error::{Error, Result};
-use crate::format::attrs::AttrsView;
+use crate::error::Result;
+use crate::storage::segment::Segment;
 
 /// Live documents of a part that a filter lets through; `None` if all of them may.
 pub(crate) fn allowed(part: &Part, filter: Option<&Filter>) -> Result<Option<RoaringBitmap>> {
@@ -26,7 +24,7 @@ fn everything(part: &Part) -> RoaringBitmap {
 
 fn matching(part: &Part, filter: &Filter) -> Result<RoaringBitmap> {
     match &part.source {
-        Source::Sealed(_) => with_columns(part, |columns| filter.mask(columns)),
+        Source::Sealed(segment) => with_columns(segment, |columns| filter.mask(columns)),
         Source::Active(_, active) => {
             let matches = |n: &u32| {
                 active.document(*n).is_some_and(|d| filter.matches(&d.id, d.text.title.as_deref(), d.meta()))
@@ -36,32 +34,18 @@ fn matching(part: &Part, filter: &Filter) -> Result<RoaringBitmap> {
     }
 }
 
-/// Hands the columns of a sealed part to `f`; an error met while ids or titles were read comes back.
-fn with_columns<T>(part: &Part, f: impl FnOnce(&dyn Columns) -> T) -> Result<T> {
-    let Source::Sealed(segment) = &part.source else {
-        return Err(Error::input("an active part has no columns"));
-    };
-    let problem = std::cell::RefCell::new(None);
+/// Hands the columns of a sealed segment to `f`.
+fn with_columns<T>(segment: &Segment, f: impl FnOnce(&dyn Columns) -> Result<T>) -> Result<T> {
     let ids = |each: &mut dyn FnMut(u32, &str)| {
-        for document in 0..part.documents() {
-            match segment.id(document) {
-                Ok(id) => each(document, id),
-                Err(error) => *problem.borrow_mut() = Some(error),
-            }
-        }
+        (0..segment.documents()).try_for_each(|document| segment.id(document).map(|id| each(document, id)))
     };
     let titles = |each: &mut dyn FnMut(u32, &str)| {
-        for document in 0..part.documents() {
-            match segment.text(document) {
-                Ok(text) => text.title.iter().for_each(|title| each(document, title)),
-                Err(error) => *problem.borrow_mut() = Some(error),
-            }
-        }
+        (0..segment.documents()).try_for_each(|document| {
+            segment.text(document).map(|text| text.title.iter().for_each(|title| each(document, title)))
+        })
     };
-    let attrs = AttrsView::access(segment.attrs()?, Path::new("attrs"))?;
-    let columns = SegmentColumns { attrs: Some(attrs), docs: part.documents(), ids: &ids, titles: &titles };
-    let result = f(&columns);
-    problem.into_inner().map_or(Ok(result), Err)
+    let attrs = Some(segment.attrs());
+    f(&SegmentColumns { attrs, docs: segment.documents(), ids: &ids, titles: &titles })
 }
 
 /// Keys of a filter that no document has: they match nothing, which the user should know.
@@ -81,7 +65,7 @@ pub(crate) fn unknown_keys(snapshot: &Snapshot, filter: &Filter) -> Result<Vec<S
 
 fn has_key(part: &Part, key: &str) -> Result<bool> {
     match &part.source {
-        Source::Sealed(_) => with_columns(part, |columns| columns.has_key(key)),
+        Source::Sealed(segment) => with_columns(segment, |columns| columns.has_key(key)),
         Source::Active(_, active) => {
             let mut found = false;
             let documents = active.chunks.iter().flat_map(|c| &c.documents);
@@ -102,8 +86,7 @@ pub(crate) fn keys(snapshot: &Snapshot) -> Result<Vec<String>> {
     for part in &snapshot.parts {
         match &part.source {
             Source::Sealed(segment) => {
-                let view = AttrsView::access(segment.attrs()?, Path::new("attrs"))?;
-                keys.extend(view.keys().map(str::to_owned));
+                keys.extend(segment.attrs().keys()?.into_iter().map(str::to_owned));
             }
             Source::Active(_, active) => {
                 let documents = active.chunks.iter().flat_map(|c| &c.documents);

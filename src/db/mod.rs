@@ -5,7 +5,7 @@
 //! | `snapshot`, `state`, `active`, `columns` | what is known: parts, their documents and rows |
 //! | [`mod@write`] | the writer: prepare, commit, delete, create |
 //! | [`maintain`] | seal, merge, graphs, removal of what nobody names |
-//! | [`search`], [`filter`], `mask` | queries |
+//! | [`search`], [`searcher`], [`filter`], `mask` | queries |
 //! | [`feedback`] | the log of searches and clicks |
 //! | [`generations`] | publishing encoders with their vectors, rollback, re-indexing |
 //! | [`learn`] | retrain and eval |
@@ -32,6 +32,7 @@ pub mod maintain;
 pub(crate) mod mapped;
 pub(crate) mod mask;
 pub mod search;
+pub mod searcher;
 pub(crate) mod snapshot;
 pub(crate) mod state;
 pub mod ubi;
@@ -71,7 +72,7 @@ pub(crate) struct Inner {
     pub encoders: Encoders,
     pub feedback: Mutex<FeedbackLog>,
     /// Index of the growing segment.
-    pub growing: Mutex<Option<growing::Growing>>,
+    pub growing: growing::GrowingSlot,
 }
 
 impl std::fmt::Debug for Db {
@@ -106,7 +107,7 @@ impl Db {
             maintenance: Mutex::default(),
             encoders: Encoders::default(),
             feedback: Mutex::default(),
-            growing: Mutex::default(),
+            growing: growing::GrowingSlot::default(),
             vfs,
             dir,
             options,

@@ -1,17 +1,19 @@
 //! Searches: by text, by vector, one or many, over one snapshot.
 
-use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::filter::Filter;
-use super::growing::Growing;
-use super::snapshot::{Place, Rows, Snapshot, Source};
+use super::searcher::Searcher;
+use super::snapshot::Snapshot;
 use super::{Db, Inner, mask};
 use crate::error::{Error, Result};
-use crate::format::manifest::Generation;
-use crate::index::{Query, SearchParams, search_block};
 use crate::options::{Task, limits};
-use crate::types::{ChunkRef, Hit, SearchResult, vector_problem};
+use crate::types::{Hit, SearchResult, vector_problem};
+
+/// Queries between two looks at whether the caller wants to stop.
+const STEP: usize = 32;
 
 /// What is asked of a search.
 #[derive(Debug, Clone)]
@@ -169,14 +171,29 @@ impl Db {
         Ok(results)
     }
 
-    /// Many searches by vector; `queries` is row-major. Threads share the queries; 0: one a core.
-    pub fn knn(&self, queries: &[f32], options: &SearchOptions, threads: usize) -> Result<KnnReport> {
-        let snapshot = self.inner.snapshot();
+    /// A search prepared for many vectors, over what is visible now.
+    ///
+    /// # Errors
+    /// Those of the options, and [`Error::Input`] for a database in which nothing is committed.
+    pub fn searcher(&self, options: &SearchOptions) -> Result<Searcher> {
         check(options)?;
-        let Some(generation) = snapshot.generation() else {
+        let snapshot = self.inner.snapshot();
+        let Some(generation) = snapshot.generation().map(|g| g.id) else {
             return Err(Error::input("the database is empty: there is nothing to search"));
         };
-        let dim = generation.dim as usize;
+        Searcher::new(snapshot, generation, options.clone(), Some(&self.inner.growing))
+    }
+
+    /// Many searches by vector; `queries` is row-major. Threads share the queries; 0: one a core.
+    pub fn knn(
+        &self,
+        queries: &[f32],
+        options: &SearchOptions,
+        threads: usize,
+        task: &Task,
+    ) -> Result<KnnReport> {
+        let searcher = self.searcher(options)?;
+        let dim = searcher.dim();
         if !queries.len().is_multiple_of(dim) {
             return Err(Error::input(format!(
                 "the queries are not rows of {dim} values, the database's dimension"
@@ -184,26 +201,31 @@ impl Db {
         }
         let rows: Vec<&[f32]> = queries.chunks_exact(dim).collect();
         for (n, row) in rows.iter().enumerate() {
-            if let Some(problem) = vector_problem(row, dim, snapshot.manifest.metric()) {
+            if let Some(problem) = vector_problem(row, dim, searcher.metric) {
                 return Err(Error::input(format!("query {n}: {problem}")));
             }
         }
-        let scope = Scope::new(&snapshot, generation, options, self.inner.growing.lock().clone())?;
         let threads =
             if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
         let (start, cpu) = (Instant::now(), cpu_seconds());
+        let done = AtomicUsize::new(0);
         let timed = parallel(&rows, threads, |row| {
+            let before = done.fetch_add(1, Ordering::Relaxed);
+            if before.is_multiple_of(STEP) {
+                task.step("search", before as u64, rows.len() as u64)?;
+            }
             let begun = Instant::now();
-            let places = scope.search(row)?;
-            Ok((places, begun.elapsed().as_secs_f64() * 1e6))
+            let found = searcher.find(row)?;
+            Ok((found, begun.elapsed().as_secs_f64() * 1e6))
         })?;
         let (seconds, cpu_seconds) = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
         let mut times: Vec<f64> = timed.iter().map(|t| t.1).collect();
         times.sort_unstable_by(f64::total_cmp);
         let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied().unwrap_or_default();
-        let name = |found: &Found| snapshot.part(found.place.part)?.id(found.place.document);
-        let ids: Result<Vec<Vec<String>>> =
-            timed.iter().map(|(found, _)| found.iter().map(name).collect()).collect();
+        let ids: Result<Vec<Vec<String>>> = timed
+            .iter()
+            .map(|(found, _)| found.iter().map(|f| searcher.id(f).map(str::to_owned)).collect())
+            .collect();
         let ef = options.ef.unwrap_or_default();
         Ok(KnnReport { ids: ids?, seconds, cpu_seconds, p50_us: at(0.5), p99_us: at(0.99), ef })
     }
@@ -267,161 +289,11 @@ fn nothing() -> SearchResult {
     SearchResult { query_id: None, generation: 0, took_us: 0, hits: Vec::new(), notes: Vec::new() }
 }
 
-/// A document that was found.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Found {
-    pub place: Place,
-    pub chunk: ChunkRef,
-    pub distance: f32,
-}
-
-/// Everything about a search that does not depend on the query: which rows of which blocks may be hits.
-pub(crate) struct Scope<'a> {
-    blocks: Vec<(u32, Rows<'a>, Option<roaring::RoaringBitmap>)>,
-    /// Index of the growing segment, and the range of its blocks.
-    growing: Option<(Growing, std::ops::Range<usize>)>,
-    options: &'a SearchOptions,
-    metric: crate::types::Metric,
-    dim: usize,
-    rank_dim: usize,
-    /// Documents that may be hits and have rows.
-    matches: usize,
-    /// Rows that may be hits.
-    rows: usize,
-}
-
-impl<'a> Scope<'a> {
-    /// Evaluates the filter and opens the blocks of a generation.
-    pub fn new(
-        snapshot: &'a Snapshot,
-        generation: &'a Generation,
-        options: &'a SearchOptions,
-        growing: Option<Growing>,
-    ) -> Result<Self> {
-        let dim = generation.dim as usize;
-        let rank_dim = options.dim.unwrap_or(dim);
-        if rank_dim == 0 || rank_dim > dim {
-            return Err(Error::input(format!(
-                "--dim {rank_dim} is not between 1 and the database's dimension {dim}"
-            )));
-        }
-        let shape = snapshot.shape_of(generation.id)?;
-        let mut scope = Self {
-            growing: None,
-            blocks: Vec::new(),
-            options,
-            metric: snapshot.manifest.metric(),
-            dim,
-            rank_dim,
-            matches: 0,
-            rows: 0,
-        };
-        for (number, part) in snapshot.parts.iter().enumerate() {
-            let begin = scope.blocks.len();
-            let documents = mask::allowed(part, options.filter.as_ref())?;
-            for rows in part.rows(generation.id, shape)? {
-                let allowed = documents.as_ref().map(|d| rows.mask(d));
-                let count = allowed.as_ref().map_or(rows.vectors.len, |a| a.len() as usize);
-                scope.rows += count;
-                scope.matches += match &documents {
-                    None => rows.first.len() - 1,
-                    Some(d) => d
-                        .range(rows.base..rows.base + rows.first.len() as u32 - 1)
-                        .filter(|&d| !rows.rows_of(d).is_empty())
-                        .count(),
-                };
-                if count > 0 || matches!(part.source, Source::Active(..)) {
-                    scope.blocks.push((number as u32, rows, allowed));
-                }
-            }
-            if let (Source::Active(log, _), Some(growing)) = (&part.source, &growing)
-                && *log == growing.log
-                && growing.generation == generation.id
-            {
-                scope.growing = Some((growing.clone(), begin..scope.blocks.len()));
-            }
-        }
-        Ok(scope)
-    }
-
-    /// Documents that may be hits.
-    #[cfg(feature = "trainer")]
-    pub fn documents(&self) -> usize {
-        self.matches
-    }
-
-    /// The best documents for a vector, best first: `min(k, matches)` of them.
-    pub fn search(&self, vector: &[f32]) -> Result<Vec<Found>> {
-        let query = Query::new(vector, self.metric, self.dim, self.rank_dim);
-        let wanted = self.options.k.min(self.matches);
-        let mut k = self.options.k;
-        loop {
-            let found = self.best(&query, k);
-            // With fewer distinct documents than wanted, several rows were of one document: look at more rows.
-            if found.len() >= wanted || k >= self.rows {
-                return Ok(found.into_iter().take(wanted).collect());
-            }
-            k = (k * 4).min(self.rows);
-        }
-    }
-
-    /// Adds hits from the index of the growing segment; returns the blocks that need no scan any more.
-    fn search_growing(
-        &self,
-        query: &Query,
-        params: &SearchParams,
-        rows: &mut Vec<(f32, usize, u32)>,
-    ) -> std::ops::Range<usize> {
-        let Some((growing, range)) = &self.growing else { return 0..0 };
-        let blocks: Vec<_> = self
-            .blocks
-            .get(range.clone())
-            .unwrap_or_default()
-            .iter()
-            .map(|(_, r, a)| (r, a.as_ref()))
-            .collect();
-        let Some((hits, covered)) = growing.search(&blocks, query, params) else { return 0..0 };
-        rows.extend(hits.into_iter().map(|(n, hit)| (hit.distance, range.start + n, hit.row)));
-        range.start..range.start + covered
-    }
-
-    /// Distinct documents among the best `k` rows.
-    fn best(&self, query: &Query, k: usize) -> Vec<Found> {
-        let params = SearchParams {
-            k,
-            ef: self.options.ef,
-            target_recall: self.options.target_recall,
-            exact: self.options.exact,
-        };
-        let mut rows: Vec<(f32, usize, u32)> = Vec::new();
-        let covered = self.search_growing(query, &params, &mut rows);
-        for (n, (_, block, allowed)) in self.blocks.iter().enumerate() {
-            if covered.contains(&n) {
-                continue;
-            }
-            let found = search_block(&block.vectors, block.graph.as_ref(), query, &params, allowed.as_ref());
-            rows.extend(found.into_iter().map(|f| (f.distance, n, f.row)));
-        }
-        rows.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-        let mut seen = HashSet::new();
-        let mut documents = Vec::new();
-        for (distance, n, row) in rows.into_iter().take(k) {
-            let (part, block, _) = &self.blocks[n];
-            let (document, chunk) = block.locate(row);
-            let place = Place { part: *part, document };
-            if seen.insert(place) {
-                documents.push(Found { place, chunk, distance });
-            }
-        }
-        documents
-    }
-}
-
 impl Inner {
     /// One search by vector.
     pub fn search_one(
         &self,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         vector: &[f32],
         options: &SearchOptions,
     ) -> Result<SearchResult> {
@@ -431,7 +303,9 @@ impl Inner {
         if let Some(problem) = vector_problem(vector, generation.dim as usize, snapshot.manifest.metric()) {
             return Err(Error::input(format!("the query: {problem}")));
         }
-        let found = Scope::new(snapshot, generation, options, self.growing.lock().clone())?.search(vector)?;
+        let searcher =
+            Searcher::new(Arc::clone(snapshot), generation.id, options.clone(), Some(&self.growing))?;
+        let found = searcher.find(vector)?;
         let mut hits = Vec::with_capacity(found.len());
         for (n, found) in found.iter().enumerate() {
             let document = snapshot.document(found.place)?;

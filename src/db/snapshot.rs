@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 
-use super::active::{Active, ActiveDocument, parse_meta};
+use super::active::{Active, ActiveDocument, CHUNK_DOCUMENTS, parse_meta};
 use super::columns::Shape;
 use crate::error::{Error, Result};
 use crate::format::graph::GraphView;
@@ -58,41 +58,62 @@ pub(crate) struct Rows<'a> {
     pub vectors: VectorBlock<'a>,
     /// Their graph.
     pub graph: Option<GraphView<'a>>,
-    /// First row of each document.
+    /// First row of each document, and the number of rows; empty where each document has one row.
     pub first: &'a [u32],
-    /// Bounds of each row's chunk.
+    /// Bounds of each row's chunk; empty where all chunks are empty.
     pub spans: &'a [[u32; 2]],
     /// Number of the first document in the part.
     pub base: u32,
 }
 
 impl Rows<'_> {
+    /// Numbers in the part of the documents of this block.
+    pub fn documents(&self) -> std::ops::Range<u32> {
+        let count = if self.first.is_empty() { self.vectors.len } else { self.first.len() - 1 };
+        self.base..self.base + count as u32
+    }
+
     /// Document (number in the part) and chunk of a row.
     pub fn locate(&self, row: u32) -> (u32, ChunkRef) {
-        let document = self.first.partition_point(|&f| f <= row).saturating_sub(1);
-        let start = self.first.get(document).copied().unwrap_or_default();
+        let (document, start) = match self.first {
+            [] => (row, row),
+            first => {
+                let document = first.partition_point(|&f| f <= row).saturating_sub(1);
+                (document as u32, first.get(document).copied().unwrap_or_default())
+            }
+        };
         let [from, to] = self.spans.get(row as usize).copied().unwrap_or_default();
-        (self.base + document as u32, ChunkRef { index: row - start.min(row), start: from, end: to })
+        (self.base + document, ChunkRef { index: row - start.min(row), start: from, end: to })
     }
 
     /// Rows of a document (number in the part); empty for a document of another block.
     pub fn rows_of(&self, document: u32) -> std::ops::Range<u32> {
-        let bounds =
-            document.checked_sub(self.base).map(|at| at as usize).and_then(|at| self.first.get(at..at + 2));
-        match bounds {
-            Some(&[start, end]) => start..end,
-            _ => 0..0,
+        let Some(at) = document.checked_sub(self.base) else { return 0..0 };
+        let len = self.vectors.len as u32;
+        match self.first {
+            [] if at < len => at..at + 1,
+            [] => 0..0,
+            first => match first.get(at as usize..at as usize + 2) {
+                Some(&[start, end]) if start <= end && end <= len => start..end,
+                _ => 0..0,
+            },
         }
     }
 
-    /// The rows of the given documents (numbers in the part).
-    pub fn mask(&self, documents: &RoaringBitmap) -> RoaringBitmap {
-        let end = self.base + self.first.len() as u32 - 1;
-        let mut rows = RoaringBitmap::new();
-        for document in documents.range(self.base..end) {
-            rows.insert_range(self.rows_of(document));
+    /// The rows of the given documents (numbers in the part), and how many of these documents have any.
+    pub fn mask(&self, documents: &RoaringBitmap) -> (RoaringBitmap, usize) {
+        let all = self.documents();
+        if self.first.is_empty() && self.base == 0 {
+            let mut rows = documents.clone();
+            rows.remove_range(all.end..);
+            let count = rows.len() as usize;
+            return (rows, count);
         }
-        rows
+        let (mut rows, mut count) = (RoaringBitmap::new(), 0);
+        for document in documents.range(all) {
+            count += usize::from(rows.insert_range(self.rows_of(document)) > 0);
+        }
+        (rows, count)
     }
 
     /// A document's rows with their vectors in f32.
@@ -130,9 +151,14 @@ impl Part {
 
     /// Id of a document.
     pub fn id(&self, document: u32) -> Result<String> {
+        self.id_of(document).map(str::to_owned)
+    }
+
+    /// Id of a document, in place.
+    pub fn id_of(&self, document: u32) -> Result<&str> {
         match &self.source {
-            Source::Sealed(segment) => segment.id(document).map(str::to_owned),
-            Source::Active(_, active) => Ok(in_memory(active, document)?.id.clone()),
+            Source::Sealed(segment) => segment.id(document),
+            Source::Active(_, active) => Ok(&in_memory(active, document)?.id),
         }
     }
 
@@ -170,28 +196,40 @@ impl Part {
         }
     }
 
-    /// The vectors of `generation` in this part, block by block; none where the part lacks them.
-    pub fn rows<'a>(&'a self, generation: u32, shape: &'a Shape) -> Result<Vec<Rows<'a>>> {
+    /// Number of blocks that [`Self::block`] can give; some of them may be missing.
+    pub fn blocks(&self) -> usize {
+        match &self.source {
+            Source::Sealed(_) => 1,
+            Source::Active(_, active) => active.chunks.len(),
+        }
+    }
+
+    /// One block of the vectors of `generation`; `None` where the part lacks them. The cost does not depend on the
+    /// number of rows: what a search touches here and there is not verified, unless it is small.
+    pub fn block<'a>(&'a self, number: usize, generation: u32, shape: &'a Shape) -> Result<Option<Rows<'a>>> {
         match &self.source {
             Source::Sealed(segment) => {
-                let Some(vectors) = segment.vectors(generation) else { return Ok(Vec::new()) };
-                sealed_rows(vectors, shape).map(|rows| vec![rows])
+                let vectors = segment.vectors(generation).filter(|_| number == 0);
+                vectors.map(|v| sealed_rows(v, segment.documents(), shape)).transpose()
             }
             Source::Active(_, active) => {
-                let blocks = active.chunks.iter().scan(0, |base, chunk| {
-                    let columns = chunk.rows.columns();
-                    let start = *base;
-                    *base += chunk.documents.len() as u32;
-                    Some((start, columns))
-                });
-                blocks
-                    .map(|(base, c)| {
-                        let vectors = block(shape, c.spans.len(), &c.codes, &c.scales, &c.norms, &c.full)?;
-                        Ok(Rows { vectors, graph: None, first: &c.first, spans: &c.spans, base })
-                    })
-                    .collect()
+                let Some(chunk) = active.chunks.get(number) else { return Ok(None) };
+                let c = chunk.rows.columns();
+                let vectors = block(shape, c.spans.len(), &c.codes, &c.scales, &c.norms, &c.full)?;
+                let base = (number * CHUNK_DOCUMENTS) as u32;
+                Ok(Some(Rows { vectors, graph: None, first: &c.first, spans: &c.spans, base }))
             }
         }
+    }
+
+    /// The vectors of `generation` in this part, block by block, verified; none where the part lacks them.
+    pub fn rows<'a>(&'a self, generation: u32, shape: &'a Shape) -> Result<Vec<Rows<'a>>> {
+        if let Source::Sealed(segment) = &self.source
+            && let Some(vectors) = segment.vectors(generation)
+        {
+            vectors.verify()?;
+        }
+        (0..self.blocks()).filter_map(|n| self.block(n, generation, shape).transpose()).collect()
     }
 }
 
@@ -201,15 +239,18 @@ fn in_memory(active: &Active, document: u32) -> Result<&Arc<ActiveDocument>> {
         .ok_or_else(|| Error::corrupt("log", 0, format!("no document {document} in memory")))
 }
 
-fn sealed_rows<'a>(vectors: &'a SegmentVectors, shape: &'a Shape) -> Result<Rows<'a>> {
+fn sealed_rows<'a>(vectors: &'a SegmentVectors, documents: u32, shape: &'a Shape) -> Result<Rows<'a>> {
     let (codes, scales, norms) = vectors.codes()?;
-    let spans = vectors.spans()?;
-    let vectors_block = block(shape, spans.len(), codes, scales, norms, vectors.full()?)?;
-    let first = vectors.first()?;
-    let ascending = first.windows(2).all(|w| w[0] <= w[1]);
-    if !ascending || first.first() != Some(&0) || first.last().copied() != Some(spans.len() as u32) {
-        return Err(Error::corrupt("rows", 0, "the first rows of the documents are out of order"));
+    let (first, spans) = (vectors.first()?, vectors.spans()?);
+    let len = match first {
+        [] => documents,
+        [0, .., last] | [last @ 0] => *last,
+        _ => return Err(Error::corrupt("rows", 0, "the rows of the first document do not begin at 0")),
+    } as usize;
+    if !first.is_empty() && first.len() != documents as usize + 1 || !spans.is_empty() && spans.len() != len {
+        return Err(Error::corrupt("rows", 0, "the rows are not those of the documents"));
     }
+    let vectors_block = block(shape, len, codes, scales, norms, vectors.full()?)?;
     let graph = vectors.graph()?.map(GraphView::parse).transpose()?;
     Ok(Rows { vectors: vectors_block, graph, first, spans, base: 0 })
 }

@@ -283,6 +283,21 @@ impl State {
         Ok(())
     }
 
+    /// Whether there is a live document with this id.
+    pub fn contains(&self, id: &str) -> Result<bool> {
+        if self.ids.contains_key(id) {
+            return Ok(true);
+        }
+        for part in &self.parts {
+            if let Source::Sealed(segment) = &part.source
+                && segment.find(id)?.is_some_and(|document| !part.dead.contains(document))
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn kill(&mut self, id: &str) -> Result<()> {
         if let Some((part, document)) = self.ids.remove(id) {
             if let Some(part) = self.parts.get_mut(part) {

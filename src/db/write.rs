@@ -176,7 +176,7 @@ impl Inner {
         // A first batch that cannot be stored must not leave an empty database behind.
         let (dim, plain) = (seed.generation.dim as usize, seed.generation.model_id.is_empty());
         for document in documents {
-            check_document(document, dim, options.metric, plain)?;
+            check_document(document, &meta_json(document), dim, options.metric, plain)?;
         }
         let mut writing = self.writing(self.options.busy_timeout)?;
         if writing.inner.snapshot().manifest.number > 0 {
@@ -191,16 +191,24 @@ impl Inner {
             return Err(Error::corrupt(&self.dir, 0, "the database has no generation"));
         };
         let plain = generation.model_id.is_empty();
-        let mut checked = Vec::with_capacity(documents.len());
-        for document in documents {
-            check_document(&document, generation.dim as usize, snapshot.manifest.metric(), plain)?;
-            checked.push(document);
+        let mut metas = Vec::with_capacity(documents.len());
+        for document in &documents {
+            let meta = meta_json(document);
+            check_document(document, &meta, generation.dim as usize, snapshot.manifest.metric(), plain)?;
+            metas.push(meta);
         }
-        let rows = self.rows_of(snapshot.shape_of(generation.id)?, generation, &checked, task)?;
-        let documents = checked.into_iter().zip(rows).map(|(document, rows)| {
-            let meta = if document.meta.is_empty() { String::new() } else { meta_json(&document) };
-            Prepared { document, meta, rows }
-        });
+        let shape = snapshot.shape_of(generation.id)?;
+        if plain {
+            let prepared = documents.into_iter().zip(metas).map(|(mut document, meta)| {
+                let vector = shape.stored(document.vector.take().unwrap_or_default());
+                let rows = plain_rows(&document, generation, vector);
+                Prepared { document, meta, rows }
+            });
+            return Ok(Batch { documents: prepared.collect(), model_id: String::new() });
+        }
+        let rows = self.rows_of(shape, generation, &documents, task)?;
+        let documents = documents.into_iter().zip(metas).zip(rows);
+        let documents = documents.map(|((document, meta), rows)| Prepared { document, meta, rows });
         Ok(Batch { documents: documents.collect(), model_id: generation.model_id.clone() })
     }
 
@@ -212,17 +220,9 @@ impl Inner {
         documents: &[Document],
         task: &Task,
     ) -> Result<Vec<DocumentRows>> {
-        let rows = |spans: Vec<[u32; 2]>, vectors: Vec<f32>| DocumentRows {
-            generation: generation.id,
-            dim: generation.dim,
-            spans,
-            vectors,
-        };
         if generation.model_id.is_empty() {
-            let one = |d: &Document| {
-                let vector = shape.stored(d.vector.clone().unwrap_or_default());
-                rows(vec![[0, d.text.len() as u32]], vector)
-            };
+            let one =
+                |d: &Document| plain_rows(d, generation, shape.stored(d.vector.clone().unwrap_or_default()));
             return Ok(documents.iter().map(one).collect());
         }
         let encoder = self.encoder(&generation.model_id)?;
@@ -237,11 +237,20 @@ impl Inner {
         let vectors = encode_chunks(&encoder, &chunks, task)?;
         let mut vectors = vectors.chunks_exact(shape.dim.max(1)).map(|v| shape.stored(v.to_vec()));
         let mut spans = chunks.iter().map(|c| c.span);
-        let grouped = counts
-            .into_iter()
-            .map(|n| rows(spans.by_ref().take(n).collect(), vectors.by_ref().take(n).flatten().collect()));
+        let grouped = counts.into_iter().map(|n| DocumentRows {
+            generation: generation.id,
+            dim: generation.dim,
+            spans: spans.by_ref().take(n).collect(),
+            vectors: vectors.by_ref().take(n).flatten().collect(),
+        });
         Ok(grouped.collect())
     }
+}
+
+/// The one row of a document with a vector of its own, which is in stored form.
+fn plain_rows(document: &Document, generation: &Generation, vectors: Vec<f32>) -> DocumentRows {
+    let spans = vec![[0, document.text.len() as u32]];
+    DocumentRows { generation: generation.id, dim: generation.dim, spans, vectors }
 }
 
 /// The right to write, held as long as this lives.
@@ -356,22 +365,16 @@ impl Writing<'_> {
     }
 
     fn commit(&mut self, batch: Batch) -> Result<AddReport> {
-        let snapshot = self.inner.snapshot();
-        let mut last = std::collections::HashMap::new();
-        for (n, prepared) in batch.documents.iter().enumerate() {
-            last.insert(prepared.document.id.clone(), n);
-        }
+        let last = last_of_each_id(&batch.documents);
         let mut report = AddReport::default();
         let mut frames = Vec::with_capacity(last.len());
         let mut changes = Vec::with_capacity(last.len());
-        let mut sequence = self.inner.state.lock().sequence;
-        for (n, Prepared { document, meta, rows }) in batch.documents.into_iter().enumerate() {
-            if last.get(&document.id) != Some(&n) {
-                continue;
-            }
+        let state = self.inner.state.lock();
+        let mut sequence = state.sequence;
+        for (Prepared { document, meta, rows }, _) in batch.documents.into_iter().zip(last).filter(|p| p.1) {
             sequence += 1;
             report.documents += 1;
-            report.replaced += u64::from(snapshot.find(&document.id)?.is_some());
+            report.replaced += u64::from(state.contains(&document.id)?);
             report.chunks += rows.spans.len() as u64;
             let record =
                 DocumentRecord { title: document.title.as_deref(), text: &document.text, meta: &meta };
@@ -379,6 +382,7 @@ impl Writing<'_> {
             let text = StoredText { title: document.title, text: document.text, meta };
             changes.push(Change::Upsert(Box::new(ActiveDocument::new(document.id, sequence, text)), rows));
         }
+        drop(state);
         self.append(&frames, changes)?;
         Ok(report)
     }
@@ -422,6 +426,14 @@ impl Writing<'_> {
         self.inner.publish(&state);
         Ok(())
     }
+}
+
+/// Which documents of a batch count: the last with each id.
+fn last_of_each_id(documents: &[Prepared]) -> Vec<bool> {
+    let mut seen = std::collections::HashSet::with_capacity(documents.len());
+    let mut last: Vec<bool> = documents.iter().rev().map(|p| seen.insert(p.document.id.as_str())).collect();
+    last.reverse();
+    last
 }
 
 /// What a new database starts from.
@@ -497,18 +509,19 @@ fn make_dir(vfs: &dyn storage::vfs::Vfs, dir: &Path) -> Result<()> {
     if vfs.exists(dir)? { Ok(()) } else { vfs.create_dir(dir) }
 }
 
+/// Metadata as it is stored; nothing for none.
 fn meta_json(document: &Document) -> String {
-    serde_json::Value::Object(document.meta.clone()).to_string()
+    if document.meta.is_empty() {
+        return String::new();
+    }
+    serde_json::to_string(&document.meta).unwrap_or_default()
 }
 
 /// Refuses what cannot be stored, naming the document.
-fn check_document(document: &Document, dim: usize, metric: Metric, plain: bool) -> Result<()> {
+fn check_document(document: &Document, meta: &str, dim: usize, metric: Metric, plain: bool) -> Result<()> {
     let id = &document.id;
     check_id(id)?;
-    let size = id.len()
-        + document.title.as_ref().map_or(0, String::len)
-        + document.text.len()
-        + meta_json(document).len();
+    let size = id.len() + document.title.as_ref().map_or(0, String::len) + document.text.len() + meta.len();
     if size > limits::DOCUMENT_BYTES {
         return Err(Error::Limit {
             what: format!("document {id:?}, in bytes,"),

@@ -119,48 +119,60 @@ impl FileBuilder {
 
     /// The bytes of the file.
     pub fn finish(self) -> Vec<u8> {
-        let table_end = HEADER_LEN + self.sections.len() * SECTION_LEN;
+        let lengths: Vec<(u32, u64)> = self.sections.iter().map(|s| (s.0, s.1.len() as u64)).collect();
+        let mut out = head(self.kind, self.database, &lengths);
         let body: usize = self.sections.iter().map(|s| s.1.len().next_multiple_of(ALIGN)).sum();
-        let mut out = Vec::with_capacity(table_end.next_multiple_of(ALIGN) + body + body / 8192 + 128);
-        out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&(self.kind as u16).to_le_bytes());
-        out.extend_from_slice(&MAJOR.to_le_bytes());
-        out.extend_from_slice(&MINOR.to_le_bytes());
-        out.extend_from_slice(&[0; 18]); // flags and both feature sets
-        out.extend_from_slice(&self.database);
-        out.extend_from_slice(&(self.sections.len() as u32).to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
-        let checksum = xxh3_64(&out);
-        out.extend_from_slice(&checksum.to_le_bytes());
-
-        let mut offset = table_end.next_multiple_of(ALIGN) as u64;
-        for (id, bytes) in &self.sections {
-            out.extend_from_slice(&id.to_le_bytes());
-            out.extend_from_slice(&[0; 4]);
-            out.extend_from_slice(&offset.to_le_bytes());
-            out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-            offset += bytes.len().next_multiple_of(ALIGN) as u64;
-        }
+        out.reserve_exact(body + body / 8192 + 128);
         for (_, bytes) in &self.sections {
-            out.resize(out.len().next_multiple_of(ALIGN), 0);
             out.extend_from_slice(bytes);
+            out.resize(out.len().next_multiple_of(ALIGN), 0);
         }
-        out.resize(out.len().next_multiple_of(ALIGN), 0);
-        seal(out)
+        let sums: Vec<u64> = out.chunks(BLOCK_LEN).map(block_checksum).collect();
+        let tail = tail(out.len() as u64, &sums);
+        out.extend_from_slice(&tail);
+        out
     }
 }
 
-/// Appends block checksums and trailer.
-fn seal(mut out: Vec<u8>) -> Vec<u8> {
-    let body = out.len();
-    let sums: Vec<u64> = out.chunks(BLOCK_LEN).map(xxh3_64).collect();
-    for sum in sums {
-        out.extend_from_slice(&sum.to_le_bytes());
+/// All bytes before the first section: header, section table and gap. `sections` are ids and lengths, in order.
+pub fn head(kind: Kind, database: DatabaseId, sections: &[(u32, u64)]) -> Vec<u8> {
+    let table_end = HEADER_LEN + sections.len() * SECTION_LEN;
+    let mut out = Vec::with_capacity(table_end.next_multiple_of(ALIGN));
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&(kind as u16).to_le_bytes());
+    out.extend_from_slice(&MAJOR.to_le_bytes());
+    out.extend_from_slice(&MINOR.to_le_bytes());
+    out.extend_from_slice(&[0; 18]); // flags and both feature sets
+    out.extend_from_slice(&database);
+    out.extend_from_slice(&(sections.len() as u32).to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    let checksum = xxh3_64(&out);
+    out.extend_from_slice(&checksum.to_le_bytes());
+    let mut offset = table_end.next_multiple_of(ALIGN) as u64;
+    for (id, length) in sections {
+        out.extend_from_slice(&id.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&offset.to_le_bytes());
+        out.extend_from_slice(&length.to_le_bytes());
+        offset += length.next_multiple_of(ALIGN as u64);
     }
-    out.extend_from_slice(&(body as u64).to_le_bytes());
-    let total = out.len() + TRAILER_LEN - 8;
-    out.extend_from_slice(&(total as u64).to_le_bytes());
-    let checksum = xxh3_64(&out[body..]);
+    out.resize(table_end.next_multiple_of(ALIGN), 0);
+    out
+}
+
+/// The checksum of one block of a body.
+pub fn block_checksum(block: &[u8]) -> u64 {
+    xxh3_64(block)
+}
+
+/// All bytes after the last section and its gap: block checksums and trailer.
+pub fn tail(body: u64, sums: &[u64]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(sums.len() * 8 + TRAILER_LEN);
+    sums.iter().for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
+    out.extend_from_slice(&body.to_le_bytes());
+    let length = body + (out.len() + TRAILER_LEN - 8) as u64;
+    out.extend_from_slice(&length.to_le_bytes());
+    let checksum = xxh3_64(&out);
     out.extend_from_slice(&checksum.to_le_bytes());
     out.extend_from_slice(&END_MAGIC);
     out

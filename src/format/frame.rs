@@ -179,6 +179,11 @@ impl BatchBuilder {
         Self { bytes: Vec::new(), start, salt, frames: 0, digest: 0 }
     }
 
+    /// The same with room for so many bytes.
+    pub fn with_capacity(start: u64, salt: u64, bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), ..Self::new(start, salt) }
+    }
+
     /// Appends a frame. Payloads over the frame limit are refused.
     pub fn push(&mut self, kind: FrameType, sequence: u64, payload: &[u8]) -> Result<()> {
         if payload.len() > limits::FRAME_BYTES {

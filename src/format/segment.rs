@@ -30,10 +30,22 @@ pub mod docs {
     pub const BLOCKS: u32 = 5;
 }
 
-/// Section of the attributes file.
+/// Sections of the attributes file (see [`crate::format::attrs`]).
 pub mod attrs {
-    /// The rkyv columns.
+    /// One record for each key.
     pub const COLUMNS: u32 = 1;
+    /// The keys, without separators.
+    pub const KEYS: u32 = 2;
+    /// The distinct values of each column, in order.
+    pub const VALUES: u32 = 3;
+    /// Where each value's documents begin in [`DOCS`].
+    pub const STARTS: u32 = 4;
+    /// The documents of each value.
+    pub const DOCS: u32 = 5;
+    /// Where each string begins in [`TEXTS`].
+    pub const TEXT_OFFSETS: u32 = 6;
+    /// The strings, without separators.
+    pub const TEXTS: u32 = 7;
 }
 
 /// Section of a tombstone file.
@@ -44,9 +56,9 @@ pub mod tombstones {
 
 /// Sections of a generation's rows file.
 pub mod rows {
-    /// `n + 1` × u32: first row of each document.
+    /// `n + 1` × u32: first row of each document; empty where each has one row.
     pub const FIRST: u32 = 1;
-    /// `rows` × (u32 start, u32 end): bytes of each chunk in its document's text.
+    /// `rows` × (u32 start, u32 end): bytes of each chunk in its document's text; empty where all are empty.
     pub const SPANS: u32 = 2;
 }
 

@@ -19,6 +19,8 @@ pub struct LogWriter {
     synced_to: u64,
     /// Batches were appended since the last sync.
     dirty: bool,
+    /// All is on the disk, and the file does not say so yet.
+    unmarked: bool,
     /// A write failed: what stands after `end` is unknown, so this file is given up.
     broken: bool,
     /// A sync failed: what the system says about this file can no longer be trusted.
@@ -59,6 +61,7 @@ impl LogWriter {
             end,
             synced_to: end,
             dirty: false,
+            unmarked: false,
             broken: false,
             poisoned: None,
         }
@@ -83,7 +86,8 @@ impl LogWriter {
     /// batch will ever be visible.
     pub fn append(&mut self, frames: &[(FrameType, u64, Vec<u8>)], durability: Durability) -> Result<()> {
         self.check()?;
-        let mut batch = BatchBuilder::new(self.end, self.header.salt);
+        let bytes = frames.iter().map(|f| f.2.len() + 64).sum::<usize>() + 64;
+        let mut batch = BatchBuilder::with_capacity(self.end, self.header.salt, bytes);
         for (kind, sequence, payload) in frames {
             batch.push(*kind, *sequence, payload)?;
         }
@@ -99,19 +103,22 @@ impl LogWriter {
         }
         self.end = end;
         self.dirty = durability != Durability::Full;
+        self.unmarked = !self.dirty;
         if !self.dirty {
             self.synced_to = end;
-            self.mark_synced();
         }
         Ok(())
     }
 
-    /// Brings all appended batches to the disk.
+    /// Brings all appended batches to the disk, and notes that in the file. Batches that were synced one by one leave
+    /// the note to this, so that each costs one write and one sync.
     pub fn sync(&mut self) -> Result<()> {
         self.check()?;
         if self.dirty {
             self.sync_file()?;
-            (self.synced_to, self.dirty) = (self.end, false);
+            (self.synced_to, self.dirty, self.unmarked) = (self.end, false, true);
+        }
+        if std::mem::take(&mut self.unmarked) && !self.broken {
             self.mark_synced();
         }
         Ok(())

@@ -11,6 +11,7 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod container;
 pub mod documents;
 pub mod feedback;
 pub mod job;

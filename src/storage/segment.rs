@@ -3,6 +3,7 @@
 //! Opening checks headers, lengths and identities against the manifest; blocks are verified when first touched.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,13 +11,19 @@ use bytemuck::Pod;
 use roaring::RoaringBitmap;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::container::ContainerWriter;
 use super::documents::{self, DocumentsBuilder, StoredText};
 use super::vfs::{Bytes, Vfs};
 use super::{SEGMENT_DIR, remove_dir_if_present, write_new};
 use crate::error::{Error, Result};
+use crate::format::attrs::{AttrsView, Columns, Sections};
 use crate::format::file::{BLOCK_LEN, DatabaseId, FileBuilder, Kind, Layout};
 use crate::format::manifest::{FileEntry, SegmentEntry, VectorSet};
-use crate::format::segment::{DocumentRecord, attrs, ids, rows, tombstones, vectors};
+use crate::format::segment::{DocumentRecord, ids, rows, tombstones, vectors};
+
+/// A section of vectors or of a graph that is no longer than this is verified when it is first used; a longer one
+/// by `check`, and whenever its rows are copied.
+pub const VERIFIED_AT_ONCE: usize = 1 << 20;
 
 /// One mapped file of a segment.
 pub struct SegmentFile {
@@ -70,6 +77,26 @@ impl SegmentFile {
         self.cast(id, part)
     }
 
+    /// A whole section that searches read here and there. It is verified only if it is small, so that the cost does
+    /// not depend on its length; [`Self::verify_rest`] verifies it in any case.
+    pub fn scattered<T: Pod>(&self, id: u32) -> Result<&[T]> {
+        let range = self.locate(id)?;
+        if range.len() <= VERIFIED_AT_ONCE {
+            self.verify(range.start, range.end)?;
+        }
+        self.cast(id, range)
+    }
+
+    /// Number of elements of a section, without a look at them.
+    pub fn count<T: Pod>(&self, id: u32) -> Result<usize> {
+        self.locate(id).map(|range| range.len() / size_of::<T>())
+    }
+
+    /// Verifies the blocks that were not verified before.
+    pub fn verify_rest(&self) -> Result<()> {
+        self.verify(0, self.layout.blocks() * BLOCK_LEN)
+    }
+
     /// Whether the file has this section.
     pub fn has(&self, id: u32) -> bool {
         self.layout.section(id).is_some()
@@ -110,6 +137,16 @@ impl SegmentFile {
     }
 }
 
+impl Sections for SegmentFile {
+    fn size(&self, section: u32) -> usize {
+        self.layout.section(section).map_or(0, |range| range.len())
+    }
+
+    fn bytes(&self, section: u32, range: Range<usize>) -> Result<&[u8]> {
+        self.section_range(section, range.start, range.end.saturating_sub(range.start))
+    }
+}
+
 /// The files of one generation in a segment.
 pub struct SegmentVectors {
     rows: SegmentFile,
@@ -119,14 +156,15 @@ pub struct SegmentVectors {
 }
 
 impl SegmentVectors {
-    /// First row of each document, and one past the last: `documents + 1` values, ascending.
+    /// First row of each document, and one past the last: `documents + 1` values, ascending. Empty where each
+    /// document has one row.
     pub fn first(&self) -> Result<&[u32]> {
-        self.rows.section(rows::FIRST)
+        self.rows.scattered(rows::FIRST)
     }
 
-    /// Byte bounds of each row's chunk.
+    /// Byte bounds of each row's chunk; empty where all chunks are empty.
     pub fn spans(&self) -> Result<&[[u32; 2]]> {
-        self.rows.section(rows::SPANS)
+        self.rows.scattered(rows::SPANS)
     }
 
     /// Codes, scales and norms; empty where the codec stores none.
@@ -134,9 +172,9 @@ impl SegmentVectors {
     pub fn codes(&self) -> Result<(&[i8], &[f32], &[f32])> {
         match &self.codes {
             Some(file) => Ok((
-                file.section(vectors::CODES)?,
-                file.section(vectors::SCALES)?,
-                file.section(vectors::NORMS)?,
+                file.scattered(vectors::CODES)?,
+                file.scattered(vectors::SCALES)?,
+                file.scattered(vectors::NORMS)?,
             )),
             None => Ok((&[], &[], &[])),
         }
@@ -144,12 +182,17 @@ impl SegmentVectors {
 
     /// f32 rows; empty where the codec stores none.
     pub fn full(&self) -> Result<&[f32]> {
-        self.full.as_ref().map_or(Ok(&[]), |file| file.section(vectors::FULL))
+        self.full.as_ref().map_or(Ok(&[]), |file| file.scattered(vectors::FULL))
     }
 
     /// The frozen graph, if one was built.
     pub fn graph(&self) -> Result<Option<&[u8]>> {
-        self.graph.as_ref().map(|file| file.section(vectors::GRAPH)).transpose()
+        self.graph.as_ref().map(|file| file.scattered(vectors::GRAPH)).transpose()
+    }
+
+    /// Verifies all of it, once.
+    pub fn verify(&self) -> Result<()> {
+        self.files().try_for_each(SegmentFile::verify_rest)
     }
 
     /// Whether a graph was built.
@@ -214,7 +257,7 @@ impl Segment {
             attrs: must(format!("{base}/attrs"), Kind::Attrs)?,
             generations,
         };
-        if segment.ids.section::<u64>(ids::SEQUENCES)?.len() != entry.documents as usize {
+        if segment.ids.count::<u64>(ids::SEQUENCES)? != entry.documents as usize {
             return Err(segment.ids.corrupt(ids::SEQUENCES, "the number of documents is not the manifest's"));
         }
         Ok(segment)
@@ -240,12 +283,20 @@ impl Segment {
         Ok(found.first().copied().unwrap_or_default())
     }
 
-    /// The document with this id, deleted or not.
+    /// The document with this id, deleted or not. Touches a logarithm of the hashes.
     pub fn find(&self, id: &str) -> Result<Option<u32>> {
-        let hashes: &[u64] = self.ids.section(ids::HASHES)?;
-        let hash = xxh3_64(id.as_bytes());
-        let mut at = hashes.partition_point(|&h| h < hash);
-        while hashes.get(at) == Some(&hash) {
+        let wanted = xxh3_64(id.as_bytes());
+        let hash = |at: usize| -> Result<u64> {
+            let found: &[u64] = self.ids.section_range(ids::HASHES, at, 1)?;
+            Ok(found.first().copied().unwrap_or_default())
+        };
+        let count = self.ids.count::<u64>(ids::HASHES)?;
+        let (mut at, mut end) = (0, count);
+        while at < end {
+            let middle = at + (end - at) / 2;
+            if hash(middle)? < wanted { at = middle + 1 } else { end = middle }
+        }
+        while at < count && hash(at)? == wanted {
             let order: &[u32] = self.ids.section_range(ids::ORDER, at, 1)?;
             let document = order.first().copied().unwrap_or_default();
             if self.id(document)? == id {
@@ -262,8 +313,8 @@ impl Segment {
     }
 
     /// The metadata columns.
-    pub fn attrs(&self) -> Result<&[u8]> {
-        self.attrs.section(attrs::COLUMNS)
+    pub fn attrs(&self) -> AttrsView<'_> {
+        AttrsView::new(&self.attrs)
     }
 
     /// The vectors of a generation, if the segment has them.
@@ -353,27 +404,27 @@ impl SegmentBuilder {
         self.sequences.is_empty()
     }
 
-    /// Writes and syncs the files into a fresh directory; `columns` is the attribute section.
-    pub fn write(mut self, target: &Target<'_>, segment: u64, columns: Vec<u8>) -> Result<Vec<FileEntry>> {
+    /// Writes and syncs the files, metadata columns among them, into a fresh directory.
+    pub fn write(mut self, target: &Target<'_>, segment: u64, columns: &Columns) -> Result<Vec<FileEntry>> {
         let base = segment_dir(segment);
         remove_dir_if_present(target.vfs, &target.dir.join(&base))?;
         target.vfs.create_dir(&target.dir.join(&base))?;
         self.offsets.push(self.ids.len() as u32);
         self.hashes.sort_unstable();
         let (hashes, order): (Vec<u64>, Vec<u32>) = self.hashes.into_iter().unzip();
-        let ids = FileBuilder::new(Kind::Ids, target.database)
-            .section(ids::OFFSETS, bytemuck::cast_slice(&self.offsets).to_vec())
-            .section(ids::BYTES, self.ids)
-            .section(ids::HASHES, bytemuck::cast_slice(&hashes).to_vec())
-            .section(ids::ORDER, bytemuck::cast_slice(&order).to_vec())
-            .section(ids::SEQUENCES, bytemuck::cast_slice(&self.sequences).to_vec())
-            .finish();
-        let attrs = FileBuilder::new(Kind::Attrs, target.database).section(attrs::COLUMNS, columns).finish();
+        let ids = [
+            (ids::OFFSETS, vec![bytemuck::cast_slice(&self.offsets)]),
+            (ids::BYTES, vec![self.ids.as_slice()]),
+            (ids::HASHES, vec![bytemuck::cast_slice(&hashes)]),
+            (ids::ORDER, vec![bytemuck::cast_slice(&order)]),
+            (ids::SEQUENCES, vec![bytemuck::cast_slice(&self.sequences)]),
+        ];
+        let attrs = columns.sections().map(|(id, bytes)| (id, vec![bytes]));
         let docs = self.documents.finish(target.database)?;
         let entries = vec![
-            target.write(format!("{base}/ids"), ids)?,
+            target.write_pieces(format!("{base}/ids"), Kind::Ids, &ids)?,
             target.write(format!("{base}/docs"), docs)?,
-            target.write(format!("{base}/attrs"), attrs)?,
+            target.write_pieces(format!("{base}/attrs"), Kind::Attrs, &attrs)?,
         ];
         target.vfs.sync_dir(&target.dir.join(&base))?;
         target.vfs.sync_dir(&target.dir.join(SEGMENT_DIR))?;
@@ -423,36 +474,65 @@ impl Target<'_> {
         set: VectorSet,
         columns: &VectorColumns,
     ) -> Result<Vec<FileEntry>> {
+        let mut runs =
+            VectorRuns { first: columns.first.clone(), spans: columns.spans.clone(), runs: Vec::new() };
+        let rows = 0..columns.spans.len();
+        let (codes, scales) = (columns.codes.as_slice(), columns.scales.as_slice());
+        let (norms, full) = (columns.norms.as_slice(), columns.full.as_slice());
+        runs.runs.push(Run { of: rows.len(), rows, codes, scales, norms, full });
+        self.write_runs(segment, set, &runs)
+    }
+
+    /// The same for rows that lie in several places: each is read and written once, and none is copied meanwhile.
+    pub fn write_runs(&self, segment: u64, set: VectorSet, runs: &VectorRuns<'_>) -> Result<Vec<FileEntry>> {
         let folder = vectors_dir(segment, set);
         remove_dir_if_present(self.vfs, &self.dir.join(&folder))?;
         self.vfs.create_dir(&self.dir.join(&folder))?;
-        let bytes = |values: &[u32]| bytemuck::cast_slice(values).to_vec();
-        let file = FileBuilder::new(Kind::Rows, self.database)
-            .section(rows::FIRST, bytes(&columns.first))
-            .section(rows::SPANS, bytemuck::cast_slice(&columns.spans).to_vec());
-        let mut entries = vec![self.write(format!("{folder}/rows"), file.finish())?];
-        if !columns.codes.is_empty() {
-            let file = FileBuilder::new(Kind::Codes, self.database)
-                .section(vectors::CODES, bytemuck::cast_slice(&columns.codes).to_vec())
-                .section(vectors::SCALES, bytemuck::cast_slice(&columns.scales).to_vec())
-                .section(vectors::NORMS, bytemuck::cast_slice(&columns.norms).to_vec());
-            entries.push(self.write(format!("{folder}/codes"), file.finish())?);
+        let single = runs.first.iter().enumerate().all(|(n, &first)| first as usize == n);
+        let first = if single { &[] } else { runs.first.as_slice() };
+        let empty = runs.spans.iter().all(|span| *span == [0, 0]);
+        let spans = if empty { &[] } else { runs.spans.as_slice() };
+        let columns = [
+            (rows::FIRST, vec![bytemuck::cast_slice(first)]),
+            (rows::SPANS, vec![bytemuck::cast_slice(spans)]),
+        ];
+        let mut entries = vec![self.write_pieces(format!("{folder}/rows"), Kind::Rows, &columns)?];
+        if runs.runs.iter().any(|run| !run.codes.is_empty()) {
+            let rungs = runs.runs.iter().map(Run::rungs).max().unwrap_or_default();
+            let norms = (0..rungs).flat_map(|rung| runs.pieces(move |run| run.norms_of(rung)));
+            let columns = [
+                (vectors::CODES, runs.pieces(Run::codes).collect()),
+                (vectors::SCALES, runs.pieces(Run::scales).collect()),
+                (vectors::NORMS, norms.collect()),
+            ];
+            entries.push(self.write_pieces(format!("{folder}/codes"), Kind::Codes, &columns)?);
         }
-        if !columns.full.is_empty() {
-            let section = bytemuck::cast_slice(&columns.full).to_vec();
-            let file = FileBuilder::new(Kind::Full, self.database).section(vectors::FULL, section);
-            entries.push(self.write(format!("{folder}/full"), file.finish())?);
+        if runs.runs.iter().any(|run| !run.full.is_empty()) {
+            let columns = [(vectors::FULL, runs.pieces(Run::full).collect())];
+            entries.push(self.write_pieces(format!("{folder}/full"), Kind::Full, &columns)?);
         }
         self.vfs.sync_dir(&self.dir.join(&folder))?;
         self.vfs.sync_dir(&self.dir.join(segment_dir(segment)))?;
         Ok(entries)
     }
 
+    /// Writes and syncs a container whose sections are put together from pieces.
+    fn write_pieces(&self, path: String, kind: Kind, sections: &[(u32, Vec<&[u8]>)]) -> Result<FileEntry> {
+        let length = |pieces: &[&[u8]]| pieces.iter().map(|piece| piece.len() as u64).sum();
+        let lengths: Vec<(u32, u64)> = sections.iter().map(|(id, pieces)| (*id, length(pieces))).collect();
+        let full = self.dir.join(&path);
+        let mut file = ContainerWriter::create(self.vfs, full, kind, self.database, &lengths)?;
+        for piece in sections.iter().flat_map(|(_, pieces)| pieces).filter(|piece| !piece.is_empty()) {
+            file.write(piece)?;
+        }
+        file.finish(path)
+    }
+
     /// Writes and syncs the graph of a generation.
     pub fn write_graph(&self, segment: u64, set: VectorSet, graph: Vec<u8>) -> Result<FileEntry> {
         let folder = vectors_dir(segment, set);
-        let file = FileBuilder::new(Kind::Graph, self.database).section(vectors::GRAPH, graph);
-        let entry = self.write(format!("{folder}/graph"), file.finish())?;
+        let sections = [(vectors::GRAPH, vec![graph.as_slice()])];
+        let entry = self.write_pieces(format!("{folder}/graph"), Kind::Graph, &sections)?;
         self.vfs.sync_dir(&self.dir.join(&folder))?;
         Ok(entry)
     }
@@ -473,4 +553,67 @@ pub struct VectorColumns {
     pub norms: Vec<f32>,
     /// Row-major values; empty without f32.
     pub full: Vec<f32>,
+}
+
+/// Rows of a generation on their way into a segment, as pieces of columns that lie elsewhere.
+#[derive(Debug, Default)]
+pub struct VectorRuns<'a> {
+    /// First row of each document, and the number of rows.
+    pub first: Vec<u32>,
+    /// Byte bounds of each row.
+    pub spans: Vec<[u32; 2]>,
+    /// The rows, in order.
+    pub runs: Vec<Run<'a>>,
+}
+
+/// Consecutive rows of a block.
+#[derive(Debug, Clone)]
+pub struct Run<'a> {
+    /// Which rows of the block.
+    pub rows: Range<usize>,
+    /// Rows of the block.
+    pub of: usize,
+    /// Codes of the whole block; empty without int8.
+    pub codes: &'a [i8],
+    /// Scales of the whole block.
+    pub scales: &'a [f32],
+    /// Inverse norms of the whole block, rung by rung.
+    pub norms: &'a [f32],
+    /// Values of the whole block; empty without f32.
+    pub full: &'a [f32],
+}
+
+impl<'a> VectorRuns<'a> {
+    fn pieces(&self, column: impl Fn(&Run<'a>) -> &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        self.runs.iter().map(column)
+    }
+}
+
+impl<'a> Run<'a> {
+    /// The part of a column that belongs to the rows.
+    fn part<T: Pod>(&self, column: &'a [T]) -> &'a [u8] {
+        let width = column.len() / self.of.max(1);
+        let part = column.get(self.rows.start * width..self.rows.end * width);
+        bytemuck::cast_slice(part.unwrap_or_default())
+    }
+
+    fn codes(&self) -> &'a [u8] {
+        self.part(self.codes)
+    }
+
+    fn scales(&self) -> &'a [u8] {
+        self.part(self.scales)
+    }
+
+    fn full(&self) -> &'a [u8] {
+        self.part(self.full)
+    }
+
+    fn rungs(&self) -> usize {
+        self.norms.len() / self.of.max(1)
+    }
+
+    fn norms_of(&self, rung: usize) -> &'a [u8] {
+        self.part(self.norms.get(rung * self.of..(rung + 1) * self.of).unwrap_or_default())
+    }
 }

@@ -3,7 +3,8 @@
 use roaring::RoaringBitmap;
 
 use super::{ID, TITLE};
-use crate::format::attrs::{AttrsView, Scalar};
+use crate::error::Result;
+use crate::format::attrs::{AttrsView, ColumnView, Scalar};
 
 /// Values by key, for documents `0..docs()`.
 pub trait Columns {
@@ -11,15 +12,18 @@ pub trait Columns {
     fn docs(&self) -> u32;
 
     /// Whether any document may have this key.
-    fn has_key(&self, key: &str) -> bool;
+    fn has_key(&self, key: &str) -> Result<bool>;
 
-    /// Calls `f` with each value under `key` and its document, best in ascending order of documents; several times
-    /// for a document with an array. Under the key `id` every document has its external id.
-    fn for_each(&self, key: &str, f: &mut dyn FnMut(u32, Scalar<'_>));
+    /// The key's column, if its values are in one.
+    fn column(&self, key: &str) -> Result<Option<ColumnView<'_>>>;
+
+    /// Calls `f` with each value under `key` and its document, in any order; several times for a document with an
+    /// array. Under the key `id` every document has its external id.
+    fn for_each(&self, key: &str, f: &mut dyn FnMut(u32, Scalar<'_>)) -> Result<()>;
 }
 
 /// Enumerates one text for each document that has it, as `(document, text)`.
-pub type Texts<'a> = &'a dyn Fn(&mut dyn FnMut(u32, &str));
+pub type Texts<'a> = &'a dyn Fn(&mut dyn FnMut(u32, &str)) -> Result<()>;
 
 /// The metadata columns of a segment together with its ids and titles, which are stored elsewhere and read only if
 /// a filter names them.
@@ -34,11 +38,9 @@ pub struct SegmentColumns<'a> {
     pub titles: Texts<'a>,
 }
 
-impl SegmentColumns<'_> {
-    fn meta(&self, key: &str, f: &mut dyn FnMut(u32, Scalar<'_>)) {
-        if let Some(column) = self.attrs.and_then(|attrs| attrs.column(key)) {
-            column.entries().for_each(|(doc, scalar)| f(doc, scalar));
-        }
+impl<'a> SegmentColumns<'a> {
+    fn attrs(&self, key: &str) -> Result<Option<ColumnView<'a>>> {
+        self.attrs.map_or(Ok(None), |attrs| attrs.column(key))
     }
 }
 
@@ -47,26 +49,32 @@ impl Columns for SegmentColumns<'_> {
         self.docs
     }
 
-    fn has_key(&self, key: &str) -> bool {
-        key == ID || key == TITLE || self.attrs.is_some_and(|attrs| attrs.column(key).is_some())
+    fn has_key(&self, key: &str) -> Result<bool> {
+        Ok(key == ID || key == TITLE || self.attrs(key)?.is_some())
     }
 
-    fn for_each(&self, key: &str, f: &mut dyn FnMut(u32, Scalar<'_>)) {
-        match key {
-            ID => (self.ids)(&mut |doc, id| f(doc, Scalar::Text(id))),
-            TITLE => {
-                let mut titled = RoaringBitmap::new();
-                self.meta(key, &mut |doc, scalar| {
-                    titled.insert(doc);
-                    f(doc, scalar);
-                });
-                (self.titles)(&mut |doc, title| {
-                    if !titled.contains(doc) {
-                        f(doc, Scalar::Text(title));
-                    }
-                });
-            }
-            _ => self.meta(key, f),
+    fn column(&self, key: &str) -> Result<Option<ColumnView<'_>>> {
+        if key == ID || key == TITLE { Ok(None) } else { self.attrs(key) }
+    }
+
+    fn for_each(&self, key: &str, f: &mut dyn FnMut(u32, Scalar<'_>)) -> Result<()> {
+        if key == ID {
+            return (self.ids)(&mut |doc, id| f(doc, Scalar::Text(id)));
         }
+        let mut listed = RoaringBitmap::new();
+        if let Some(column) = self.attrs(key)? {
+            column.for_each(&mut |doc, scalar| {
+                listed.insert(doc);
+                f(doc, scalar);
+            })?;
+        }
+        if key != TITLE {
+            return Ok(());
+        }
+        (self.titles)(&mut |doc, title| {
+            if !listed.contains(doc) {
+                f(doc, Scalar::Text(title));
+            }
+        })
     }
 }

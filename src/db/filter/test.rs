@@ -17,15 +17,7 @@ pub(super) enum Literal {
 impl Literal {
     /// How a value stands to this constant; `None` if they are of different kinds.
     fn order_of(&self, scalar: Scalar<'_>) -> Option<Ordering> {
-        match (scalar, self) {
-            (Scalar::Bool(a), Self::Bool(b)) => Some(a.cmp(b)),
-            (Scalar::Text(a), Self::Text(b)) => Some(a.cmp(b.as_str())),
-            (Scalar::Int(a), Self::Int(b)) => Some(a.cmp(b)),
-            (Scalar::Int(a), Self::Float(b)) => int_to_float(a, *b),
-            (Scalar::Float(a), Self::Int(b)) => int_to_float(*b, a).map(Ordering::reverse),
-            (Scalar::Float(a), Self::Float(b)) => a.partial_cmp(b),
-            _ => None,
-        }
+        compare(scalar, self.as_scalar())
     }
 
     fn as_scalar(&self) -> Scalar<'_> {
@@ -35,6 +27,19 @@ impl Literal {
             Self::Float(x) => Scalar::Float(*x),
             Self::Text(s) => Scalar::Text(s),
         }
+    }
+}
+
+/// How the first stands to the second; `None` if they are of different kinds.
+pub(super) fn compare(a: Scalar<'_>, b: Scalar<'_>) -> Option<Ordering> {
+    match (a, b) {
+        (Scalar::Bool(a), Scalar::Bool(b)) => Some(a.cmp(&b)),
+        (Scalar::Text(a), Scalar::Text(b)) => Some(a.cmp(b)),
+        (Scalar::Int(a), Scalar::Int(b)) => Some(a.cmp(&b)),
+        (Scalar::Int(a), Scalar::Float(b)) => int_to_float(a, b),
+        (Scalar::Float(a), Scalar::Int(b)) => int_to_float(b, a).map(Ordering::reverse),
+        (Scalar::Float(a), Scalar::Float(b)) => a.partial_cmp(&b),
+        _ => None,
     }
 }
 
@@ -98,6 +103,21 @@ pub(super) enum Test {
 }
 
 impl Test {
+    /// The constants at which the answer may change along ascending values of one kind; `None` if it may change
+    /// anywhere.
+    pub(super) fn bounds(&self) -> Option<Vec<Scalar<'_>>> {
+        match self {
+            Self::Compare(_, literal) => Some(vec![literal.as_scalar()]),
+            Self::Between(low, high) => Some(vec![low.as_scalar(), high.as_scalar()]),
+            Self::In(list) => {
+                let texts = list.texts.iter().map(|text| Scalar::Text(text));
+                let bools = list.bools.iter().map(|&value| Scalar::Bool(value));
+                Some(texts.chain(bools).chain(list.numbers.iter().map(Literal::as_scalar)).collect())
+            }
+            Self::Holds | Self::Like(_) => None,
+        }
+    }
+
     /// Whether the value meets the condition; `None` if that is unknown.
     pub(super) fn of(&self, scalar: Scalar<'_>) -> Option<bool> {
         match (self, scalar) {

@@ -45,10 +45,12 @@ impl Knn {
                 "{name}: the vectors have {columns} values, the database {dim}"
             )));
         }
+        let work = context.work();
         let report = match db.exists() {
-            true => db.knn(&queries, &options, self.threads)?,
+            true => db.knn(&queries, &options, self.threads, &work.task)?,
             false => nothing(&db, &queries, columns, &options)?,
         };
+        drop(work);
         if let Some(out) = &self.out {
             npy::write_i64(out, rows, options.k, &integers(&report.ids, rows, options.k)?)?;
         }

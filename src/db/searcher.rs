@@ -1,0 +1,281 @@
+//! A search prepared once for many vectors.
+//!
+//! Everything that does not depend on the vector is done when a [`Searcher`] is made: the snapshot is taken, the
+//! filter evaluated, the rows that may be hits counted. What remains for each vector beyond the search of the
+//! blocks themselves is a look at the vector and at the ids of the hits: a microsecond or two.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use roaring::RoaringBitmap;
+
+use super::growing::{Growing, GrowingSlot};
+use super::mask;
+use super::search::SearchOptions;
+use super::snapshot::{Place, Rows, Snapshot, Source};
+use crate::error::{Error, Result};
+use crate::index::{Query, SearchParams, search_block};
+use crate::types::{ChunkRef, Document, Metric, vector_problem};
+
+/// Up to so many documents with several rows, a list is faster than a set.
+const FEW: usize = 64;
+
+/// A search prepared for many vectors, over one unchanging view of the database. May be shared by threads.
+pub struct Searcher {
+    snapshot: Arc<Snapshot>,
+    generation: u32,
+    blocks: Vec<Block>,
+    /// Index of the growing segment, and the range of its blocks.
+    growing: Option<(Growing, Range<usize>)>,
+    options: SearchOptions,
+    pub(crate) metric: Metric,
+    dim: usize,
+    rank_dim: usize,
+    /// Documents that may be hits and have rows.
+    matches: usize,
+    /// Rows that may be hits.
+    rows: usize,
+}
+
+/// Rows that are searched.
+#[derive(Debug)]
+struct Block {
+    part: u32,
+    /// Which of the part's blocks.
+    number: usize,
+    /// Those that may be hits, if not all.
+    allowed: Option<RoaringBitmap>,
+}
+
+/// A document that was found, without its contents.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Match<'a> {
+    /// Id.
+    pub id: &'a str,
+    /// Larger is better.
+    pub score: f32,
+    /// Smaller is nearer.
+    pub distance: f32,
+    /// The best chunk.
+    pub chunk: ChunkRef,
+}
+
+/// A document that was found, by place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    pub place: Place,
+    pub chunk: ChunkRef,
+    pub distance: f32,
+}
+
+impl std::fmt::Debug for Searcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Searcher");
+        shown.field("options", &self.options).field("matches", &self.matches).finish_non_exhaustive()
+    }
+}
+
+impl Searcher {
+    /// Evaluates the filter and counts what may be found in a generation.
+    pub(crate) fn new(
+        snapshot: Arc<Snapshot>,
+        generation: u32,
+        options: SearchOptions,
+        growing: Option<&GrowingSlot>,
+    ) -> Result<Self> {
+        let shape = snapshot.shape_of(generation)?;
+        let rank_dim = options.dim.unwrap_or(shape.dim);
+        if rank_dim == 0 || rank_dim > shape.dim {
+            return Err(Error::input(format!(
+                "--dim {rank_dim} is not between 1 and the database's dimension {}",
+                shape.dim
+            )));
+        }
+        let mut searcher = Self {
+            metric: shape.metric,
+            dim: shape.dim,
+            snapshot: Arc::clone(&snapshot),
+            generation,
+            blocks: Vec::new(),
+            growing: None,
+            options,
+            rank_dim,
+            matches: 0,
+            rows: 0,
+        };
+        for number in 0..snapshot.parts.len() {
+            searcher.add_part(number as u32, growing)?;
+        }
+        Ok(searcher)
+    }
+
+    fn add_part(&mut self, number: u32, growing: Option<&GrowingSlot>) -> Result<()> {
+        let snapshot = Arc::clone(&self.snapshot);
+        let (part, shape) = (snapshot.part(number)?, snapshot.shape_of(self.generation)?);
+        let begin = self.blocks.len();
+        let documents = mask::allowed(part, self.options.filter.as_ref())?;
+        for block in 0..part.blocks() {
+            let Some(rows) = part.block(block, self.generation, shape)? else { continue };
+            let masked = documents.as_ref().map(|d| rows.mask(d));
+            let (count, matches) = match &masked {
+                Some((allowed, matches)) => (allowed.len() as usize, *matches),
+                None => (rows.vectors.len, rows.documents().len()),
+            };
+            self.rows += count;
+            self.matches += matches;
+            if count > 0 || matches!(part.source, Source::Active(..)) {
+                self.blocks.push(Block { part: number, number: block, allowed: masked.map(|m| m.0) });
+            }
+        }
+        if let (Source::Active(log, active), Some(slot)) = (&part.source, growing) {
+            let index = slot.wanted(*log, self.generation, active.rows());
+            self.growing = index.map(|index| (index, begin..self.blocks.len())).or(self.growing.take());
+        }
+        Ok(())
+    }
+
+    /// Dimension of the vectors.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Documents that may be hits.
+    pub fn matches(&self) -> usize {
+        self.matches
+    }
+
+    /// The best documents for a vector, best first: `k` of them, or as many as there are.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a vector of another dimension, or one without a distance to anything.
+    pub fn search(&self, vector: &[f32]) -> Result<Vec<Match<'_>>> {
+        if let Some(problem) = vector_problem(vector, self.dim, self.metric) {
+            return Err(Error::input(format!("the query: {problem}")));
+        }
+        let named = |found: &Found| {
+            let (distance, score) = (found.distance, self.metric.score(found.distance));
+            Ok(Match { id: self.id(found)?, score, distance, chunk: found.chunk })
+        };
+        self.find(vector)?.iter().map(named).collect()
+    }
+
+    /// A document of this view by id.
+    pub fn document(&self, id: &str) -> Result<Option<Document>> {
+        self.snapshot.find(id)?.map(|place| self.snapshot.document(place)).transpose()
+    }
+
+    /// The id of a document that was found.
+    pub(crate) fn id(&self, found: &Found) -> Result<&str> {
+        self.snapshot.part(found.place.part)?.id_of(found.place.document)
+    }
+
+    /// As [`Self::search`], for a vector that was looked at, by place.
+    pub(crate) fn find(&self, vector: &[f32]) -> Result<Vec<Found>> {
+        let query = Query::new(vector, self.metric, self.dim, self.rank_dim);
+        let wanted = self.options.k.min(self.matches);
+        let mut k = self.options.k;
+        loop {
+            let mut found = self.best(&query, k)?;
+            // With fewer distinct documents than wanted, several rows were of one document: look at more rows.
+            if found.len() >= wanted || k >= self.rows {
+                found.truncate(wanted);
+                return Ok(found);
+            }
+            k = (k * 4).min(self.rows);
+        }
+    }
+
+    fn rows_of<'a>(&'a self, block: &Block) -> Result<Rows<'a>> {
+        let shape = self.snapshot.shape_of(self.generation)?;
+        let rows = self.snapshot.part(block.part)?.block(block.number, self.generation, shape)?;
+        rows.ok_or_else(|| Error::corrupt("rows", 0, "a block of rows vanished from a snapshot"))
+    }
+
+    /// Distinct documents among the best `k` rows.
+    fn best(&self, query: &Query, k: usize) -> Result<Vec<Found>> {
+        let params = SearchParams {
+            k,
+            ef: self.options.ef,
+            target_recall: self.options.target_recall,
+            exact: self.options.exact,
+        };
+        let mut chosen = Chosen::new(k);
+        let covered = self.search_growing(query, &params, &mut chosen)?;
+        for (n, block) in self.blocks.iter().enumerate().filter(|(n, _)| !covered.contains(n)) {
+            let rows = self.rows_of(block)?;
+            let found =
+                search_block(&rows.vectors, rows.graph.as_ref(), query, &params, block.allowed.as_ref());
+            if self.blocks.len() == 1 {
+                // Sorted already: no second look at the block.
+                return Ok(chosen.documents(found.iter().map(|f| (f.distance, f.row)), block.part, &rows));
+            }
+            chosen.rows.extend(found.into_iter().map(|f| (f.distance, n, f.row)));
+        }
+        chosen.rows.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+        chosen.rows.truncate(k);
+        for (distance, n, row) in std::mem::take(&mut chosen.rows) {
+            let Some(block) = self.blocks.get(n) else { continue };
+            chosen.push(distance, row, block.part, &self.rows_of(block)?);
+        }
+        Ok(chosen.found)
+    }
+
+    /// Adds hits from the index of the growing segment; returns the blocks that need no scan any more.
+    fn search_growing(
+        &self,
+        query: &Query,
+        params: &SearchParams,
+        chosen: &mut Chosen,
+    ) -> Result<Range<usize>> {
+        let Some((growing, range)) = &self.growing else { return Ok(0..0) };
+        let blocks = self.blocks.get(range.clone()).unwrap_or_default();
+        let rows: Vec<Rows<'_>> = blocks.iter().map(|b| self.rows_of(b)).collect::<Result<_>>()?;
+        let masked: Vec<_> = rows.iter().zip(blocks).map(|(r, b)| (r, b.allowed.as_ref())).collect();
+        let Some((hits, covered)) = growing.search(&masked, query, params) else { return Ok(0..0) };
+        chosen.rows.extend(hits.into_iter().map(|(n, hit)| (hit.distance, range.start + n, hit.row)));
+        Ok(range.start..range.start + covered)
+    }
+}
+
+/// Documents chosen so far, each once.
+struct Chosen {
+    /// Rows of several blocks that are to be brought into order: distance, block, row.
+    rows: Vec<(f32, usize, u32)>,
+    found: Vec<Found>,
+    /// Documents with several rows that were met, while they are few.
+    few: Vec<Place>,
+    many: HashSet<Place>,
+}
+
+impl Chosen {
+    fn new(k: usize) -> Self {
+        let found = Vec::with_capacity(k.min(1 << 10));
+        Self { rows: Vec::new(), found, few: Vec::new(), many: HashSet::new() }
+    }
+
+    fn documents(mut self, rows: impl Iterator<Item = (f32, u32)>, part: u32, of: &Rows<'_>) -> Vec<Found> {
+        rows.for_each(|(distance, row)| self.push(distance, row, part, of));
+        self.found
+    }
+
+    /// Takes the document of a row, unless a better row of it came before.
+    fn push(&mut self, distance: f32, row: u32, part: u32, of: &Rows<'_>) {
+        let (document, chunk) = of.locate(row);
+        let place = Place { part, document };
+        if of.rows_of(document).len() <= 1 || self.is_new(place) {
+            self.found.push(Found { place, chunk, distance });
+        }
+    }
+
+    fn is_new(&mut self, place: Place) -> bool {
+        if self.few.len() < FEW {
+            let new = !self.few.contains(&place);
+            if new {
+                self.few.push(place);
+            }
+            return new;
+        }
+        !self.few.contains(&place) && self.many.insert(place)
+    }
+}

@@ -1,0 +1,163 @@
+//! Containers written piece by piece: what a segment holds need not be in memory a second time.
+
+use std::path::PathBuf;
+
+use super::vfs::{Vfs, WriteFile};
+use crate::error::{Error, Result};
+use crate::format::file::{ALIGN, BLOCK_LEN, DatabaseId, Kind, block_checksum, head, tail};
+use crate::format::manifest::FileEntry;
+
+/// Bytes that are written at once.
+const BUFFER: usize = 8 * BLOCK_LEN;
+
+/// Writes one container from its first byte to its last. The lengths of all sections are known beforehand.
+pub struct ContainerWriter {
+    file: Box<dyn WriteFile>,
+    path: PathBuf,
+    /// Lengths of the sections that are not finished, the one under way first.
+    sections: std::vec::IntoIter<u64>,
+    /// Bytes that the section under way still needs.
+    missing: u64,
+    /// What is not in the file yet; begins at a multiple of the block length.
+    buffer: Vec<u8>,
+    /// Bytes in the file.
+    written: u64,
+    sums: Vec<u64>,
+}
+
+impl ContainerWriter {
+    /// Begins a new file; a left-over of the same name is removed. `sections` are ids and lengths, in order.
+    pub fn create(
+        vfs: &dyn Vfs,
+        path: PathBuf,
+        kind: Kind,
+        database: DatabaseId,
+        sections: &[(u32, u64)],
+    ) -> Result<Self> {
+        if vfs.exists(&path)? {
+            vfs.remove_file(&path)?;
+        }
+        let file = vfs.create(&path)?;
+        let mut buffer = head(kind, database, sections);
+        let body: u64 = sections.iter().map(|s| s.1).sum();
+        buffer.reserve(BUFFER.min(usize::try_from(body).unwrap_or(BUFFER)) + BLOCK_LEN);
+        let mut sections = sections.iter().map(|s| s.1).collect::<Vec<_>>().into_iter();
+        let missing = sections.next().unwrap_or_default();
+        let mut writer = Self { file, path, sections, missing, buffer, written: 0, sums: Vec::new() };
+        writer.next_section()?;
+        Ok(writer)
+    }
+
+    /// Appends bytes to the section under way; the next one begins where it is complete.
+    pub fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        if bytes.len() as u64 > self.missing {
+            return Err(Error::corrupt(&self.path, self.written, "a section is longer than was announced"));
+        }
+        self.missing -= bytes.len() as u64;
+        while !bytes.is_empty() {
+            let (now, rest) = bytes.split_at(bytes.len().min(BUFFER.saturating_sub(self.buffer.len())));
+            self.buffer.extend_from_slice(now);
+            bytes = rest;
+            if self.buffer.len() >= BUFFER {
+                self.flush()?;
+            }
+        }
+        self.next_section()
+    }
+
+    /// Ends sections that are complete.
+    fn next_section(&mut self) -> Result<()> {
+        while self.missing == 0 {
+            // The buffer begins at a multiple of the alignment.
+            self.buffer.resize(self.buffer.len().next_multiple_of(ALIGN), 0);
+            match self.sections.next() {
+                Some(length) => self.missing = length,
+                None => break,
+            }
+        }
+        if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let whole = self.buffer.len() / BLOCK_LEN * BLOCK_LEN;
+        self.sums.extend(self.buffer[..whole].chunks(BLOCK_LEN).map(block_checksum));
+        self.file.write_at(self.written, &self.buffer[..whole])?;
+        self.written += whole as u64;
+        self.buffer.drain(..whole);
+        Ok(())
+    }
+
+    /// Writes what remains and syncs; the caller syncs the directory. `path` is that of the entry.
+    pub fn finish(mut self, path: String) -> Result<FileEntry> {
+        if self.missing > 0 || self.sections.next().is_some() {
+            return Err(Error::corrupt(&self.path, self.written, "a section is shorter than was announced"));
+        }
+        self.sums.extend(self.buffer.chunks(BLOCK_LEN).map(block_checksum));
+        let tail = tail(self.written + self.buffer.len() as u64, &self.sums);
+        // The trailer ends in the checksum and the end mark.
+        let checksum = crate::format::u64_at(&tail, tail.len() - 16).unwrap_or_default();
+        self.buffer.extend_from_slice(&tail);
+        self.file.write_at(self.written, &self.buffer)?;
+        self.file.sync()?;
+        Ok(FileEntry { path, length: self.written + self.buffer.len() as u64, checksum })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::sim::SimVfs;
+    use super::*;
+    use crate::format::file::FileBuilder;
+
+    /// The bytes of a file of these sections, handed over in pieces of `piece` bytes.
+    fn streamed(vfs: &SimVfs, sections: &[(u32, Vec<u8>)], piece: usize) -> (Vec<u8>, FileEntry) {
+        let lengths: Vec<(u32, u64)> = sections.iter().map(|s| (s.0, s.1.len() as u64)).collect();
+        let mut writer = ContainerWriter::create(vfs, "f".into(), Kind::Docs, [7; 16], &lengths).unwrap();
+        for (_, bytes) in sections {
+            bytes.chunks(piece).for_each(|part| writer.write(part).unwrap());
+        }
+        let entry = writer.finish("f".into()).unwrap();
+        (vfs.read(Path::new("f")).unwrap(), entry)
+    }
+
+    #[test]
+    fn pieces_make_the_same_file_as_the_whole() {
+        let vfs = SimVfs::new(1);
+        let long = |n: usize| (0..n).map(|i| (i * i) as u8).collect::<Vec<u8>>();
+        for sections in [
+            vec![],
+            vec![(1, vec![])],
+            vec![(1, vec![]), (2, long(5)), (3, vec![]), (4, long(64))],
+            vec![(1, long(BLOCK_LEN - 128)), (2, long(1))],
+            vec![(1, long(3 * BUFFER + 17)), (2, long(BUFFER)), (3, vec![])],
+        ] {
+            let whole = sections
+                .iter()
+                .fold(FileBuilder::new(Kind::Docs, [7; 16]), |file, (id, bytes)| {
+                    file.section(*id, bytes.clone())
+                })
+                .finish();
+            for piece in [1000, BLOCK_LEN, 1 << 22] {
+                let (bytes, entry) = streamed(&vfs, &sections, piece);
+                assert!(bytes == whole, "{} sections in pieces of {piece}", sections.len());
+                assert_eq!(entry.length, whole.len() as u64);
+                assert_eq!(Some(entry.checksum), crate::format::u64_at(&whole, whole.len() - 16));
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_that_were_not_announced_are_refused() {
+        let vfs = SimVfs::new(1);
+        let create = |vfs: &SimVfs| {
+            ContainerWriter::create(vfs, "f".into(), Kind::Docs, [7; 16], &[(1, 4), (2, 2)]).unwrap()
+        };
+        assert!(create(&vfs).write(&[0; 5]).is_err());
+        let mut short = create(&vfs);
+        short.write(&[0; 4]).unwrap();
+        short.write(&[0; 1]).unwrap();
+        assert!(short.finish("f".into()).is_err());
+    }
+}

@@ -1,0 +1,16 @@
+"""embdb, driven by a Rust program (tools/ann of the project); the harness runs it for every phase."""
+from .base import Adapter
+import os
+
+
+class Embdb(Adapter):
+    name = "embdb"
+    kind = "db"
+    external = True
+    bin = os.environ.get("EMBDB_ANN", "embdb-ann")
+    args = []
+
+
+class EmbdbInt8(Embdb):
+    name = "embdb_int8"
+    args = ["--codec", "int8"]
