@@ -14,6 +14,8 @@ mod oracle;
 mod workload;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+#[cfg(feature = "trainer")]
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -21,6 +23,8 @@ use embdb::OpenOptions;
 use embdb::options::Durability;
 use embdb::storage::sim::{CrashMode, SimVfs};
 use embdb::storage::vfs::Vfs;
+#[cfg(feature = "trainer")]
+use embdb::{Db, Task};
 
 use kill::KillVfs;
 use oracle::{Allowed, Depth, Mark, allowed, keeps_all, record, verify};
@@ -170,6 +174,59 @@ fn at_lower_durability_a_power_cut_loses_a_suffix_and_a_kill_nothing() {
 fn generations_change_as_a_whole() {
     let run = Run::new("generations", workload::text_options(), &workload::text_steps());
     assert!(run.sweep(images_wanted() / 10) > 100.min(images_wanted() / 20));
+}
+
+/// So are learning, and changing to another encoder, also where a change that was stopped half-way is taken up again.
+#[cfg(feature = "trainer")]
+#[test]
+fn what_was_learnt_is_published_as_a_whole() {
+    let run = Run::new("learning", workload::text_options(), &workload::learning_steps());
+    assert!(run.sweep(images_wanted() / 10) > 100.min(images_wanted() / 20));
+}
+
+/// Below full durability a power cut can take documents whose new vectors are on the disk already, and the next ones get
+/// their sequence numbers: they must not get the vectors too.
+#[cfg(feature = "trainer")]
+#[test]
+fn vectors_of_documents_that_a_power_cut_took_are_not_given_to_others() {
+    let options = OpenOptions { durability: Durability::Bulk, ..workload::text_options() };
+    let sim = SimVfs::new(7);
+    let add = |db: &Db, range: std::ops::Range<u64>, version: &str| {
+        db.add(range.map(|n| workload::document(n, version, false))).unwrap();
+    };
+    let vfs: Arc<dyn Vfs> = Arc::new(sim.clone());
+    let db = workload::open(&vfs, &options).unwrap();
+    add(&db, 0..3, "first");
+    db.flush().unwrap();
+    add(&db, 3..6, "first");
+    let begin = sim.op_count();
+    db.reindex(Default::default(), &Task::default()).unwrap();
+    let mut series = sim.crash_series();
+    series.advance_to(begin);
+    let mut resumed = 0;
+    loop {
+        let image: Arc<dyn Vfs> = Arc::new(series.image(CrashMode::DropAll, 0));
+        let db = workload::open(&image, &options).unwrap();
+        if db.count().unwrap() > 3 {
+            break;
+        }
+        let jobs = image.read_dir(Path::new("db/jobs")).unwrap();
+        resumed += usize::from(!jobs.is_empty());
+        add(&db, 3..6, "second");
+        db.reindex(Default::default(), &Task::default()).unwrap();
+        for (id, text) in oracle::contents(&db).unwrap() {
+            let hits = db.search(&text).k(1).run().unwrap().hits;
+            assert!(
+                hits[0].id == id && hits[0].distance < 1e-3,
+                "{id} got the vector of another text: {:?}, after {:?}",
+                hits[0],
+                series.last_op()
+            );
+        }
+        assert!(series.advance(), "the log was never synced");
+    }
+    println!("power cuts below full durability: {resumed} with a job, of {begin}");
+    assert!(resumed > 3, "{resumed}: hardly any cut came when there was a job");
 }
 
 /// A process is killed, another one goes on with what it left, and then the power goes: names and bytes that the

@@ -117,6 +117,18 @@ fn the_tiny_model_and_its_variants_agree_with_the_reference() {
 }
 
 #[test]
+fn the_number_of_threads_changes_no_vector() {
+    let texts: Vec<String> =
+        (0..300).map(|n| format!("text number {n} {}", "and more ".repeat(n % 9))).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let encoder = tiny("tiny-bert");
+    let expected = encode(&encoder, &texts);
+    for threads in [1, 2, 5] {
+        assert_eq!(encode(&encoder.with_threads(threads), &texts), expected, "{threads} threads");
+    }
+}
+
+#[test]
 fn minilm_agrees_with_the_reference() {
     let Some(folder) = std::env::var_os("EMBDB_TEST_MINILM") else {
         println!("skipped: EMBDB_TEST_MINILM does not name a folder with MiniLM");

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use embdb::format::frame::{BatchBuilder, FrameType, LogHeader};
 use embdb::types::Document;
 use embdb::{CreateOptions, Db, OpenOptions, Task};
 
@@ -100,4 +101,49 @@ fn a_second_writer_is_told_who_holds_the_lock_and_readers_follow() {
     drop(writer);
     other.add([document(2, "b")]).unwrap();
     assert_eq!(other.count().unwrap(), 4);
+}
+
+/// A log that has a successor ends where that one says. Whatever lies behind, even whole batches or marks that it had
+/// been synced, is nothing.
+#[test]
+fn what_lies_behind_the_committed_end_of_a_log_is_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.embdb");
+    let [first, second] = [1, 2].map(|n| path.join(format!("log/{n:020}")));
+    let write = |range: std::ops::Range<u64>| {
+        let db = Db::open_with(&path, options()).unwrap();
+        db.add(range.map(|n| document(n, "new"))).unwrap();
+        db.close().unwrap();
+    };
+    write(0..3);
+    let committed = std::fs::read(&first).unwrap();
+    // A torn tail makes the writer go on in the next log.
+    std::fs::write(&first, [committed.as_slice(), &[7; 40]].concat()).unwrap();
+    write(3..5);
+    let header = LogHeader::parse(&committed[..64], &first).unwrap();
+    let end = committed.len() as u64;
+    assert_eq!(LogHeader::parse(&std::fs::read(&second).unwrap()[..64], &second).unwrap().previous_end, end);
+
+    let mut batch = BatchBuilder::new(end, header.salt);
+    batch.push(FrameType::Delete, 9, b"d0").unwrap();
+    let batch = batch.commit(9, end).unwrap();
+    let mut mark = BatchBuilder::new(end + 40, header.salt);
+    mark.push(FrameType::Synced, 0, &(end + 40).to_le_bytes()).unwrap();
+    let damage = [[9; 40].as_slice(), &mark.into_bytes()].concat();
+    for behind in [batch.as_slice(), &damage, &[0; 5]] {
+        std::fs::write(&first, [committed.as_slice(), behind].concat()).unwrap();
+        let db = Db::open_with(&path, options()).unwrap();
+        assert_eq!(contents(&db).len(), 5);
+        assert!(db.check(true, &Task::default()).unwrap().ok);
+    }
+
+    // A reader that came before the successor takes the batch for one, and gives it up.
+    std::fs::write(&first, [committed.as_slice(), &batch].concat()).unwrap();
+    let later = std::fs::read(&second).unwrap();
+    std::fs::remove_file(&second).unwrap();
+    let db = Db::open_with(&path, options()).unwrap();
+    assert_eq!(contents(&db).len(), 2);
+    std::fs::write(&second, later).unwrap();
+    db.refresh().unwrap();
+    assert_eq!(contents(&db).len(), 5);
 }

@@ -416,7 +416,11 @@ fn records_lie_as_the_tables_say() {
         ],
     );
     agree("UPSERT payload", segment::UPSERT_HEADER_LEN, &[("id_length", 0, 4)]);
-    agree("ROWS payload", segment::JOB_HEADER_LEN, &[("sequence", 0, 8)]);
+    agree(
+        "ROWS payload",
+        segment::JOB_HEADER_LEN,
+        &[("sequence", segment::JOB_SEQUENCE_OFFSET, 8), ("hash", segment::JOB_HASH_OFFSET, 8)],
+    );
 
     let rows =
         segment::DocumentRows { generation: 3, dim: 2, spans: vec![[1, 2], [3, 4]], vectors: vec![0.5; 4] };
@@ -436,7 +440,13 @@ fn records_lie_as_the_tables_say() {
     assert_eq!(number(&payload, "Document record", "text_length", at), 4);
     assert_eq!(number(&payload, "Document record", "meta_length", at), 2);
     assert_eq!(&payload[at + segment::RECORD_HEADER_LEN..], b"Ttext{}");
-    assert_eq!(number(&segment::encode_job_rows(8, &rows), "ROWS payload", "sequence", 0), 8);
+    let hash = segment::encoded_hash(Some("T"), "text");
+    let mut bare = Vec::new();
+    segment::DocumentRecord { meta: "", ..record }.encode(&mut bare);
+    assert_eq!(hash, xxhash_rust::xxh3::xxh3_64(&bare));
+    let payload = segment::encode_job_rows(&segment::JobRows { sequence: 8, hash, rows });
+    assert_eq!(number(&payload, "ROWS payload", "sequence", 0), 8);
+    assert_eq!(number(&payload, "ROWS payload", "hash", 0), hash);
     assert!(source("storage-format.md").contains(&segment::NO_TITLE.to_string()));
 }
 

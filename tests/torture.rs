@@ -59,17 +59,21 @@ enum Call {
     Compact,
     Flush,
     Reindex,
+    /// Learns a linear map and publishes it.
+    Retrain,
 }
 
 impl Call {
     fn draw(chance: &mut Chance, plain: bool) -> Self {
-        match chance.below(40) {
+        // Where there are generations, one call in eight changes them: these take long, and are to be cut short.
+        match chance.below(if plain { 40 } else { 46 }) {
             0..20 => Self::Add(chance.below(IDS), 1 + chance.below(if plain { 40 } else { 6 })),
             20..26 => Self::Delete(chance.below(IDS)),
             26..32 => Self::Log,
             32..36 => Self::Seal,
             36 | 37 => Self::Compact,
-            38 if !plain => Self::Reindex,
+            40..43 => Self::Reindex,
+            43.. => Self::Retrain,
             _ => Self::Flush,
         }
     }
@@ -83,6 +87,7 @@ impl Call {
             Self::Compact => "compact 0 0".into(),
             Self::Flush => "flush 0 0".into(),
             Self::Reindex => "reindex 0 0".into(),
+            Self::Retrain => "retrain 0 0".into(),
         }
     }
 
@@ -96,11 +101,13 @@ impl Call {
             "seal" => Self::Seal,
             "compact" => Self::Compact,
             "flush" => Self::Flush,
-            _ => Self::Reindex,
+            "reindex" => Self::Reindex,
+            "retrain" => Self::Retrain,
+            _ => return None,
         })
     }
 
-    fn run(self, db: &Db, number: u64, plain: bool) -> embdb::Result<()> {
+    fn run(self, db: &Db, number: u64, plain: bool, dir: &Path) -> embdb::Result<()> {
         let task = Task::default();
         match self {
             Self::Add(from, count) => {
@@ -113,6 +120,7 @@ impl Call {
             Self::Compact => db.compact(&task),
             Self::Flush => db.flush(),
             Self::Reindex => db.reindex(ReindexOptions::default(), &task).map(|_| ()),
+            Self::Retrain => retrain(db, dir),
         }
     }
 
@@ -129,13 +137,25 @@ impl Call {
                 model.docs.remove(&id(n));
             }
             Self::Log => model.events.extend([format!("q{number}"), format!("q{number}>d1")]),
-            Self::Reindex if model.generation > 0 => {
+            Self::Reindex | Self::Retrain if model.generation > 0 => {
                 model.generations += 1;
                 model.generation = model.generations;
             }
-            Self::Seal | Self::Compact | Self::Flush | Self::Reindex => {}
+            Self::Seal | Self::Compact | Self::Flush | Self::Reindex | Self::Retrain => {}
         }
     }
+}
+
+#[cfg(feature = "trainer")]
+fn retrain(db: &Db, dir: &Path) -> embdb::Result<()> {
+    let file = dir.join("pairs.jsonl");
+    fs::write(&file, workload::pairs()).map_err(embdb::Error::io("write", &file))?;
+    workload::retrain(db, &file)
+}
+
+#[cfg(not(feature = "trainer"))]
+fn retrain(_: &Db, _: &Path) -> embdb::Result<()> {
+    Err(embdb::Error::input("built without the trainer"))
 }
 
 fn logged(number: u64) -> Vec<Event> {
@@ -167,11 +187,11 @@ fn child() {
     loop {
         number += 1;
         let call = Call::draw(&mut chance, plain);
-        if !db.exists() && matches!(call, Call::Reindex) {
+        if !db.exists() && matches!(call, Call::Reindex | Call::Retrain) {
             continue;
         }
         acks.write_all(format!("try {number} {}\n", call.line()).as_bytes()).unwrap();
-        if let Err(error) = call.run(&db, number, plain) {
+        if let Err(error) = call.run(&db, number, plain, &dir) {
             acks.write_all(format!("failed {number} {error:?}\n").as_bytes()).unwrap();
             panic!("{call:?}: {error}");
         }
@@ -211,6 +231,7 @@ fn kill_again_and_again(plain: bool, kills: u64) {
     let path = dir.path().join("t.embdb");
     let mut chance = Chance(seed);
     let (mut model, mut number, mut calls) = (Model::default(), 0, 0);
+    let mut cut = 0;
     for cycle in 0..kills {
         let acks = dir.path().join("acks");
         let _ = fs::remove_file(&acks);
@@ -223,7 +244,8 @@ fn kill_again_and_again(plain: bool, kills: u64) {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let life = 5 + chance.below(196);
+        // Generations take longer to change.
+        let life = 5 + chance.below(if plain { 196 } else { 596 });
         std::thread::sleep(Duration::from_millis(life));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -233,13 +255,15 @@ fn kill_again_and_again(plain: bool, kills: u64) {
             text.lines().last()
         );
         let (after, last) = replay(&text, &mut model);
+        cut += u64::from(after.generations > model.generations.max(1));
         calls += last.saturating_sub(number);
         number = number.max(last);
         model = look(&path, plain, model, after, cycle, &context);
     }
     println!(
-        "plain {plain}: {kills} kills, {calls} calls, {} documents at the end, seed {seed}",
-        model.docs.len()
+        "plain {plain}: {kills} kills, {calls} calls, {} documents and {} generations at the end, {cut} cut short, seed {seed}",
+        model.docs.len(),
+        model.generations
     );
     assert!(calls > kills, "the writers hardly came to anything");
 }
@@ -379,7 +403,7 @@ fn threads_of_one_handle_do_not_disturb_one_another() {
                 4 => Call::Delete(number * 7 % IDS),
                 _ => Call::Add(number * 13 % IDS, 20),
             };
-            call.run(&db, number, true).unwrap();
+            call.run(&db, number, true, dir.path()).unwrap();
             call.apply(&mut model, number);
         }
         done.store(true, Ordering::Relaxed);

@@ -25,6 +25,11 @@ impl Encoder {
         match *self {}
     }
 
+    /// The same encoder on so many threads.
+    pub fn with_threads(&self, _threads: usize) -> Self {
+        match *self {}
+    }
+
     /// Vectors of texts.
     pub fn encode(&self, _texts: &[&str], _task: &Task) -> Result<Vec<f32>> {
         match *self {}

@@ -14,7 +14,7 @@ use super::snapshot::{Part, Place, Snapshot, Source};
 use super::{Db, Inner};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Generation, Manifest, SegmentEntry, VectorSet};
-use crate::format::segment::DocumentRows;
+use crate::format::segment::{DocumentRows, JobRows, encoded_hash};
 use crate::options::Task;
 use crate::storage::job::Job;
 use crate::storage::segment::{Target, vectors_dir};
@@ -287,20 +287,18 @@ impl RowSource for Embedded {
             }
             let job = match self.job.take() {
                 Some(job) => job,
-                None => Job::open(
-                    inner.vfs.as_ref(),
-                    &inner.dir,
-                    &generation.model_id,
-                    snapshot.manifest.database,
-                )?,
+                None => open_job(inner, &snapshot, generation, &missing)?,
             };
             let job = self.job.insert(job);
             let missing: Vec<_> = missing.into_iter().filter(|m| job.rows(m.1).is_none()).collect();
             let total = (job.done() + missing.len()) as u64;
             for part in missing.chunks(STEP) {
                 task.step("embed", job.done() as u64, total)?;
-                let rows = inner.embed_places(&snapshot, generation, part, task)?;
-                job.add(part.iter().map(|p| p.1).zip(rows).collect())?;
+                let documents = self::documents(&snapshot, part)?;
+                let rows = inner.embed(&snapshot, generation, &documents, task)?;
+                let done = part.iter().zip(&documents).zip(rows);
+                let done = done.map(|((&(_, sequence), d), rows)| JobRows { sequence, hash: hash(d), rows });
+                job.add(done.collect())?;
             }
             if missing.len() < REST {
                 break;
@@ -319,7 +317,8 @@ impl RowSource for Embedded {
     ) -> Result<Vec<DocumentRows>> {
         let done = |sequence| self.job.as_ref().and_then(|j| j.rows(sequence)).cloned();
         let left: Vec<(Place, u64)> = documents.iter().filter(|d| done(d.1).is_none()).copied().collect();
-        let mut fresh = inner.embed_places(snapshot, generation, &left, task)?.into_iter();
+        let mut fresh =
+            inner.embed(snapshot, generation, &self::documents(snapshot, &left)?, task)?.into_iter();
         let pick = |d: &(Place, u64)| done(d.1).or_else(|| fresh.next());
         let rows: Option<Vec<DocumentRows>> = documents.iter().map(pick).collect();
         rows.ok_or_else(|| Error::input("fewer rows than documents were embedded"))
@@ -331,6 +330,32 @@ impl RowSource for Embedded {
         }
         crate::storage::job::clean(inner.vfs.as_ref(), &inner.dir, None)
     }
+}
+
+/// Starts the job for a generation, or takes it up again with the rows of those `missing` documents that are still what
+/// they were when the rows were made.
+fn open_job(
+    inner: &Inner,
+    snapshot: &Snapshot,
+    generation: &Generation,
+    missing: &[(Place, u64)],
+) -> Result<Job> {
+    let database = snapshot.manifest.database;
+    let mut job = Job::open(inner.vfs.as_ref(), &inner.dir, &generation.model_id, database)?;
+    let mut hashes = HashMap::new();
+    for &(place, sequence) in missing.iter().filter(|m| job.rows(m.1).is_some()) {
+        hashes.insert(sequence, hash(&snapshot.document(place)?));
+    }
+    job.retain(|sequence, hash| hashes.get(&sequence) == Some(&hash));
+    Ok(job)
+}
+
+fn hash(document: &Document) -> u64 {
+    encoded_hash(document.title.as_deref(), &document.text)
+}
+
+fn documents(snapshot: &Snapshot, places: &[(Place, u64)]) -> Result<Vec<Document>> {
+    places.iter().map(|(place, _)| snapshot.document(*place)).collect()
 }
 
 /// Live documents that lack rows of a generation and that `done` does not know, with their sequence numbers.
@@ -517,17 +542,15 @@ impl Inner {
         Ok(columns.finish())
     }
 
-    fn embed_places(
+    fn embed(
         &self,
         snapshot: &Snapshot,
         generation: &Generation,
-        places: &[(Place, u64)],
+        documents: &[Document],
         task: &Task,
     ) -> Result<Vec<DocumentRows>> {
-        let documents: Result<Vec<Document>> =
-            places.iter().map(|(place, _)| snapshot.document(*place)).collect();
         let shape = super::snapshot::shape(&snapshot.manifest, generation);
-        self.rows_of(&shape, generation, &documents?, &task.quiet())
+        self.rows_of(&shape, generation, documents, &task.quiet())
     }
 }
 

@@ -223,9 +223,10 @@ impl Inner {
         self.encoder(&model)
     }
 
-    /// A stored encoder.
+    /// A stored encoder, with the threads that the options allow.
     pub fn encoder(&self, model_id: &str) -> Result<Encoder> {
         let precision = self.snapshot().manifest.precision();
-        self.encoders.get(self.vfs.as_ref(), &self.dir, model_id, precision)
+        let encoder = self.encoders.get(self.vfs.as_ref(), &self.dir, model_id, precision);
+        encoder.map(|encoder| encoder.with_threads(self.options.threads))
     }
 }

@@ -101,7 +101,8 @@ impl Search<'_> {
     pub fn run(self) -> Result<SearchResult> {
         match self.what {
             What::Text(text) => {
-                let mut results = self.db.search_batch(&[text.to_owned()], &self.options)?;
+                let mut results =
+                    self.db.search_batch(&[text.to_owned()], &self.options, &Task::default())?;
                 results.pop().ok_or_else(|| Error::input("no result"))
             }
             What::Vector(vector) => {
@@ -139,8 +140,14 @@ impl Db {
         Search { db: self, what: What::Vector(vector), options: SearchOptions::default() }
     }
 
-    /// Many searches by text, encoded together, over one snapshot.
-    pub fn search_batch(&self, texts: &[String], options: &SearchOptions) -> Result<Vec<SearchResult>> {
+    /// Many searches by text, encoded together, over one snapshot. Reports the stages "embed" and "search", and stops
+    /// with [`Error::Cancelled`] between two batches of texts or two searches; then none is logged.
+    pub fn search_batch(
+        &self,
+        texts: &[String],
+        options: &SearchOptions,
+        task: &Task,
+    ) -> Result<Vec<SearchResult>> {
         let snapshot = self.inner.snapshot();
         check(options)?;
         if snapshot.generation().is_none() {
@@ -152,10 +159,10 @@ impl Db {
         let model = snapshot.generation().map(|g| g.model_id.clone()).unwrap_or_default();
         let encoder = if model.is_empty() { self.encoder()? } else { self.inner.encoder(&model)? };
         let texts_ref: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let vectors =
-            if texts.is_empty() { Vec::new() } else { encoder.encode(&texts_ref, &Task::default())? };
+        let vectors = if texts.is_empty() { Vec::new() } else { encoder.encode(&texts_ref, task)? };
         let mut results = Vec::with_capacity(texts.len());
         for vector in vectors.chunks_exact(encoder.dim()) {
+            task.step("search", results.len() as u64, texts.len() as u64)?;
             results.push(self.inner.search_one(&snapshot, vector, options)?);
         }
         if options.log {

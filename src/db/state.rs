@@ -140,17 +140,18 @@ impl State {
         })
     }
 
-    /// Reads the logs from the manifest's first one on, up to where they end now.
+    /// Reads the logs from the manifest's first one on: each as far as its successor says, and the last one up to where
+    /// it ends now.
     fn replay(&mut self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-        let mut number = self.manifest.first_log;
-        while let Some(position) = open_log(vfs, dir, number, &self.manifest.database)? {
-            if let Some(before) = self.logs.last().cloned() {
-                self.finish_log(vfs, &before, position.header.previous_end)?;
+        let database = self.manifest.database;
+        let mut next = open_log(vfs, dir, self.manifest.first_log, &database)?;
+        while let Some(position) = next {
+            next = open_log(vfs, dir, position.header.number + 1, &database)?;
+            self.add_log(position);
+            match &next {
+                Some(next) => self.finish_log(vfs, next.header.previous_end)?,
+                None => self.tail(vfs)?,
             }
-            self.parts.push(Part { source: Source::Active(number, Active::default()), dead: Arc::default() });
-            self.logs.push(position);
-            self.tail(vfs)?;
-            number += 1;
         }
         if self.logs.is_empty() {
             let path = numbered_path(dir, LOG_DIR, self.manifest.first_log);
@@ -180,13 +181,9 @@ impl State {
         Ok(())
     }
 
-    /// Reads the rest of a log whose successor says where it ends.
-    fn finish_log(&mut self, vfs: &dyn Vfs, position: &LogPosition, end: u64) -> Result<()> {
-        if position.end > end {
-            let what =
-                format!("the next log says that this one ends at {end}, yet it goes on to {}", position.end);
-            return Err(Error::corrupt(&position.path, end, what));
-        }
+    /// Reads the rest of the last log, whose successor says where it ends. What lies behind is not looked at.
+    fn finish_log(&mut self, vfs: &dyn Vfs, end: u64) -> Result<()> {
+        let Some(position) = self.logs.last().cloned() else { return Ok(()) };
         read_batches(vfs, &position.path, &position.header, position.end, Some(end), |batch| {
             self.apply(changes(batch, &position.path)?)
         })?;
@@ -209,27 +206,32 @@ impl State {
             return Ok(true);
         }
         let before = (self.logs.len(), self.logs.last().map(|l| l.end));
-        match self.catch_up(vfs, dir) {
+        let caught_up = match self.catch_up(vfs, dir) {
             // The log was sealed and removed between the two looks.
-            Err(error) if error.is_not_found() => {
-                let loaded = Self::load(vfs, dir, Some(self))?;
-                *self = loaded.unwrap_or_else(Self::empty);
-                return Ok(true);
-            }
+            Err(error) if error.is_not_found() => false,
             other => other?,
+        };
+        if !caught_up {
+            let loaded = Self::load(vfs, dir, Some(self))?;
+            *self = loaded.unwrap_or_else(Self::empty);
+            return Ok(true);
         }
         Ok(before != (self.logs.len(), self.logs.last().map(|l| l.end)))
     }
 
-    fn catch_up(&mut self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    /// Reads what was added to the logs. Returns false if a part was applied that the next log says is none: then only
+    /// loading again helps.
+    fn catch_up(&mut self, vfs: &dyn Vfs, dir: &Path) -> Result<bool> {
         loop {
             let next = self.logs.last().map_or(self.manifest.first_log, |l| l.header.number + 1);
             let Some(position) = open_log(vfs, dir, next, &self.manifest.database)? else {
-                return self.tail(vfs);
+                return self.tail(vfs).map(|()| true);
             };
-            if let Some(before) = self.logs.last().cloned() {
-                self.finish_log(vfs, &before, position.header.previous_end)?;
+            let end = position.header.previous_end;
+            if self.logs.last().is_some_and(|last| last.end > end) {
+                return Ok(false);
             }
+            self.finish_log(vfs, end)?;
             self.add_log(position);
         }
     }

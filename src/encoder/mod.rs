@@ -7,7 +7,7 @@
 //! | `weights` | safetensors in and out |
 //! | `tokenize`, `batch`, `chunks` | text to ids, ids to padded batches, long texts to chunks |
 //! | `ops`, `bert`, `pooling` | ids to vectors, with gradients |
-//! | `run` | many texts on all cores |
+//! | `run` | many texts on several threads |
 //! | `trainable`, `export` | the same model as variables; as sentence-transformers reads it |
 //!
 //! Invariants: a text's vector does not depend on the texts encoded with it, but for rounding; the
@@ -50,6 +50,8 @@ use crate::types::Precision;
 #[derive(Clone)]
 pub struct Encoder {
     inner: Arc<Inner>,
+    /// Threads to encode with; 0: one a core.
+    threads: usize,
 }
 
 struct Inner {
@@ -104,7 +106,15 @@ impl Encoder {
             config,
             files,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), threads: 0 })
+    }
+
+    /// The same encoder on at most so many threads; 0, as it is loaded: one for each core. The vectors are the same.
+    ///
+    /// Tokenization and large matrix products have threads of their own, which the environment variable
+    /// `RAYON_NUM_THREADS` limits for the whole process.
+    pub fn with_threads(&self, threads: usize) -> Self {
+        Self { inner: Arc::clone(&self.inner), threads }
     }
 
     /// Identity of the model; see [`ModelFiles::model_id`].
@@ -174,7 +184,7 @@ impl Encoder {
             head: self.inner.head.with_adapter(tensor.clone()),
             adapter: Some(Adapter::new(tensor)?),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), threads: self.threads })
     }
 
     /// The linear map after the model, dim × dim, if there is one.

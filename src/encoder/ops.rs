@@ -24,23 +24,32 @@ const BLOCK_ROWS: usize = 256;
 const EXP_LEAST: f32 = -50.0;
 
 thread_local! {
-    static SERIAL: Cell<bool> = const { Cell::new(false) };
+    /// Threads that an operation may use; 0: one a core.
+    static THREADS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Runs `work` with the operations of this module kept on the calling thread; for callers that
-/// already use one thread for each core.
-pub(crate) fn on_this_thread<T>(work: impl FnOnce() -> T) -> T {
-    let before = SERIAL.replace(true);
+/// Runs `work` with the operations of this module on at most so many threads (0: one a core); with 1 they stay on
+/// the calling thread, for callers that already use as many as they may.
+pub(crate) fn on_threads<T>(threads: usize, work: impl FnOnce() -> T) -> T {
+    let before = THREADS.replace(threads);
     let result = work();
-    SERIAL.set(before);
+    THREADS.set(before);
     result
 }
 
+/// A number of threads, where 0 stands for one a core.
+pub(crate) fn threads_or_cores(threads: usize) -> usize {
+    match threads {
+        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        n => n,
+    }
+}
+
 fn thread_count(elements: usize) -> usize {
-    if elements < PARALLEL_ELEMENTS || SERIAL.get() {
+    if elements < PARALLEL_ELEMENTS || THREADS.get() == 1 {
         return 1;
     }
-    std::thread::available_parallelism().map_or(1, |n| n.get()).min(elements / (PARALLEL_ELEMENTS / 2))
+    threads_or_cores(THREADS.get()).min(elements / (PARALLEL_ELEMENTS / 2))
 }
 
 /// Calls `work(first row, rows)` for consecutive parts of `out`, whose rows have `width` values.

@@ -156,5 +156,7 @@ fn the_number_of_threads_changes_no_bit() {
         [&x, &w, &b].iter().for_each(|v| all.extend(flat(gradients.get(v).unwrap())));
         all
     };
-    assert_eq!(run(), on_this_thread(run));
+    for threads in 1..4 {
+        assert_eq!(run(), on_threads(threads, run), "{threads}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Many texts on all cores: batches of nearly equal lengths, one thread for each core.
+//! Many texts on several threads: batches of nearly equal lengths, one thread for each core unless fewer are asked for.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -65,13 +65,14 @@ impl Group<'_> {
                 failure: None,
             }),
         };
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(batches.len());
+        let allowed = ops::threads_or_cores(self.encoder.threads);
+        let threads = allowed.min(batches.len());
         if threads <= 1 {
-            self.work(&batches, &shared);
+            ops::on_threads(allowed, || self.work(&batches, &shared));
         } else {
             std::thread::scope(|scope| {
                 for _ in 0..threads {
-                    scope.spawn(|| ops::on_this_thread(|| self.work(&batches, &shared)));
+                    scope.spawn(|| ops::on_threads(1, || self.work(&batches, &shared)));
                 }
             });
         }

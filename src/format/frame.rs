@@ -79,7 +79,7 @@ pub enum FrameType {
     /// A click (JSON).
     Click = 6,
     /// Rows of one document in a job (re-embedding).
-    Rows = 7,
+    Rows = 8,
 }
 
 impl FrameType {

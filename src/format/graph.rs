@@ -22,7 +22,8 @@
 //! | 48 | 64 | curve | 8 × (`ef` u32, recall f32): recall@10 measured at that width of the beam, `ef` ascending |
 //! | 112 | 120 | upper | 15 × (nodes u32, links u32): size of each upper layer, layer 1 first; zero where unused |
 //! | 232 | 8 | length | bytes of the section |
-//! | 240 | 16 | reserved | zero |
+//! | 240 | 4 | folds | rows that are folded under another |
+//! | 244 | 12 | reserved | zero |
 //!
 //! Body:
 //!
@@ -33,9 +34,11 @@
 //! | next multiple of 64 | 4 × (upper.nodes + 1) | offsets | where each member's links begin in `links`; the last is upper.links |
 //! | next multiple of 64 | 4 × upper.links | links | links of the members |
 //! | … | … | … | the last three again for layers 2 to `layers` |
+//! | next multiple of 64 | 8 × folds | folds | pairs (node u32, row u32), ascending: a row equal to that of a node, which stands for it |
 //!
-//! Invariants: the entry is a member of the top layer; a link of an upper layer leads to a member of it; every
-//! node is reached from the entry along links of layer 0. A reader relies on none of them: it checks every
+//! Invariants: the entry is a member of the top layer; a link of an upper layer leads to a member of it; a
+//! folded row has no links, and none leads to it; every other node is reached from the entry along links of
+//! layer 0. A reader relies on none of them: it checks every
 //! size against the length before use, and every node id when it follows a link.
 
 use std::mem::size_of;
@@ -113,8 +116,20 @@ pub struct Header {
     pub upper: [UpperSize; MAX_LAYERS],
     /// Bytes of the section.
     pub length: u64,
+    /// Rows that are folded under another.
+    pub folds: u32,
     /// Zero.
-    pub reserved: [u64; 2],
+    pub reserved: [u32; 3],
+}
+
+/// A row that equals that of a node, which stands for it: who finds the node has found the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Fold {
+    /// The node.
+    pub node: u32,
+    /// The row.
+    pub row: u32,
 }
 
 /// One layer above layer 0, owned.
@@ -151,6 +166,8 @@ pub struct GraphData {
     pub layer0: Vec<u32>,
     /// Layers 1, 2 …
     pub upper: Vec<UpperLayer>,
+    /// Folded rows, ascending by node.
+    pub folds: Vec<Fold>,
 }
 
 impl GraphData {
@@ -176,6 +193,7 @@ impl GraphData {
             repaired: self.repaired,
             layer0: &self.layer0,
             upper: upper.collect(),
+            folds: &self.folds,
             curve: self.curve.clone(),
         }
     }
@@ -194,6 +212,7 @@ impl GraphData {
             seed: self.seed,
             repaired: self.repaired as u32,
             curve_len: self.curve.len().min(MAX_CURVE) as u32,
+            folds: self.folds.len() as u32,
             ..Header::zeroed()
         };
         header.curve.iter_mut().zip(&self.curve).for_each(|(to, from)| *to = *from);
@@ -207,6 +226,7 @@ impl GraphData {
             push_part(&mut bytes, &layer.offsets);
             push_part(&mut bytes, &layer.links);
         }
+        push_part(&mut bytes, bytemuck::cast_slice(&self.folds));
         header.length = bytes.len() as u64;
         bytes[..HEADER_LEN].copy_from_slice(bytemuck::bytes_of(&header));
         bytes
@@ -237,6 +257,7 @@ pub struct GraphView<'a> {
     repaired: usize,
     layer0: &'a [u32],
     upper: Vec<UpperView<'a>>,
+    folds: &'a [Fold],
     curve: Vec<RecallPoint>,
 }
 
@@ -290,6 +311,7 @@ impl<'a> GraphView<'a> {
                 links: parts.take(u64::from(size.links))?,
             });
         }
+        let folds = bytemuck::cast_slice(parts.take(2 * u64::from(header.folds))?);
         if parts.at != bytes.len() {
             return corrupt(parts.at, format!("{} bytes after the last part", bytes.len() - parts.at));
         }
@@ -302,6 +324,7 @@ impl<'a> GraphView<'a> {
             repaired: header.repaired as usize,
             layer0,
             upper,
+            folds,
             curve: curve.to_vec(),
         })
     }
@@ -346,11 +369,31 @@ impl<'a> GraphView<'a> {
         &self.curve
     }
 
+    /// The places for links of a node in layer 0; empty for an id out of range. Unused ones, at the end, hold
+    /// [`NO_NODE`].
+    #[inline]
+    pub fn places(&self, node: u32) -> &'a [u32] {
+        let start = node as usize * self.stride;
+        self.layer0.get(start..start + self.stride).unwrap_or(&[])
+    }
+
+    /// Folded rows, ascending by node.
+    pub fn folds(&self) -> &'a [Fold] {
+        self.folds
+    }
+
+    /// The rows that a node stands for besides its own.
+    pub fn folded(&self, node: u32) -> &'a [Fold] {
+        let start = self.folds.partition_point(|fold| fold.node < node);
+        let rest = self.folds.get(start..).unwrap_or_default();
+        let len = rest.partition_point(|fold| fold.node == node);
+        rest.get(..len).unwrap_or_default()
+    }
+
     /// Links of a node in layer 0, up to the first unused place; empty for an id out of range.
     #[inline]
     pub fn links(&self, node: u32) -> &'a [u32] {
-        let start = node as usize * self.stride;
-        let list = self.layer0.get(start..start + self.stride).unwrap_or(&[]);
+        let list = self.places(node);
         let used = list.iter().position(|&link| link == NO_NODE).unwrap_or(list.len());
         &list[..used]
     }
@@ -409,6 +452,7 @@ mod tests {
             curve: vec![RecallPoint { ef: 16, recall: 0.5 }, RecallPoint { ef: 32, recall: 1.0 }],
             layer0: vec![1, NO_NODE, 0, 2, 1, NO_NODE],
             upper: vec![UpperLayer { members: vec![0, 1], offsets: vec![0, 1, 2], links: vec![1, 0] }],
+            folds: vec![Fold { node: 1, row: 2 }],
         }
     }
 
@@ -421,12 +465,13 @@ mod tests {
             std::mem::offset_of!(Header, curve),
             std::mem::offset_of!(Header, upper),
             std::mem::offset_of!(Header, length),
+            std::mem::offset_of!(Header, folds),
             std::mem::offset_of!(Header, reserved),
         ];
-        assert_eq!(offsets, [8, 32, 48, 112, 232, 240]);
+        assert_eq!(offsets, [8, 32, 48, 112, 232, 240, 244]);
         let bytes = small().encode();
         assert_eq!(&bytes[..12], b"GRPH\x01\0\0\0\x03\0\0\0");
-        assert_eq!(bytes.len(), 256 + 4 * 64);
+        assert_eq!(bytes.len(), 256 + 5 * 64);
         assert_eq!(bytes[256..264], [1, 0, 0, 0, 255, 255, 255, 255]);
     }
 
@@ -444,6 +489,7 @@ mod tests {
                 [vec![1], vec![0, 2], vec![1], vec![]]
             );
             assert_eq!([0, 1, 2].map(|node| view.upper_links(1, node).len()), [1, 1, 0]);
+            assert_eq!([0, 1, 2].map(|node| view.folded(node).len()), [0, 1, 0]);
             assert!(view.upper_links(0, 0).is_empty() && view.upper_links(2, 0).is_empty());
         }
         let empty = GraphData { stride: 2, ..GraphData::default() }.encode();

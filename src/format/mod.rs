@@ -20,7 +20,7 @@ pub mod segment;
 /// Major version of every file; another major cannot be read.
 pub const MAJOR: u16 = 1;
 /// Minor version; informative.
-pub const MINOR: u16 = 0;
+pub const MINOR: u16 = 1;
 
 /// Reads a little-endian `u16` at `offset`.
 pub fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {

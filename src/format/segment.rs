@@ -155,7 +155,11 @@ pub const ROWS_COUNT_OFFSET: usize = 8;
 /// Bytes before the rows in the payload of an UPSERT frame.
 pub const UPSERT_HEADER_LEN: usize = 8;
 /// Bytes before the rows in the payload of a ROWS frame.
-pub const JOB_HEADER_LEN: usize = 8;
+pub const JOB_HEADER_LEN: usize = 16;
+/// Offset in it of the document's sequence number.
+pub const JOB_SEQUENCE_OFFSET: usize = 0;
+/// Offset in it of the hash of what was encoded.
+pub const JOB_HASH_OFFSET: usize = 8;
 
 impl DocumentRows {
     /// Appends: u32 generation, u32 dim, u32 rows, u32 zero; spans; vectors.
@@ -210,16 +214,39 @@ pub fn parse_upsert(payload: &[u8]) -> Option<(&str, DocumentRows, DocumentRecor
     Some((std::str::from_utf8(id).ok()?, rows, DocumentRecord::parse(rest)?))
 }
 
-/// Payload of a ROWS frame of a job: u64 sequence number of the document, rows.
-pub fn encode_job_rows(sequence: u64, rows: &DocumentRows) -> Vec<u8> {
-    let mut out = sequence.to_le_bytes().to_vec();
-    rows.encode(&mut out);
+/// What a job keeps of one document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobRows {
+    /// Sequence number of the document.
+    pub sequence: u64,
+    /// Hash of what was encoded; see [`encoded_hash`].
+    pub hash: u64,
+    /// The rows.
+    pub rows: DocumentRows,
+}
+
+/// Hash of what is encoded of a document: xxh3 of its record without metadata, so that neither the title's end nor a
+/// missing title can be mistaken.
+pub fn encoded_hash(title: Option<&str>, text: &str) -> u64 {
+    let mut record = Vec::with_capacity(RECORD_HEADER_LEN + title.map_or(0, str::len) + text.len());
+    DocumentRecord { title, text, meta: "" }.encode(&mut record);
+    xxhash_rust::xxh3::xxh3_64(&record)
+}
+
+/// Payload of a ROWS frame of a job: u64 sequence number of the document, u64 hash, rows.
+pub fn encode_job_rows(done: &JobRows) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend_from_slice(&done.sequence.to_le_bytes());
+    out.extend_from_slice(&done.hash.to_le_bytes());
+    done.rows.encode(&mut out);
     out
 }
 
 /// Parses the payload of a ROWS frame.
-pub fn parse_job_rows(payload: &[u8]) -> Option<(u64, DocumentRows)> {
-    Some((u64_at(payload, 0)?, DocumentRows::parse(payload.get(JOB_HEADER_LEN..)?)?.0))
+pub fn parse_job_rows(payload: &[u8]) -> Option<JobRows> {
+    let (sequence, hash) = (u64_at(payload, JOB_SEQUENCE_OFFSET)?, u64_at(payload, JOB_HASH_OFFSET)?);
+    let (rows, _) = DocumentRows::parse(payload.get(JOB_HEADER_LEN..)?)?;
+    Some(JobRows { sequence, hash, rows })
 }
 
 #[cfg(test)]
@@ -242,5 +269,13 @@ mod tests {
                 assert!(parse_upsert(&payload[..len]).is_none());
             }
         }
+    }
+
+    #[test]
+    fn what_is_encoded_differs_whenever_title_or_text_do() {
+        let parts = [(None, "ab"), (None, "a\nb"), (Some("a"), "b"), (Some("ab"), ""), (Some(""), "ab")];
+        let hashes: std::collections::BTreeSet<u64> =
+            parts.iter().map(|(t, x)| encoded_hash(*t, x)).collect();
+        assert_eq!(hashes.len(), parts.len());
     }
 }

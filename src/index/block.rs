@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 
 use super::quantize::{self, SECOND_PART, TwoPart, inverse_norm, normalize};
 use crate::error::{Error, Result};
-use crate::kernel;
+use crate::kernel::{self, CodeMatrix, CodeQuery};
 use crate::types::Metric;
 
 /// `len` rows of vectors, borrowed. Under the cosine metric rows are stored normalised.
@@ -160,55 +160,84 @@ impl Query {
 
 /// Distances from one query to the rows of one block, through codes: what traversals and first passes use.
 pub(crate) struct CodeDistance<'a> {
-    dot: fn(&[i8], &[i8]) -> i32,
     block: VectorBlock<'a>,
     query: &'a Query,
+    first: CodeQuery<'a>,
+    second: CodeQuery<'a>,
     norms: Option<&'a [f32]>,
 }
 
 impl<'a> CodeDistance<'a> {
     pub(crate) fn new(block: &VectorBlock<'a>, query: &'a Query) -> Self {
         let norms = block.norm_column(query.rank_dim);
-        Self { dot: kernel::dot_i8_fn(), block: *block, query, norms }
+        let [first, second] = [&query.codes.first, &query.codes.second].map(|codes| CodeQuery::new(codes));
+        Self { block: *block, query, first, second, norms }
     }
 
     /// The codes of a row that take part.
     #[inline]
     pub(crate) fn prefix(&self, row: u32) -> &'a [i8] {
-        let start = row as usize * self.block.dim;
-        self.block.codes.get(start..start + self.query.rank_dim).unwrap_or(&[])
+        self.matrix().row(row, self.query.rank_dim)
+    }
+
+    #[inline]
+    fn matrix(&self) -> CodeMatrix<'a> {
+        CodeMatrix { codes: self.block.codes, stride: self.block.dim }
+    }
+
+    /// Distances of rows by the first code of the query, in order; `products` is room to work in.
+    #[inline]
+    pub(crate) fn coarse_rows(&self, rows: &[u32], products: &mut [i32], distances: &mut [f32]) {
+        kernel::dot_i8_rows(self.first, self.matrix(), rows, products);
+        for ((&row, &product), distance) in rows.iter().zip(&*products).zip(distances) {
+            *distance = self.of_first(product as f32, row);
+        }
     }
 
     /// Distance by the first code of the query.
     #[inline]
     pub(crate) fn coarse(&self, row: u32) -> f32 {
-        let codes = self.prefix(row);
-        let product = (self.dot)(&self.query.codes.first, codes) as f32;
-        if self.query.metric == Metric::Cosine {
-            return 1.0 - product * self.query.inverse_norm * self.inverse_norm(row, codes);
+        self.of_first(kernel::dot_i8(&self.query.codes.first, self.prefix(row)) as f32, row)
+    }
+
+    /// Distances of rows by both codes of the query, in order.
+    pub(crate) fn fine_rows(&self, rows: &[u32], distances: &mut [f32]) {
+        let (mut first, mut second) = (vec![0; rows.len()], vec![0; rows.len()]);
+        kernel::dot_i8_rows(self.first, self.matrix(), rows, &mut first);
+        kernel::dot_i8_rows(self.second, self.matrix(), rows, &mut second);
+        for (((&row, first), second), distance) in rows.iter().zip(first).zip(second).zip(distances) {
+            *distance = self.of_product(first as f32 + second as f32 / SECOND_PART, row);
         }
-        self.of_product(product, row, codes)
     }
 
     /// Distance by both codes of the query.
     #[inline]
     pub(crate) fn fine(&self, row: u32) -> f32 {
         let codes = self.prefix(row);
-        let first = (self.dot)(&self.query.codes.first, codes) as f32;
-        let second = (self.dot)(&self.query.codes.second, codes) as f32;
-        self.of_product(first + second / SECOND_PART, row, codes)
+        let first = kernel::dot_i8(&self.query.codes.first, codes) as f32;
+        let second = kernel::dot_i8(&self.query.codes.second, codes) as f32;
+        self.of_product(first + second / SECOND_PART, row)
+    }
+
+    /// Distance from the product of the first codes.
+    #[inline]
+    fn of_first(&self, product: f32, row: u32) -> f32 {
+        if self.query.metric == Metric::Cosine {
+            return 1.0 - product * self.query.inverse_norm * self.inverse_norm(row);
+        }
+        self.of_product(product, row)
     }
 
     /// Distance where `product` times the query's scale is the product of the query's values and the codes.
     #[inline]
-    fn of_product(&self, product: f32, row: u32, codes: &[i8]) -> f32 {
+    fn of_product(&self, product: f32, row: u32) -> f32 {
         let product = product * self.query.codes.scale;
         match self.query.metric {
-            Metric::Cosine => 1.0 - product * self.inverse_norm(row, codes),
+            Metric::Cosine => 1.0 - product * self.inverse_norm(row),
             Metric::Dot => -product * self.block.scale_of(row),
             Metric::L2 => {
                 let scale = self.block.scale_of(row);
-                let inverse = self.inverse_norm(row, codes);
+                let inverse = self.inverse_norm(row);
                 let norm = if inverse > 0.0 { scale / inverse } else { 0.0 };
                 (self.query.squares + norm * norm - 2.0 * scale * product).max(0.0).sqrt()
             }
@@ -216,10 +245,23 @@ impl<'a> CodeDistance<'a> {
     }
 
     #[inline]
-    fn inverse_norm(&self, row: u32, codes: &[i8]) -> f32 {
+    fn inverse_norm(&self, row: u32) -> f32 {
         match self.norms.and_then(|norms| norms.get(row as usize)) {
             Some(&norm) => norm,
-            None => inverse_norm(codes),
+            None => inverse_norm(self.prefix(row)),
+        }
+    }
+
+    /// Requests from memory what a row's distance needs besides its codes.
+    #[inline]
+    pub(crate) fn request(&self, row: u32) {
+        if let Some(norm) = self.norms.and_then(|norms| norms.get(row as usize)) {
+            kernel::prefetch_value(norm);
+        }
+        if self.query.metric != Metric::Cosine
+            && let Some(scale) = self.block.scales.get(row as usize)
+        {
+            kernel::prefetch_value(scale);
         }
     }
 }

@@ -119,7 +119,7 @@ mod tests {
     use crate::types::{Codec, Metric};
 
     fn graph_of(data: &Data) -> GraphData {
-        let params = BuildParams { m: 8, ef_construction: 60, seed: 1 };
+        let params = BuildParams { m: 8, ef_construction: 60, seed: 1, ..BuildParams::DEFAULT };
         let mut graph = build(&data.block(), &params, &Task::default(), 1).unwrap();
         graph.curve = calibrate(&data.block(), &graph.view(), 1, &Task::default()).unwrap();
         graph

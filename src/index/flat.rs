@@ -49,13 +49,33 @@ pub fn scan(
     rescore(block, query, &candidates, k)
 }
 
-/// The `k` nearest of `candidates`, compared exactly.
+/// The `k` nearest of `candidates`, compared exactly. Where f32 rows are stored, both codes of the query choose
+/// `2k` of the candidates first: their codes are at hand from the search, their f32 rows are not.
 pub fn rescore(block: &VectorBlock<'_>, query: &Query, candidates: &[Neighbour], k: usize) -> Vec<Neighbour> {
+    let few = k.saturating_mul(2);
+    let chosen: Vec<u32> = if block.has_full() && block.has_codes() && candidates.len() > few {
+        by_both_codes(block, query, candidates, few).into_iter().map(|n| n.row).collect()
+    } else {
+        candidates.iter().map(|n| n.row).collect()
+    };
     let exact = ExactDistance::new(block, query);
     let mut top = TopK::new(k);
-    for candidate in candidates {
-        top.push(candidate.row, exact.distance(candidate.row));
-    }
+    chosen.into_iter().for_each(|row| top.push(row, exact.distance(row)));
+    top.into_sorted()
+}
+
+/// The `k` nearest of `candidates` by both codes of the query.
+fn by_both_codes(
+    block: &VectorBlock<'_>,
+    query: &Query,
+    candidates: &[Neighbour],
+    k: usize,
+) -> Vec<Neighbour> {
+    let rows: Vec<u32> = candidates.iter().map(|n| n.row).collect();
+    let mut distances = vec![0.0; rows.len()];
+    CodeDistance::new(block, query).fine_rows(&rows, &mut distances);
+    let mut top = TopK::new(k);
+    rows.iter().zip(distances).for_each(|(&row, distance)| top.push(row, distance));
     top.into_sorted()
 }
 

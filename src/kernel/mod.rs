@@ -18,12 +18,62 @@ use std::sync::OnceLock;
 struct Kernels {
     isa: &'static str,
     dot_i8: fn(&[i8], &[i8]) -> i32,
+    dot_i8_rows: fn(CodeQuery<'_>, CodeMatrix<'_>, &[u32], &mut [i32]),
     dot_f32: fn(&[f32], &[f32]) -> f32,
     l2_sq_f32: fn(&[f32], &[f32]) -> f32,
 }
 
-const SCALAR: Kernels =
-    Kernels { isa: "scalar", dot_i8: scalar::dot_i8, dot_f32: scalar::dot_f32, l2_sq_f32: scalar::l2_sq_f32 };
+const SCALAR: Kernels = Kernels {
+    isa: "scalar",
+    dot_i8: scalar::dot_i8,
+    dot_i8_rows: scalar::dot_i8_rows,
+    dot_f32: scalar::dot_f32,
+    l2_sq_f32: scalar::l2_sq_f32,
+};
+
+/// The codes of a query, with their sum, which products of signed bytes need on some processors.
+#[derive(Debug, Clone, Copy)]
+pub struct CodeQuery<'a> {
+    codes: &'a [i8],
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "plain Rust needs no sum"))]
+    sum: i32,
+}
+
+impl<'a> CodeQuery<'a> {
+    /// Sums the codes once.
+    pub fn new(codes: &'a [i8]) -> Self {
+        Self { codes, sum: code_sum(codes) }
+    }
+
+    /// With the sum that [`code_sum`] gave; a wrong one gives wrong products.
+    #[inline]
+    pub fn with_sum(codes: &'a [i8], sum: i32) -> Self {
+        Self { codes, sum }
+    }
+}
+
+/// The sum of a row's codes.
+pub fn code_sum(codes: &[i8]) -> i32 {
+    codes.iter().map(|&code| i32::from(code)).sum()
+}
+
+/// Rows of int8 codes, `stride` bytes apart.
+#[derive(Debug, Clone, Copy)]
+pub struct CodeMatrix<'a> {
+    /// All rows.
+    pub codes: &'a [i8],
+    /// Bytes from one row to the next.
+    pub stride: usize,
+}
+
+impl<'a> CodeMatrix<'a> {
+    /// The first `len` codes of a row; empty for a row that is not there.
+    #[inline]
+    pub fn row(&self, row: u32, len: usize) -> &'a [i8] {
+        let start = row as usize * self.stride;
+        self.codes.get(start..start + len).unwrap_or(&[])
+    }
+}
 
 /// The paths this processor can run, the widest first; never empty.
 fn available() -> Vec<Kernels> {
@@ -56,6 +106,14 @@ pub fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
     (kernels().dot_i8)(a, b)
 }
 
+/// Inner products of a query with the rows of a matrix that are named, in order; 0 for a row that is not
+/// there. A query shorter than the rows meets their beginnings. Rows are requested from memory ahead of their
+/// turn, which is why many are asked for at once.
+#[inline]
+pub fn dot_i8_rows(query: CodeQuery<'_>, matrix: CodeMatrix<'_>, rows: &[u32], out: &mut [i32]) {
+    (kernels().dot_i8_rows)(query, matrix, rows, out);
+}
+
 /// Inner product of two f32 vectors.
 #[inline]
 pub fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
@@ -68,12 +126,6 @@ pub fn l2_sq_f32(a: &[f32], b: &[f32]) -> f32 {
     (kernels().l2_sq_f32)(a, b)
 }
 
-/// The int8 inner product itself, for loops that call it for many rows.
-#[inline]
-pub(crate) fn dot_i8_fn() -> fn(&[i8], &[i8]) -> i32 {
-    kernels().dot_i8
-}
-
 /// Asks the processor to load the first kilobyte of `bytes` into its caches; a hint without effect on
 /// results. Hardware prefetchers follow a stream from there on.
 #[inline]
@@ -82,6 +134,15 @@ pub fn prefetch(bytes: &[u8]) {
     x86::prefetch(bytes);
     #[cfg(not(target_arch = "x86_64"))]
     let _ = bytes;
+}
+
+/// Asks the processor to load the line where a value begins.
+#[inline]
+pub fn prefetch_value<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch_value(value);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
 }
 
 /// Makes this thread treat denormal numbers as zero: arithmetic on them is up to a hundred times slower,
@@ -137,6 +198,25 @@ mod tests {
             let expected: i64 = a.iter().zip(&b).map(|(&x, &y)| i64::from(x) * i64::from(y)).sum();
             for path in available() {
                 prop_assert_eq!(i64::from((path.dot_i8)(&a, &b)), expected, "{}", path.isa);
+            }
+        }
+
+        #[test]
+        fn products_with_rows_are_those_of_the_rows(
+            codes in prop::collection::vec(any::<i8>(), 0..3000),
+            stride in 1usize..300,
+            len in 0usize..300,
+            rows in prop::collection::vec(0u32..40, 0..20),
+        ) {
+            let query: Vec<i8> = codes.iter().rev().copied().chain([-127, 127, -128]).take(len.min(stride)).collect();
+            let matrix = CodeMatrix { codes: &codes, stride };
+            for path in available() {
+                let mut out = vec![i32::MAX; rows.len()];
+                (path.dot_i8_rows)(CodeQuery::new(&query), matrix, &rows, &mut out);
+                for (&row, &product) in rows.iter().zip(&out) {
+                    let expected = scalar::dot_i8(&query, matrix.row(row, query.len()));
+                    prop_assert_eq!(product, expected, "{}, row {}", path.isa, row);
+                }
             }
         }
 

@@ -1,8 +1,17 @@
 //! The reference kernels, in plain Rust: what every other path must equal.
 
+use super::{CodeMatrix, CodeQuery};
+
 /// Inner product in i32, modulo 2³².
 pub fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
     a.iter().zip(b).fold(0, |sum: i32, (&x, &y)| sum.wrapping_add(i32::from(x) * i32::from(y)))
+}
+
+/// Inner products of one query with many rows.
+pub fn dot_i8_rows(query: CodeQuery<'_>, matrix: CodeMatrix<'_>, rows: &[u32], out: &mut [i32]) {
+    for (&row, out) in rows.iter().zip(out) {
+        *out = dot_i8(query.codes, matrix.row(row, query.codes.len()));
+    }
 }
 
 /// Inner product, summed in eight lanes so that the compiler can use whatever vectors it may.

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Kernels;
+use super::{CodeMatrix, CodeQuery, Kernels};
 
 /// The paths this processor has, the widest first.
 pub(super) fn available() -> Vec<Kernels> {
@@ -20,6 +20,8 @@ pub(super) fn available() -> Vec<Kernels> {
             // SAFETY: the three features were found on the lines above.
             dot_i8: |a, b| unsafe { dot_i8_avx512(a, b) },
             // SAFETY: as above.
+            dot_i8_rows: |query, matrix, rows, out| unsafe { dot_i8_rows_avx512(query, matrix, rows, out) },
+            // SAFETY: as above.
             dot_f32: |a, b| unsafe { dot_f32_avx512(a, b) },
             // SAFETY: as above.
             l2_sq_f32: |a, b| unsafe { l2_sq_f32_avx512(a, b) },
@@ -30,6 +32,8 @@ pub(super) fn available() -> Vec<Kernels> {
             isa: "avx2",
             // SAFETY: both features were found on the line above.
             dot_i8: |a, b| unsafe { dot_i8_avx2(a, b) },
+            // SAFETY: as above.
+            dot_i8_rows: |query, matrix, rows, out| unsafe { dot_i8_rows_avx2(query, matrix, rows, out) },
             // SAFETY: as above.
             dot_f32: |a, b| unsafe { dot_f32_avx2(a, b) },
             // SAFETY: as above.
@@ -49,6 +53,13 @@ pub(super) fn prefetch(bytes: &[u8]) {
         // SSE, which holds the instruction, is part of x86-64.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
+}
+
+/// Prefetches the line where a value begins.
+#[inline]
+pub(super) fn prefetch_value<T>(value: &T) {
+    // SAFETY: as above; the address is that of a reference.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) };
 }
 
 /// Sets flush-to-zero and denormals-are-zero for this thread.
@@ -96,6 +107,82 @@ fn dot_i8_avx512(a: &[i8], b: &[i8]) -> i32 {
         sum_b = _mm512_dpbusd_epi32(sum_b, ones, y);
     }
     _mm512_reduce_add_epi32(_mm512_sub_epi32(product, _mm512_slli_epi32::<7>(sum_b)))
+}
+
+/// Rows whose products are summed side by side, and how far ahead rows are requested from memory.
+const GROUP: usize = 4;
+
+/// Requests the rows of a group that are there.
+#[inline(always)]
+fn prefetch_group(matrix: CodeMatrix<'_>, rows: &[u32], len: usize) {
+    for &row in rows {
+        prefetch(bytemuck::cast_slice(matrix.row(row, len)));
+    }
+}
+
+/// Four rows at a time share the loads of the query and the sums across lanes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn dot_i8_rows_avx512(query: CodeQuery<'_>, matrix: CodeMatrix<'_>, rows: &[u32], out: &mut [i32]) {
+    let (groups, rest) = rows.as_chunks::<GROUP>();
+    let mut ahead = rows.chunks(GROUP).skip(1);
+    let (out_groups, out_rest) = out.split_at_mut((groups.len() * GROUP).min(out.len()));
+    let len = query.codes.len();
+    let correction = query.sum.wrapping_mul(128);
+    for (group, out) in groups.iter().zip(out_groups.chunks_mut(GROUP)) {
+        prefetch_group(matrix, ahead.next().unwrap_or_default(), len);
+        let four = group.map(|row| matrix.row(row, len));
+        if four.iter().any(|row| row.len() < len) {
+            out.iter_mut().zip(four).for_each(|(out, row)| *out = dot_i8_avx512(query.codes, row));
+            continue;
+        }
+        let sums = dot_four_avx512(query.codes, four);
+        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum.wrapping_sub(correction));
+    }
+    for (&row, out) in rest.iter().zip(out_rest) {
+        *out = dot_i8_avx512(matrix.row(row, len), query.codes);
+    }
+}
+
+/// `Σ (row + 128) · query` for four rows, each as long as the query.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn dot_four_avx512(query: &[i8], rows: [&[i8]; GROUP]) -> [i32; GROUP] {
+    let flip = _mm512_set1_epi8(-128);
+    let mut sums = [_mm512_setzero_si512(); GROUP];
+    let (blocks, tail) = query.as_chunks::<64>();
+    let tail_mask = (1u64 << tail.len()) - 1;
+    let row_blocks = rows.map(|row| row.as_chunks::<64>());
+    for (at, block) in blocks.iter().enumerate() {
+        // SAFETY: the block is 64 bytes long; the load needs no alignment.
+        let q = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
+        for (sum, (blocks, _)) in sums.iter_mut().zip(&row_blocks) {
+            // SAFETY: as above. The row is as long as the query, so it has this block.
+            let x = unsafe { _mm512_loadu_si512(blocks[at].as_ptr().cast()) };
+            *sum = _mm512_dpbusd_epi32(*sum, _mm512_xor_si512(x, flip), q);
+        }
+    }
+    if !tail.is_empty() {
+        // SAFETY: the mask admits the bytes of the tail alone, the others are not read and count as 0.
+        let q = unsafe { _mm512_maskz_loadu_epi8(tail_mask, tail.as_ptr()) };
+        for (sum, (_, tail)) in sums.iter_mut().zip(&row_blocks) {
+            // SAFETY: as above; the row is as long as the query, so is its tail.
+            let x = unsafe { _mm512_maskz_loadu_epi8(tail_mask, tail.as_ptr()) };
+            *sum = _mm512_dpbusd_epi32(*sum, _mm512_xor_si512(x, flip), q);
+        }
+    }
+    let halves =
+        sums.map(|sum| _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum)));
+    sum_across(halves)
+}
+
+/// The sum of the lanes of each of four vectors.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sum_across(vectors: [__m256i; GROUP]) -> [i32; GROUP] {
+    let [a, b, c, d] = vectors;
+    let all = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    let sums = _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256::<1>(all));
+    bytemuck::cast(sums)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -160,6 +247,16 @@ fn dot_i8_avx2(a: &[i8], b: &[i8]) -> i32 {
     let quarter = _mm_add_epi32(half, _mm_shuffle_epi32::<0b01_00_11_10>(half));
     let eighth = _mm_add_epi32(quarter, _mm_shuffle_epi32::<0b10_11_00_01>(quarter));
     _mm_cvtsi128_si32(eighth).wrapping_add(super::scalar::dot_i8(a_tail, b_tail))
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn dot_i8_rows_avx2(query: CodeQuery<'_>, matrix: CodeMatrix<'_>, rows: &[u32], out: &mut [i32]) {
+    let len = query.codes.len();
+    prefetch_group(matrix, rows.get(..GROUP).unwrap_or(rows), len);
+    for (at, (&row, out)) in rows.iter().zip(out).enumerate() {
+        prefetch_group(matrix, rows.get(at + GROUP..at + GROUP + 1).unwrap_or_default(), len);
+        *out = dot_i8_avx2(query.codes, matrix.row(row, len));
+    }
 }
 
 #[target_feature(enable = "avx2,fma")]

@@ -1,5 +1,8 @@
-//! Unfinished re-indexing: `jobs/<model id>/rows.<n>` holds the rows of documents that were re-embedded already,
-//! keyed by the document's sequence number, so that a stop costs one batch and merges in between cost nothing.
+//! Unfinished re-indexing: `jobs/<model id>/rows.<n>` holds the rows of documents that were re-embedded already, so
+//! that a stop costs one batch and merges in between cost nothing.
+//!
+//! Rows are keyed by the document's sequence number and by a hash of what was encoded. The number alone is not enough:
+//! below durability `full` a power cut can take documents whose rows are on the disk, and give their numbers to others.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +13,7 @@ use super::{JOB_DIR, remove_dir_if_present};
 use crate::error::{Error, Result};
 use crate::format::file::DatabaseId;
 use crate::format::frame::{FrameType, LOG_HEADER_LEN, LogHeader};
-use crate::format::segment::{DocumentRows, encode_job_rows, parse_job_rows};
+use crate::format::segment::{DocumentRows, JobRows, encode_job_rows, parse_job_rows};
 use crate::options::Durability;
 
 /// The lock in a job's directory.
@@ -20,7 +23,7 @@ const LOCK: &str = "LOCK";
 pub struct Job {
     path: PathBuf,
     log: LogWriter,
-    rows: HashMap<u64, DocumentRows>,
+    rows: HashMap<u64, JobRows>,
     _lock: Box<dyn Lock>,
 }
 
@@ -44,9 +47,15 @@ impl Job {
         Ok(Self { path, log, rows, _lock: lock })
     }
 
-    /// The rows of a document, if it was done.
+    /// The rows of a document, if it was done. Of what an earlier process left, this is true only after
+    /// [`Job::retain`].
     pub fn rows(&self, sequence: u64) -> Option<&DocumentRows> {
-        self.rows.get(&sequence)
+        self.rows.get(&sequence).map(|done| &done.rows)
+    }
+
+    /// Forgets the rows of all documents but those for which `is_that` holds, given sequence number and hash.
+    pub fn retain(&mut self, is_that: impl Fn(u64, u64) -> bool) {
+        self.rows.retain(|&sequence, done| is_that(sequence, done.hash));
     }
 
     /// Documents done.
@@ -55,13 +64,11 @@ impl Job {
     }
 
     /// Adds documents durably.
-    pub fn add(&mut self, done: Vec<(u64, DocumentRows)>) -> Result<()> {
-        let frames: Vec<_> = done
-            .iter()
-            .map(|(sequence, rows)| (FrameType::Rows, *sequence, encode_job_rows(*sequence, rows)))
-            .collect();
+    pub fn add(&mut self, done: Vec<JobRows>) -> Result<()> {
+        let frames: Vec<_> =
+            done.iter().map(|rows| (FrameType::Rows, rows.sequence, encode_job_rows(rows))).collect();
         self.log.append(&frames, Durability::Full)?;
-        self.rows.extend(done);
+        self.rows.extend(done.into_iter().map(|rows| (rows.sequence, rows)));
         Ok(())
     }
 
@@ -83,10 +90,12 @@ fn files(vfs: &dyn Vfs, job: &Path) -> Result<Vec<u64>> {
 }
 
 /// A damaged file of a job is only lost work: what cannot be read is embedded again.
-fn read_rows(vfs: &dyn Vfs, path: &Path, rows: &mut HashMap<u64, DocumentRows>) -> Result<()> {
+fn read_rows(vfs: &dyn Vfs, path: &Path, rows: &mut HashMap<u64, JobRows>) -> Result<()> {
     let Ok(header) = read_header(vfs, path) else { return Ok(()) };
     let read = read_batches(vfs, path, &header, LOG_HEADER_LEN as u64, None, |batch| {
-        rows.extend(batch.iter().filter_map(|frame| parse_job_rows(frame.payload)));
+        let parsed =
+            batch.iter().filter(|f| f.kind == FrameType::Rows).filter_map(|f| parse_job_rows(f.payload));
+        rows.extend(parsed.map(|done| (done.sequence, done)));
         Ok(())
     });
     match read {
@@ -104,4 +113,33 @@ pub fn clean(vfs: &dyn Vfs, dir: &Path, keep: Option<&str>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sim::SimVfs;
+    use super::*;
+
+    fn done(sequence: u64, hash: u64) -> JobRows {
+        let rows = DocumentRows { generation: 2, dim: 1, spans: vec![[0, 3]], vectors: vec![hash as f32] };
+        JobRows { sequence, hash, rows }
+    }
+
+    #[test]
+    fn a_resumed_job_has_the_latest_rows_of_each_document_and_forgets_those_of_others() {
+        let vfs = SimVfs::new(1);
+        let dir = Path::new("db");
+        vfs.create_dir(dir).unwrap();
+        vfs.create_dir(&dir.join(JOB_DIR)).unwrap();
+        let mut job = Job::open(&vfs, dir, "m", [1; 16]).unwrap();
+        job.add(vec![done(1, 10), done(2, 20), done(3, 30)]).unwrap();
+        drop(job);
+        let mut job = Job::open(&vfs, dir, "m", [1; 16]).unwrap();
+        job.retain(|sequence, hash| sequence != 3 && hash != 10);
+        assert_eq!((job.done(), job.rows(2)), (1, Some(&done(2, 20).rows)));
+        job.add(vec![done(1, 11)]).unwrap();
+        drop(job);
+        let job = Job::open(&vfs, dir, "m", [1; 16]).unwrap();
+        assert_eq!(job.rows(1), Some(&done(1, 11).rows), "what was added last counts");
+    }
 }

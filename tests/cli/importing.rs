@@ -158,3 +158,15 @@ fn a_full_disk_is_4_and_loses_nothing_acknowledged() {
     place.run(&["v", "import", "big.npy"]).code(0);
     assert_eq!(place.count("v"), 40_000);
 }
+
+#[test]
+fn an_empty_title_is_none() {
+    let place = Place::with_texts();
+    place.write("a.jsonl", "{\"id\": \"j\", \"title\": \"\", \"text\": \"one\"}\n");
+    place.write("b.csv", "id,title,text\nc,,two\n");
+    place.run(&["db", "import", "a.jsonl", "b.csv"]).code(0);
+    place.run(&["db", "add", "--id", "o", "--title", "", "--text", "three"]).code(0);
+    for id in ["j", "c", "o"] {
+        assert!(place.json(&["db", "get", id])["title"].is_null(), "{id}");
+    }
+}

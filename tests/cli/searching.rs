@@ -92,3 +92,28 @@ fn many_vectors_with_their_ids_as_an_array() {
     place.write("no.npy", "hello");
     place.run(&["v", "knn", "--queries", "no.npy"]).code(1).says(&["no.npy"]);
 }
+
+#[test]
+fn where_nothing_is_stored_nothing_is_found() {
+    let place = Place::new();
+    fs::create_dir(place.path("empty")).unwrap();
+    place.run(&["made", "create", "--vectors", "4"]).code(0);
+    place.write_npy("q.npy", &vectors(2));
+    for database in ["empty", "made"] {
+        let args = [database, "knn", "--queries", "q.npy", "-k", "3", "--out", "ids.npy"];
+        let report = place.json(&args);
+        assert_eq!((&report["queries"], &report["k"]), (&json!(2), &json!(3)), "{database}");
+        let bytes = fs::read(place.path("ids.npy")).unwrap();
+        assert!(bytes[bytes.len() - 6 * 8..].iter().all(|&b| b == 0xff), "{database}: ids were found");
+        for (name, bad) in [("nan.npy", vec![1.0, f32::NAN, 0.0, 0.0]), ("huge.npy", vec![3e38; 4])] {
+            place.write_npy(name, &[vec![1.0; 4], bad]);
+            place.run(&[database, "knn", "--queries", name]).code(1).says(&["query 1"]);
+        }
+        place.write("no.npy", "hello");
+        place.run(&[database, "knn", "--queries", "no.npy"]).code(1).says(&["no.npy"]);
+        place.run(&[database, "knn", "--queries", "q.npy", "--ef", "0"]).code(1).says(&["ef"]);
+        place.run(&[database, "knn", "--queries", "q.npy", "-k", "0"]).code(1);
+    }
+    place.run(&["missing", "knn", "--queries", "q.npy"]).code(1).says(&["missing"]);
+    assert_eq!(fs::read_dir(place.path("empty")).unwrap().count(), 0, "looking changes nothing");
+}

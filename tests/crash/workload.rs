@@ -1,10 +1,14 @@
 //! The reference workload, step by step, and the model of what each step must leave behind.
 
 use std::collections::{BTreeMap, BTreeSet};
+#[cfg(feature = "trainer")]
+use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use embdb::db::generations::ReindexOptions;
+#[cfg(feature = "trainer")]
+use embdb::db::learn::RetrainOptions;
 use embdb::error::{Error, Result};
 use embdb::options::Durability;
 use embdb::storage::vfs::Vfs;
@@ -50,8 +54,20 @@ pub enum Step {
     Click { second: bool, number: u64 },
     /// Makes the next generation.
     Reindex,
-    /// Goes back to the parent of the active generation.
+    /// Goes back to an older generation.
     Rollback(u32),
+    /// Learns a linear map from pairs and publishes it, whatever the gate says.
+    #[cfg(feature = "trainer")]
+    Retrain,
+    /// Stores a second encoder.
+    #[cfg(feature = "trainer")]
+    AddModel,
+    /// Makes the next generation with the second encoder.
+    #[cfg(feature = "trainer")]
+    Switch,
+    /// The same, stopped in the midst of the cut-over, when all is embedded and the first segment has new rows.
+    #[cfg(feature = "trainer")]
+    StopSwitch,
 }
 
 /// The name of an event, the same wherever and whenever the workload runs.
@@ -82,10 +98,11 @@ impl Step {
             Self::Click { number, .. } => {
                 model.events.insert(format!("q{number}>d2"));
             }
-            Self::Reindex => {
-                model.generations += 1;
-                model.generation = model.generations;
-            }
+            Self::Reindex => next_generation(model),
+            #[cfg(feature = "trainer")]
+            Self::Retrain | Self::Switch => next_generation(model),
+            #[cfg(feature = "trainer")]
+            Self::AddModel | Self::StopSwitch => {}
             Self::Rollback(to) => model.generation = *to,
             Self::Seal | Self::Compact | Self::Flush | Self::Reopen => {}
         }
@@ -128,8 +145,90 @@ impl Step {
             Self::Click { second, number } => world.handle(*second)?.click(format!("q{number}"), "d2"),
             Self::Reindex => world.db()?.reindex(ReindexOptions::default(), &task).map(|_| ()),
             Self::Rollback(to) => world.db()?.rollback(Some(*to), &task).map(|_| ()),
+            #[cfg(feature = "trainer")]
+            Self::Retrain => {
+                let file = tempfile::NamedTempFile::new().map_err(Error::io("create", Path::new("pairs")))?;
+                std::fs::write(file.path(), pairs()).map_err(Error::io("write", file.path()))?;
+                retrain(&world.db()?, file.path())
+            }
+            #[cfg(feature = "trainer")]
+            Self::AddModel => {
+                let folder = other_model().map_err(Error::io("make", Path::new(OTHER)))?;
+                world.db()?.model_add(folder.path(), Some(OTHER)).map(|_| ())
+            }
+            #[cfg(feature = "trainer")]
+            Self::Switch => world.db()?.model_use(OTHER, &task).map(|_| ()),
+            #[cfg(feature = "trainer")]
+            Self::StopSwitch => match world.db()?.model_use(OTHER, &stopped_at("index")) {
+                Err(Error::Cancelled) => Ok(()),
+                other => other.and(Err(Error::input("it was not stopped"))),
+            },
         }
     }
+}
+
+fn next_generation(model: &mut Model) {
+    model.generations += 1;
+    model.generation = model.generations;
+}
+
+/// A task that is cancelled when a stage begins.
+pub fn stopped_at(stage: &'static str) -> Task {
+    let own: Arc<OnceLock<Task>> = Arc::default();
+    let handle = Arc::clone(&own);
+    let task = Task::with_progress(move |progress| {
+        if let Some(task) = handle.get().filter(|_| progress.stage == stage) {
+            task.cancel();
+        }
+    });
+    own.get_or_init(|| task.quiet());
+    task
+}
+
+/// Learns a linear map from a file of pairs, in a few steps; it is published whatever it is worth.
+#[cfg(feature = "trainer")]
+pub fn retrain(db: &Db, pairs: &Path) -> Result<()> {
+    let data = Some(pairs.to_path_buf());
+    let report = db.retrain(RetrainOptions { data, epochs: Some(1), force: true, ..Default::default() })?;
+    if report.published { Ok(()) } else { Err(Error::input(report.gate.reason)) }
+}
+
+/// Pairs in JSON lines, as few as are enough: some with texts that the database may hold, some with others.
+pub fn pairs() -> String {
+    let pair = |n: u64| {
+        let positive = text(n % 12, if n.is_multiple_of(2) { "first" } else { "unheard of" });
+        format!("{{\"query\": \"what weighs {} grams\", \"positive\": \"{positive}\"}}\n", spelt(n))
+    };
+    (0..40).map(pair).collect()
+}
+
+/// Name of the second encoder.
+#[cfg(feature = "trainer")]
+const OTHER: &str = "tiny-max";
+
+/// The folder of the second encoder: the tiny one with another pooling.
+#[cfg(feature = "trainer")]
+fn other_model() -> std::io::Result<tempfile::TempDir> {
+    let folder = tempfile::tempdir()?;
+    for from in ["tiny-bert", OTHER].map(fixture) {
+        for entry in std::fs::read_dir(&from)? {
+            let path = entry?.path();
+            let inner: Vec<PathBuf> = match path.is_dir() {
+                true => std::fs::read_dir(&path)?.map(|e| Ok(e?.path())).collect::<std::io::Result<_>>()?,
+                false => vec![path],
+            };
+            for file in inner {
+                let to = folder.path().join(file.strip_prefix(&from).unwrap_or(&file));
+                std::fs::create_dir_all(to.parent().unwrap_or(&to))?;
+                std::fs::copy(&file, to)?;
+            }
+        }
+    }
+    Ok(folder)
+}
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoder").join(name)
 }
 
 /// The handles of a run.
@@ -187,8 +286,7 @@ pub fn plain_options(durability: Durability) -> OpenOptions {
 
 /// Options of a database with a tiny encoder.
 pub fn text_options() -> OpenOptions {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoder/tiny-bert");
-    let create = CreateOptions { model: Some(folder), ..CreateOptions::default() };
+    let create = CreateOptions { model: Some(fixture("tiny-bert")), ..CreateOptions::default() };
     OpenOptions { create, ..plain_options(Durability::Full) }
 }
 
@@ -197,10 +295,13 @@ pub fn id(n: u64) -> String {
     format!("d{n}")
 }
 
-/// The text of document `n` in a version. Numbers are spelt with the letters a to j, all of which the tiny encoder
-/// knows, so that no two documents look alike to it.
+/// A number, spelt with the letters a to j, all of which the tiny encoder knows.
+fn spelt(n: u64) -> String {
+    n.to_string().bytes().map(|b| char::from(b - b'0' + b'a')).collect()
+}
+
+/// The text of document `n` in a version; no two documents look alike to the tiny encoder.
 pub fn text(n: u64, version: &str) -> String {
-    let spelt = |n: u64| -> String { n.to_string().bytes().map(|b| char::from(b - b'0' + b'a')).collect() };
     format!("{version} number {} weighs {} grams", spelt(n), spelt(n * n + 7))
 }
 
@@ -300,5 +401,33 @@ pub fn text_steps() -> Vec<Step> {
         Add(2..3, "fifth"),
         Rollback(2),
         Delete(&[3]),
+    ]
+}
+
+/// The workload of an encoder that learns and is replaced, also by one that was stopped half-way.
+#[cfg(feature = "trainer")]
+pub fn learning_steps() -> Vec<Step> {
+    use Step::*;
+    vec![
+        Add(0..5, "first"),
+        Seal,
+        Add(4..7, "second"),
+        Import { second: false, number: 1 },
+        Retrain,
+        Add(7..9, "third"),
+        Delete(&[0]),
+        AddModel,
+        Click { second: true, number: 1 },
+        StopSwitch,
+        Add(9..11, "fourth"),
+        Delete(&[5]),
+        Reopen,
+        Switch,
+        Add(2..3, "fifth"),
+        Compact,
+        Rollback(2),
+        Delete(&[3]),
+        Retrain,
+        Add(11..12, "sixth"),
     ]
 }

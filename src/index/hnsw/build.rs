@@ -1,29 +1,25 @@
-//! Construction of a graph by hnsw_rs, frozen into the flat layout.
-//!
-//! hnsw_rs is slow to search (an object and a lock for each edge) and loses points behind near-duplicates,
-//! but frozen it loses nothing more, and [`repair`](super::repair) finds and links what is lost. Codes are compared where
-//! the block has them: graphs from codes and from f32 rows are equally good, and codes are a quarter of the
-//! memory traffic.
-//!
-//! Several threads may insert at once, though not while others search: an edge to a point exists only once
-//! that point stops looking for neighbours of its own, so the waits for locks have an order and cannot form
-//! a ring. The result then depends on timing; with one thread it depends on the input alone.
+//! How a graph is asked for: parameters, back end, order of insertion.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use hnsw_rs::prelude::{Distance, Hnsw};
-use parking_lot::Mutex;
-
-use super::repair::repair;
-use super::rows::{LiftedCodes, LiftedFloats, Lifting, squares};
+use super::construct::construct;
+use super::reference::build_hnsw_rs;
+use super::repair::{Missed, repair};
 use crate::error::{Error, Result};
-use crate::format::graph::{GraphData, MAX_LAYERS, NO_NODE, UpperLayer};
+use crate::format::graph::GraphData;
 use crate::index::block::VectorBlock;
 use crate::options::Task;
-use crate::types::Metric;
+
+/// What builds graphs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Builder {
+    /// Our own, over flat arrays.
+    #[default]
+    Flat,
+    /// hnsw_rs, frozen into the same layout: the reference.
+    HnswRs,
+}
 
 /// How a graph is built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BuildParams {
     /// Links of a node in an upper layer; twice as many in layer 0. From 4 to 128.
     pub m: usize,
@@ -31,11 +27,22 @@ pub struct BuildParams {
     pub ef_construction: usize,
     /// Shuffles the order of insertion; 0 inserts in the order of rows.
     pub seed: u64,
+    /// What builds.
+    pub builder: Builder,
+    /// Keeps links longer than the nearest-in-each-direction rule would (1 is that rule): the α of DiskANN, on
+    /// squared distances. hnsw_rs has no such rule.
+    pub alpha: f32,
+}
+
+impl BuildParams {
+    /// Small and quick to build.
+    pub const DEFAULT: Self =
+        Self { m: 16, ef_construction: 200, seed: 1, builder: Builder::Flat, alpha: 1.0 };
 }
 
 impl Default for BuildParams {
     fn default() -> Self {
-        Self { m: 16, ef_construction: 200, seed: 1 }
+        Self::DEFAULT
     }
 }
 
@@ -49,16 +56,15 @@ impl BuildParams {
             let ef = self.ef_construction;
             return Err(Error::input(format!("a beam of {ef}, expected {} to 10000", self.m)));
         }
+        if !(1.0..=4.0).contains(&self.alpha) {
+            return Err(Error::input(format!("an alpha of {}, expected 1 to 4", self.alpha)));
+        }
         Ok(())
     }
 }
 
-/// Rows between two reports of progress.
-const STEP: usize = 256;
-/// Rows inserted by one thread before others join in.
-const ALONE: usize = 1024;
-
-/// Builds the graph of a block with `threads` threads (0: one a core); its recall curve is still empty.
+/// Builds the graph of a block with `threads` threads (0: one a core); its recall curve is still empty. With
+/// one thread the result depends on the block and the parameters alone.
 ///
 /// # Errors
 /// [`Error::Input`] for parameters out of range, [`Error::Cancelled`] where the task was.
@@ -69,35 +75,21 @@ pub fn build(
     threads: usize,
 ) -> Result<GraphData> {
     params.check()?;
-    let order = insertion_order(block.len, params.seed);
-    let lifting = Lifting { metric: block.metric, bound: largest_squares(block) };
-    let mut graph = if block.has_codes() {
-        let row = |row, out: &mut Vec<i8>| lifting.codes(block.codes_of(row), block.scale_of(row), out);
-        let hnsw = hnsw(params.m, block.len, params.ef_construction, LiftedCodes);
-        insert_all(&hnsw, &order, row, task, threads)?;
-        freeze(&hnsw, block.len, params.m)
-    } else {
-        let row = |row, out: &mut Vec<f32>| lifting.floats(block.full_of(row), out);
-        let hnsw = hnsw(params.m, block.len, params.ef_construction, LiftedFloats);
-        insert_all(&hnsw, &order, row, task, threads)?;
-        freeze(&hnsw, block.len, params.m)
+    let threads = match threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    let (mut graph, missed) = match params.builder {
+        Builder::Flat => (construct(block, params, task, threads)?, Missed::ByWalks),
+        Builder::HnswRs => (build_hnsw_rs(block, params, task, threads)?, Missed::BySearches),
     };
     graph.ef_construction = params.ef_construction;
     graph.seed = params.seed;
-    graph.repaired = repair(&mut graph, block);
+    graph.repaired = repair(&mut graph, block, missed);
     Ok(graph)
 }
 
-/// An empty hnsw_rs index.
-pub(super) fn hnsw<T, D>(m: usize, capacity: usize, ef: usize, distance: D) -> Hnsw<'static, T, D>
-where
-    T: Clone + Send + Sync,
-    D: Distance<T> + Send + Sync,
-{
-    Hnsw::new(m, capacity, MAX_LAYERS + 1, ef, distance)
-}
-
-fn insertion_order(len: usize, seed: u64) -> Vec<u32> {
+pub(super) fn insertion_order(len: usize, seed: u64) -> Vec<u32> {
     let mut order: Vec<u32> = (0..len as u32).collect();
     if seed != 0 {
         let mut random = Random(seed);
@@ -106,109 +98,6 @@ fn insertion_order(len: usize, seed: u64) -> Vec<u32> {
         }
     }
     order
-}
-
-/// The bound that lifting needs, with room for rounding; 0 where the metric has no use for it.
-fn largest_squares(block: &VectorBlock<'_>) -> f32 {
-    if block.metric != Metric::Dot {
-        return 0.0;
-    }
-    let mut values = Vec::with_capacity(block.dim);
-    let largest = (0..block.len as u32).fold(0.0f32, |largest, row| {
-        block.values_of(row, &mut values);
-        largest.max(squares(&values))
-    });
-    largest * 1.001
-}
-
-fn insert_all<T, D>(
-    hnsw: &Hnsw<'static, T, D>,
-    order: &[u32],
-    write_row: impl Fn(u32, &mut Vec<T>) + Sync,
-    task: &Task,
-    threads: usize,
-) -> Result<()>
-where
-    T: Clone + Send + Sync,
-    D: Distance<T> + Send + Sync,
-{
-    let threads = match threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n,
-    };
-    let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
-    let work = |end: usize| {
-        let mut row = Vec::new();
-        loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some(&id) = order.get(i).filter(|_| i < end) else { break };
-            if i.is_multiple_of(STEP)
-                && let Err(error) = task.step("graph", i as u64, order.len() as u64)
-            {
-                next.store(order.len(), Ordering::Relaxed);
-                *failure.lock() = Some(error);
-                break;
-            }
-            write_row(id, &mut row);
-            hnsw.insert((&row, id as usize));
-        }
-    };
-    let alone = if threads == 1 { order.len() } else { ALONE.min(order.len()) };
-    work(alone);
-    if alone < order.len() && failure.lock().is_none() {
-        next.store(alone, Ordering::Relaxed);
-        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(|| work(order.len())))));
-    }
-    failure.into_inner().map_or(Ok(()), Err)
-}
-
-/// Copies the lists of links into the flat layout, without links to the node itself, twice to the same
-/// node, or in an upper layer to a node that is not a member of it.
-pub(super) fn freeze<T, D>(hnsw: &Hnsw<'static, T, D>, nodes: usize, m: usize) -> GraphData
-where
-    T: Clone + Send + Sync,
-    D: Distance<T> + Send + Sync,
-{
-    let stride = 2 * m;
-    let mut graph =
-        GraphData { nodes, stride, m, layer0: vec![NO_NODE; nodes * stride], ..GraphData::default() };
-    if hnsw.get_nb_point() == 0 {
-        return graph;
-    }
-    let mut layers: Vec<Vec<(u32, Vec<u32>)>> = vec![Vec::new(); MAX_LAYERS];
-    for point in hnsw.get_point_indexation() {
-        let (id, level) = (point.get_origin_id() as u32, usize::from(point.get_point_id().0));
-        for (layer, list) in point.get_neighborhood_id().iter().enumerate().take(level + 1) {
-            let mut links = Vec::with_capacity(list.len());
-            for link in list.iter().filter(|link| usize::from(link.p_id.0) >= layer) {
-                let target = link.d_id as u32;
-                if target != id && !links.contains(&target) {
-                    links.push(target);
-                }
-            }
-            match layer.checked_sub(1).and_then(|layer| layers.get_mut(layer)) {
-                Some(members) => members.push((id, links)),
-                None => graph.links_mut(id).iter_mut().zip(links).for_each(|(place, link)| *place = link),
-            }
-        }
-    }
-    layers.truncate(layers.iter().rposition(|members| !members.is_empty()).map_or(0, |top| top + 1));
-    graph.upper = layers.into_iter().map(upper_layer).collect();
-    let top = graph.upper.last().and_then(|layer| layer.members.first());
-    graph.entry = top.copied().unwrap_or(0);
-    graph
-}
-
-fn upper_layer(mut lists: Vec<(u32, Vec<u32>)>) -> UpperLayer {
-    lists.sort_unstable_by_key(|(member, _)| *member);
-    let mut layer = UpperLayer { offsets: vec![0], ..UpperLayer::default() };
-    for (member, links) in lists {
-        layer.members.push(member);
-        layer.links.extend(links);
-        layer.offsets.push(layer.links.len() as u32);
-    }
-    layer
 }
 
 /// A small generator of random numbers (splitmix64): the order of insertion must not change with a
@@ -242,9 +131,9 @@ mod tests {
     use crate::index::block::Query;
     use crate::index::flat::scan_exact;
     use crate::index::testing::{self, Data, METRICS, overlap};
-    use crate::types::Codec;
+    use crate::types::{Codec, Metric};
 
-    const FAST: BuildParams = BuildParams { m: 12, ef_construction: 80, seed: 1 };
+    const FAST: BuildParams = BuildParams { m: 12, ef_construction: 80, seed: 1, ..BuildParams::DEFAULT };
 
     fn recall(data: &Data, graph: &GraphData, ef: usize) -> f64 {
         let queries = data.queries(50, 9);
@@ -282,7 +171,8 @@ mod tests {
         assert!(recall >= 0.97, "{recall}");
     }
 
-    /// hnsw_rs prunes by distance alone, so points inserted after many near-duplicates lose their in-links.
+    /// hnsw_rs prunes by distance alone, so points inserted after many near-duplicates lose their in-links; a
+    /// rule that looks at directions alone would leave the duplicates with one link each.
     #[test]
     fn near_duplicates_hide_nobody() {
         let (dim, near, far) = (32, 2000, 200);
@@ -294,20 +184,42 @@ mod tests {
         }
         rows.extend((0..far * dim).map(|_| random.normal()));
         let data = Data::new(rows, dim, Metric::Cosine, Codec::Int8F32);
-        let params = BuildParams { m: 16, ef_construction: 100, seed: 0 };
-        let graph = build(&data.block(), &params, &Task::default(), 1).unwrap();
-        assert!(graph.repaired > 0, "this data must exercise the repair");
-        assert!(unreachable(&graph).is_empty());
-        let find = |row: usize, ef| {
-            let query = Query::new(data.row(row), Metric::Cosine, dim, dim);
-            search(&data.block(), &graph.view(), &query, 1, ef, None)
-        };
-        for row in 0..near + far {
-            let found = find(row, near + far);
-            assert!(found[0].distance < 1e-6, "row {row}: {found:?}");
+        for builder in [Builder::Flat, Builder::HnswRs] {
+            let params =
+                BuildParams { m: 16, ef_construction: 100, seed: 0, builder, ..BuildParams::DEFAULT };
+            let graph = build(&data.block(), &params, &Task::default(), 1).unwrap();
+            assert!(builder == Builder::Flat || graph.repaired > 0, "this data must exercise the repair");
+            assert!(unreachable(&graph).is_empty());
+            let is_lost = |row: usize, ef| {
+                let query = Query::new(data.row(row), Metric::Cosine, dim, dim);
+                search(&data.block(), &graph.view(), &query, 1, ef, None)[0].row != row as u32
+            };
+            assert!((0..near + far).all(|row| !is_lost(row, near + far)), "{builder:?}");
+            let lost: Vec<usize> = (0..near + far).filter(|&row| is_lost(row, 64)).collect();
+            assert!(lost.len() * 100 <= near && lost.iter().all(|&row| row < near), "{builder:?}: {lost:?}");
         }
-        let lost: Vec<usize> = (0..near + far).filter(|&row| find(row, 64)[0].row != row as u32).collect();
-        assert!(lost.is_empty(), "not found with a beam of 64: {lost:?}");
+    }
+
+    #[test]
+    fn equal_rows_are_one_node_and_all_are_found() {
+        for metric in METRICS {
+            let unique = Data::clustered(300, 16, metric, Codec::Int8F32, 4);
+            let rows: Vec<f32> = (0..900)
+                .flat_map(|row| unique.row(row % 300).to_vec())
+                .chain(unique.row(7).repeat(40))
+                .collect();
+            let data = Data::new(rows, 16, metric, Codec::Int8F32);
+            let graph = build(&data.block(), &FAST, &Task::default(), 1).unwrap();
+            assert_eq!(graph.folds.len(), 640);
+            assert!(unreachable(&graph).is_empty());
+            let query = Query::new(unique.row(7), metric, 16, 16);
+            let found = search(&data.block(), &graph.view(), &query, 43, 43, None);
+            let exact = scan_exact(&data.block(), &query, 43, None);
+            assert_eq!(found, exact);
+            let odd = (0..940).filter(|row| row % 2 == 1).collect();
+            let found = search(&data.block(), &graph.view(), &query, 20, 50, Some(&odd));
+            assert_eq!(found, scan_exact(&data.block(), &query, 20, Some(&odd)));
+        }
     }
 
     #[test]
@@ -332,7 +244,7 @@ mod tests {
         assert!(matches!(build(&data.block(), &FAST, &task, 1), Err(Error::Cancelled)));
         assert!(matches!(build(&data.block(), &FAST, &task, 2), Err(Error::Cancelled)));
         for (m, ef_construction) in [(3, 100), (129, 200), (16, 8), (16, 20_000)] {
-            let params = BuildParams { m, ef_construction, seed: 0 };
+            let params = BuildParams { m, ef_construction, seed: 0, ..BuildParams::DEFAULT };
             assert!(matches!(build(&data.block(), &params, &Task::default(), 1), Err(Error::Input(_))));
         }
     }

@@ -109,7 +109,7 @@ mod tests {
     fn recall_rises_with_the_beam_and_is_what_queries_see() {
         for metric in METRICS {
             let data = Data::clustered(1500, 24, metric, Codec::Int8F32, 21);
-            let params = BuildParams { m: 6, ef_construction: 40, seed: 1 };
+            let params = BuildParams { m: 6, ef_construction: 40, seed: 1, ..BuildParams::DEFAULT };
             let graph = build(&data.block(), &params, &Task::default(), 1).unwrap();
             let curve = calibrate(&data.block(), &graph.view(), 3, &Task::default()).unwrap();
             assert_eq!(curve, calibrate(&data.block(), &graph.view(), 3, &Task::default()).unwrap());

@@ -9,7 +9,8 @@
 use hnsw_rs::prelude::{Distance, Hnsw};
 use parking_lot::RwLock;
 
-use super::build::{BuildParams, freeze, hnsw};
+use super::build::BuildParams;
+use super::reference::{freeze, hnsw};
 use super::repair::unreachable;
 use super::rows::{LiftedCodes, LiftedFloats, Lifting, squares};
 use crate::error::{Error, Result};

@@ -1,24 +1,36 @@
 //! The HNSW graph (Malkov and Yashunin, arXiv 1603.09320): construction, repair, search, calibration.
 //!
-//! Construction and search are apart. hnsw_rs builds, in memory, with an object for each edge; the result is
-//! frozen into the flat layout of [`crate::format::graph`], mended so that every node can be reached, and
-//! searched there in place over int8 codes. A segment that still grows is searched in hnsw_rs itself.
+//! Construction and search are apart. A graph is built in memory, frozen into the flat layout of
+//! [`crate::format::graph`], mended so that every node can be reached, and searched there in place over int8
+//! codes. Our own builder serves sealed segments; hnsw_rs is the reference it is compared with, and the index
+//! of a segment that still grows.
 //!
 //! | module | what it answers |
 //! |---|---|
-//! | [`mod@build`] | how a block of rows becomes a graph |
+//! | [`mod@build`] | how a graph is asked for |
+//! | `construct` | how a block of rows becomes a graph |
+//! | `points`, `links`, `prune` | its distances, its lists, its choice of links |
+//! | `reference` | the same by hnsw_rs |
 //! | [`repair`] | which nodes walks and searches miss, and how they are linked |
+//! | `walk`, `pool` | how a graph is walked through, and which nodes are kept |
 //! | [`search`] | the nearest rows by walking the graph |
 //! | [`mod@calibrate`] | how wide the beam must be for a wanted recall |
 //! | [`growing`] | the index of rows that are still being added |
 
 pub mod build;
 pub mod calibrate;
+mod construct;
 pub mod growing;
+mod links;
+mod points;
+mod pool;
+mod prune;
+mod reference;
 pub mod repair;
 mod rows;
 pub mod search;
+mod walk;
 
-pub use build::{BuildParams, build};
+pub use build::{BuildParams, Builder, build};
 pub use calibrate::{calibrate, ef_for};
 pub use growing::GrowingIndex;

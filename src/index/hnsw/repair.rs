@@ -7,6 +7,8 @@
 //! no node needs to be reached. Links of the tree are never taken away, so one pass reaches every node, and
 //! there is always a place: a tree of r nodes has r − 1 links, and the lists of r nodes have more places.
 
+use std::collections::HashSet;
+
 use super::search::{distance_of, traverse};
 use crate::format::graph::{GraphData, NO_NODE};
 use crate::index::block::{Neighbour, Query, VectorBlock};
@@ -17,8 +19,17 @@ const BEAM: usize = 32;
 /// Links added to a node that was missed.
 const LINKS: usize = 2;
 
+/// Which nodes are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missed {
+    /// Those that no walk from the entry reaches.
+    ByWalks,
+    /// Those, and those that a search for their own vector does not find: a search for every node.
+    BySearches,
+}
+
 /// Links the nodes that are not reached or not found; returns how many there were.
-pub fn repair(graph: &mut GraphData, block: &VectorBlock<'_>) -> usize {
+pub fn repair(graph: &mut GraphData, block: &VectorBlock<'_>, missed: Missed) -> usize {
     // Under the inner product a row is not the nearest to itself.
     let metric = if block.metric == Metric::Dot { Metric::L2 } else { block.metric };
     let block = VectorBlock { metric, ..*block };
@@ -26,6 +37,9 @@ pub fn repair(graph: &mut GraphData, block: &VectorBlock<'_>) -> usize {
     let mut values = Vec::with_capacity(block.dim);
     let mut repaired = 0;
     for node in 0..graph.nodes as u32 {
+        if (missed == Missed::ByWalks && tree.reaches(node)) || tree.folded.contains(&node) {
+            continue;
+        }
         block.values_of(node, &mut values);
         let query = Query::new(&values, metric, block.dim, block.dim);
         let near = traverse(&block, &graph.view(), &query, BEAM, None, usize::MAX).neighbours;
@@ -48,7 +62,7 @@ fn is_found(own: Neighbour, near: &[Neighbour]) -> bool {
 /// Nodes that a walk from the entry does not reach, ascending.
 pub fn unreachable(graph: &GraphData) -> Vec<u32> {
     let tree = Tree::walk(graph);
-    (0..graph.nodes as u32).filter(|&node| !tree.reaches(node)).collect()
+    (0..graph.nodes as u32).filter(|&node| !tree.reaches(node) && !tree.folded.contains(&node)).collect()
 }
 
 fn link_back(graph: &mut GraphData, node: u32, to: u32) {
@@ -64,11 +78,14 @@ fn link_back(graph: &mut GraphData, node: u32, to: u32) {
 struct Tree {
     /// Where the link to a node starts; `NO_NODE` for a node not reached, itself for the entry.
     parents: Vec<u32>,
+    /// Rows that another node stands for.
+    folded: HashSet<u32>,
 }
 
 impl Tree {
     fn walk(graph: &GraphData) -> Self {
-        let mut tree = Self { parents: vec![NO_NODE; graph.nodes] };
+        let folded = graph.folds.iter().map(|fold| fold.row).collect();
+        let mut tree = Self { parents: vec![NO_NODE; graph.nodes], folded };
         if let Some(parent) = tree.parents.get_mut(graph.entry as usize) {
             *parent = graph.entry;
             tree.extend(graph, graph.entry);
@@ -145,7 +162,7 @@ mod tests {
             // Three islands of thirty, each a ring in which every list is full.
             let mut graph = graph(90, 4, |node, place| node / 30 * 30 + (node + 1 + place as u32) % 30);
             assert_eq!(unreachable(&graph).len(), 60);
-            assert!(repair(&mut graph, &data.block()) >= 2);
+            assert!(repair(&mut graph, &data.block(), Missed::BySearches) >= 2);
             assert!(unreachable(&graph).is_empty());
         }
     }
@@ -154,7 +171,7 @@ mod tests {
     fn nodes_without_links_are_all_reached() {
         let data = Data::clustered(300, 6, Metric::Cosine, Codec::Int8, 3);
         let mut empty = graph(300, 2, |_, _| NO_NODE);
-        assert_eq!(repair(&mut empty, &data.block()), 299);
+        assert_eq!(repair(&mut empty, &data.block(), Missed::ByWalks), 299);
         assert!(unreachable(&empty).is_empty());
     }
 
@@ -171,7 +188,7 @@ mod tests {
             traverse(&data.block(), &graph.view(), &query, BEAM, None, usize::MAX).neighbours[0].row
         };
         assert_ne!(find(&chain), 399);
-        assert!(repair(&mut chain, &data.block()) > 0);
+        assert!(repair(&mut chain, &data.block(), Missed::BySearches) > 0);
         assert_eq!(find(&chain), 399);
         assert!(unreachable(&chain).is_empty());
     }
@@ -184,7 +201,7 @@ mod tests {
             let targets: Vec<u32> = (0..400).map(|_| random.below(200) as u32).collect();
             let mut graph = graph(200, 2, |node, place| targets[node as usize * 2 + place]);
             let before = unreachable(&graph).len();
-            assert!(before == 0 || repair(&mut graph, &data.block()) > 0);
+            assert!(before == 0 || repair(&mut graph, &data.block(), Missed::BySearches) > 0);
             assert!(unreachable(&graph).is_empty(), "seed {seed}");
         }
     }

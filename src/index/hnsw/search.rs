@@ -1,28 +1,21 @@
 //! Search in a frozen graph: down the upper layers, a beam through layer 0, the best compared exactly.
 //!
 //! Distances on the way are between int8 codes (f32 rows where there are none); the last
-//! [`rescored`] are compared again by the most exact form stored. Marks of visited nodes are numbers
-//! of searches, so that nothing need be cleared; each thread keeps its own. Memory of the next nodes is
-//! requested while earlier ones are compared.
+//! [`rescored`] are compared again by the most exact form stored.
 //!
 //! The beam starts at the node that the descent found *and* at the entry, from which every node can be
 //! reached: a beam as wide as the graph therefore finds everything.
-//!
-//! The graph is foreign data: ids out of range are passed over, and no walk visits a node twice.
 
-use std::cell::Cell;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::cell::RefCell;
 
 use roaring::RoaringBitmap;
 
-use crate::format::graph::{GraphView, MAX_STRIDE};
+use super::pool::MAX_NODES;
+use super::walk::{Adjacency, Score, Scratch, beam, descend, gated_beam};
+use crate::format::graph::{GraphView, NO_NODE};
 use crate::index::block::{CodeDistance, FullDistance, Neighbour, Query, TopK, VectorBlock};
 use crate::index::flat::{matches, rescore, rescored};
 use crate::kernel;
-
-/// How many nodes ahead memory is requested.
-const AHEAD: usize = 4;
 
 /// What a walk through the graph came to.
 #[derive(Debug, Clone, Default)]
@@ -55,7 +48,7 @@ pub(crate) fn finish(block: &VectorBlock<'_>, query: &Query, found: &Found, k: u
     rescore(block, query, best, k)
 }
 
-/// Walks the graph with a beam of width `ef`, until `budget` distances were computed.
+/// Walks the graph with a beam of width `ef`; under a mask, until `budget` distances were computed.
 pub(crate) fn traverse(
     block: &VectorBlock<'_>,
     graph: &GraphView<'_>,
@@ -64,188 +57,168 @@ pub(crate) fn traverse(
     allowed: Option<&RoaringBitmap>,
     budget: usize,
 ) -> Found {
-    if !matches(block, query) || graph.nodes() != block.len || block.len == 0 {
+    if !matches(block, query) || graph.nodes() != block.len || block.len == 0 || block.len > MAX_NODES {
         return Found { complete: true, ..Found::default() };
     }
-    let mut visited = VISITED.take();
-    visited.begin(block.len);
-    let found = if block.has_codes() {
-        Walk { graph, score: &CodeDistance::new(block, query), allowed, budget }.run(ef, &mut visited)
+    if block.has_codes() {
+        Walk { graph, score: &CodeDistance::new(block, query) }.run(ef, allowed, budget)
     } else {
-        Walk { graph, score: &FullDistance::new(block, query), allowed, budget }.run(ef, &mut visited)
-    };
-    VISITED.set(visited);
-    found
+        Walk { graph, score: &FullDistance::new(block, query) }.run(ef, allowed, budget)
+    }
 }
 
 /// The distance that walks see between the query and a row.
 pub(super) fn distance_of(block: &VectorBlock<'_>, query: &Query, row: u32) -> f32 {
     if block.has_codes() {
-        CodeDistance::new(block, query).score(row)
+        CodeDistance::new(block, query).score_one(row).distance
     } else {
-        FullDistance::new(block, query).score(row)
+        FullDistance::new(block, query).score_one(row).distance
     }
 }
 
 thread_local! {
-    static VISITED: Cell<Visited> = const { Cell::new(Visited { marks: Vec::new(), search: 0 }) };
-}
-
-/// Which nodes this search has seen.
-#[derive(Default)]
-struct Visited {
-    marks: Vec<u16>,
-    search: u16,
-}
-
-impl Visited {
-    fn begin(&mut self, nodes: usize) {
-        self.search = self.search.wrapping_add(1);
-        if self.search == 0 {
-            self.marks.fill(0);
-            self.search = 1;
-        }
-        if self.marks.len() < nodes {
-            self.marks.resize(nodes, 0);
-        }
-    }
-
-    /// Marks a node; false if it was marked already or is out of range.
-    #[inline]
-    fn insert(&mut self, node: u32) -> bool {
-        match self.marks.get_mut(node as usize) {
-            Some(mark) if *mark != self.search => {
-                *mark = self.search;
-                true
-            }
-            _ => false,
-        }
-    }
-}
-
-/// Distances to a query, for walks.
-trait Score {
-    fn score(&self, row: u32) -> f32;
-    fn prefetch(&self, row: u32);
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 impl Score for CodeDistance<'_> {
     #[inline]
-    fn score(&self, row: u32) -> f32 {
-        self.coarse(row)
+    fn score(&self, rows: &[u32], products: &mut [i32], distances: &mut [f32]) {
+        self.coarse_rows(rows, products, distances);
     }
 
     #[inline]
-    fn prefetch(&self, row: u32) {
-        kernel::prefetch(bytemuck::cast_slice(self.prefix(row)));
+    fn request(&self, row: u32, whole: bool) {
+        self.request(row);
+        if whole {
+            kernel::prefetch(bytemuck::cast_slice(self.prefix(row)));
+        }
     }
 }
 
 impl Score for FullDistance<'_> {
-    #[inline]
-    fn score(&self, row: u32) -> f32 {
-        self.distance(row)
+    fn score(&self, rows: &[u32], _: &mut [i32], distances: &mut [f32]) {
+        /// Rows are some kilobytes long: the next two hide the wait.
+        const AHEAD: usize = 2;
+        for (at, (&row, distance)) in rows.iter().zip(distances).enumerate() {
+            if let Some(&later) = rows.get(at + AHEAD) {
+                kernel::prefetch(bytemuck::cast_slice(self.prefix(later)));
+            }
+            *distance = self.distance(row);
+        }
     }
 
     #[inline]
-    fn prefetch(&self, row: u32) {
-        kernel::prefetch(bytemuck::cast_slice(self.prefix(row)));
+    fn request(&self, row: u32, whole: bool) {
+        if whole {
+            kernel::prefetch(bytemuck::cast_slice(self.prefix(row)));
+        }
     }
+}
+
+/// Layer 0 of a frozen graph.
+struct Bottom<'g, 'a>(&'g GraphView<'a>);
+
+impl Adjacency for Bottom<'_, '_> {
+    #[inline]
+    fn nodes(&self) -> usize {
+        self.0.nodes()
+    }
+
+    #[inline]
+    fn for_each(&self, node: u32, mut each: impl FnMut(u32)) {
+        for &link in self.0.places(node) {
+            if link == NO_NODE {
+                break;
+            }
+            each(link);
+        }
+    }
+
+    #[inline]
+    fn request(&self, node: u32) {
+        kernel::prefetch(bytemuck::cast_slice(self.0.places(node)));
+    }
+}
+
+/// A layer above.
+struct Upper<'g, 'a>(&'g GraphView<'a>, usize);
+
+impl Adjacency for Upper<'_, '_> {
+    fn nodes(&self) -> usize {
+        self.0.nodes()
+    }
+
+    fn for_each(&self, node: u32, each: impl FnMut(u32)) {
+        self.0.upper_links(self.1, node).iter().copied().for_each(each);
+    }
+
+    fn request(&self, _: u32) {}
 }
 
 struct Walk<'w, 'a, S> {
     graph: &'w GraphView<'a>,
     score: &'w S,
-    allowed: Option<&'w RoaringBitmap>,
-    budget: usize,
 }
 
 impl<S: Score> Walk<'_, '_, S> {
-    fn run(&self, ef: usize, visited: &mut Visited) -> Found {
-        let mut found = Found { complete: true, ..Found::default() };
-        let entry = self.neighbour(self.graph.entry());
-        let start = self.descend(entry, &mut found.spent);
-        let mut nearest = TopK::new(ef);
-        let mut open = BinaryHeap::with_capacity(2 * ef.min(1 << 12));
-        for node in [start, entry] {
-            if visited.insert(node.row) {
-                self.keep(&mut nearest, node);
-                open.push(Reverse(node.key()));
+    fn run(&self, ef: usize, allowed: Option<&RoaringBitmap>, budget: usize) -> Found {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut spent = 0;
+            let entry = self.score.score_one(self.graph.entry());
+            let mut start = entry;
+            for layer in (1..=self.graph.layers()).rev() {
+                start = descend(&Upper(self.graph, layer), self.score, start, scratch, &mut spent);
             }
-        }
-        let mut fresh = [0u32; MAX_STRIDE];
-        while let Some(Reverse(key)) = open.pop() {
-            if key > nearest.bound() {
-                break;
-            }
-            if found.spent >= self.budget {
-                found.complete = false;
-                break;
-            }
-            let count = self.gather(Neighbour::from_key(key).row, visited, &mut fresh);
-            let fresh = &fresh[..count];
-            found.spent += count;
-            for (i, &row) in fresh.iter().enumerate() {
-                if let Some(&later) = fresh.get(i + AHEAD) {
-                    self.score.prefetch(later);
-                }
-                let node = self.neighbour(row);
-                if node.key() < nearest.bound() {
-                    open.push(Reverse(node.key()));
-                    self.keep(&mut nearest, node);
+            match allowed {
+                None => self.free(&[start, entry], ef, spent, scratch),
+                Some(rows) => {
+                    self.gated(&[start, entry], ef, rows, budget.saturating_sub(spent), spent, scratch)
                 }
             }
-        }
-        found.neighbours = nearest.into_sorted();
-        found
+        })
     }
 
+    fn free(&self, starts: &[Neighbour], ef: usize, spent: usize, scratch: &mut Scratch) -> Found {
+        let spent = spent + beam(&Bottom(self.graph), self.score, starts, ef, scratch);
+        let nodes = scratch.pool.nodes();
+        let neighbours = if self.graph.folds().is_empty() {
+            nodes.collect()
+        } else {
+            let mut all = TopK::new(ef);
+            nodes.for_each(|node| self.rows_of(node, |row| all.push(row, node.distance)));
+            all.into_sorted()
+        };
+        Found { neighbours, spent, complete: true }
+    }
+
+    fn gated(
+        &self,
+        starts: &[Neighbour],
+        ef: usize,
+        allowed: &RoaringBitmap,
+        budget: usize,
+        spent: usize,
+        scratch: &mut Scratch,
+    ) -> Found {
+        let keep = |node: Neighbour, nearest: &mut TopK| {
+            self.rows_of(node, |row| {
+                if allowed.contains(row) {
+                    nearest.push(row, node.distance);
+                }
+            });
+        };
+        let gated = gated_beam(&Bottom(self.graph), self.score, starts, ef, budget, scratch, keep);
+        Found { neighbours: gated.nearest, spent: spent + gated.spent, complete: gated.complete }
+    }
+
+    /// The row of a node, and those it stands for besides.
     #[inline]
-    fn neighbour(&self, row: u32) -> Neighbour {
-        Neighbour { row, distance: self.score.score(row) }
-    }
-
-    #[inline]
-    fn keep(&self, nearest: &mut TopK, node: Neighbour) {
-        if self.allowed.is_none_or(|rows| rows.contains(node.row)) {
-            nearest.push(node.row, node.distance);
+    fn rows_of(&self, node: Neighbour, mut each: impl FnMut(u32)) {
+        each(node.row);
+        if !self.graph.folds().is_empty() {
+            let folded = self.graph.folded(node.row).iter().map(|fold| fold.row);
+            folded.filter(|&row| (row as usize) < self.graph.nodes()).for_each(each);
         }
-    }
-
-    /// The links of a node that this search has not seen; requests the memory of the first.
-    #[inline]
-    fn gather(&self, node: u32, visited: &mut Visited, fresh: &mut [u32; MAX_STRIDE]) -> usize {
-        let mut count = 0;
-        for &link in self.graph.links(node) {
-            if (link as usize) < self.graph.nodes() && visited.insert(link) {
-                if count < AHEAD {
-                    self.score.prefetch(link);
-                }
-                if let Some(place) = fresh.get_mut(count) {
-                    *place = link;
-                    count += 1;
-                }
-            }
-        }
-        count
-    }
-
-    /// Goes to the nearest member of each upper layer in turn, by steps that each come nearer.
-    fn descend(&self, entry: Neighbour, spent: &mut usize) -> Neighbour {
-        let mut best = entry;
-        for layer in (1..=self.graph.layers()).rev() {
-            loop {
-                let links = self.graph.upper_links(layer, best.row);
-                *spent += links.len();
-                let in_range = links.iter().filter(|link| (**link as usize) < self.graph.nodes());
-                let Some(next) = in_range.map(|&link| self.neighbour(link)).min().filter(|n| *n < best)
-                else {
-                    break;
-                };
-                best = next;
-            }
-        }
-        best
     }
 }
 
@@ -259,7 +232,7 @@ mod tests {
     use crate::options::Task;
     use crate::types::{Codec, Metric};
 
-    const FAST: BuildParams = BuildParams { m: 8, ef_construction: 60, seed: 1 };
+    const FAST: BuildParams = BuildParams { m: 8, ef_construction: 60, seed: 1, ..BuildParams::DEFAULT };
 
     fn graph_of(data: &Data) -> GraphData {
         build(&data.block(), &FAST, &Task::default(), 1).unwrap()
@@ -300,19 +273,11 @@ mod tests {
         let data = Data::clustered(500, 12, Metric::Cosine, Codec::Int8F32, 6);
         let graph = graph_of(&data);
         let query = Query::new(&data.queries(1, 2)[0], Metric::Cosine, 12, 12);
-        let walk = |budget| traverse(&data.block(), &graph.view(), &query, 500, None, budget);
+        let all = (0..500).collect();
+        let walk = |budget| traverse(&data.block(), &graph.view(), &query, 500, Some(&all), budget);
         let (short, long) = (walk(100), walk(usize::MAX));
         assert!(!short.complete && short.spent < 100 + 2 * FAST.m);
         assert!(long.complete && long.neighbours.len() == 500);
-    }
-
-    #[test]
-    fn marks_survive_the_wrap_of_their_numbers() {
-        let mut visited = Visited::default();
-        for _ in 0..70_000 {
-            visited.begin(3);
-            assert!(visited.insert(1) && !visited.insert(1) && !visited.insert(3));
-        }
     }
 
     #[test]

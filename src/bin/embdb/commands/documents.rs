@@ -53,7 +53,7 @@ impl Add {
         }
         let document = Document {
             id: self.id,
-            title: self.title,
+            title: self.title.filter(|title| !title.is_empty()),
             text: self.text.unwrap_or_default(),
             meta: self.meta.unwrap_or_default(),
             vector: self.vector.map(|v| v.0),

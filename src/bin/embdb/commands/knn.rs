@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use embdb::Error;
+use embdb::db::search::{KnnReport, SearchOptions};
+use embdb::options::Task;
+use embdb::types::{Metric, vector_problem};
+use embdb::{Db, Error};
 use serde_json::json;
 
 use super::search::options;
@@ -43,7 +46,10 @@ impl Knn {
             )));
         }
         let work = context.work();
-        let report = db.knn(&queries, &options, self.threads, &work.task)?;
+        let report = match db.exists() {
+            true => db.knn(&queries, &options, self.threads, &work.task)?,
+            false => nothing(&db, &queries, columns, &options)?,
+        };
         drop(work);
         if let Some(out) = &self.out {
             npy::write_i64(out, rows, options.k, &integers(&report.ids, rows, options.k)?)?;
@@ -60,6 +66,20 @@ impl Knn {
         }))?;
         Ok(0)
     }
+}
+
+/// Where nothing is stored nothing is found, as in a search; queries and options must make sense all the same.
+fn nothing(db: &Db, queries: &[f32], columns: usize, options: &SearchOptions) -> Result<KnnReport, Error> {
+    db.search_batch(&[], options, &Task::default())?;
+    let rows = queries.chunks_exact(columns.max(1));
+    for (n, row) in rows.clone().enumerate() {
+        // The metric is not known yet, and only under one of them a zero vector is wrong.
+        if let Some(problem) = vector_problem(row, columns, Metric::L2) {
+            return Err(Error::input(format!("query {n}: {problem}")));
+        }
+    }
+    let (ids, ef) = (vec![Vec::new(); rows.len()], options.ef.unwrap_or_default());
+    Ok(KnnReport { ids, seconds: 0.0, cpu_seconds: 0.0, p50_us: 0.0, p99_us: 0.0, ef })
 }
 
 /// The ids as a matrix, -1 where there are fewer hits.

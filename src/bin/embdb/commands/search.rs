@@ -58,7 +58,10 @@ impl SearchText {
         if text.trim().is_empty() {
             return Err(Failure::input("the text to search for is empty"));
         }
-        let found = context.read()?.search_batch(&[text], &options)?;
+        let db = context.read()?;
+        let work = context.work();
+        let found = db.search_batch(&[text], &options, &work.task.quiet())?;
+        drop(work);
         let Some(result) = found.into_iter().next() else { return Ok(0) };
         print(context, &result)?;
         context.notes(&result.notes);
@@ -164,7 +167,7 @@ impl BatchSearch {
         for (number, group) in queries.chunks(GROUP).enumerate() {
             work.task.step("search", (number * GROUP) as u64, queries.len() as u64)?;
             let texts: Vec<String> = group.iter().map(|query| query.text.clone()).collect();
-            for (query, result) in group.iter().zip(db.search_batch(&texts, &options)?) {
+            for (query, result) in group.iter().zip(db.search_batch(&texts, &options, &work.task.quiet())?) {
                 hits += result.hits.len();
                 if number == 0 {
                     context.notes(&result.notes);

@@ -1,7 +1,7 @@
 //! CSV (and, for `.tsv`, tab-separated) files with a header line.
 //!
 //! A cell of metadata that looks like a number or a truth value becomes one; numbers that would not come back as
-//! they were written (`007`, `+1`, integers beyond 64 bits) stay strings. An empty cell is an absent key. A column
+//! they were written (`007`, `+1`, integers beyond 64 bits) stay strings. An empty cell is an absent key, or no title. A column
 //! without a name is called `column_N`.
 //!
 //! Lines end in a line feed, with or without a carriage return; the csv reader is told of the line feed alone, so that

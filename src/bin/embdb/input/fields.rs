@@ -37,11 +37,11 @@ impl Fields {
     }
 
     /// The document of an object. What is not id, title, text, vector, `meta` or `metadata` becomes metadata, after
-    /// that of `meta`, whose keys win over others of the same name. `None`: passed over.
+    /// that of `meta`, whose keys win over others of the same name. An empty title is none. `None`: passed over.
     pub(super) fn document(&self, mut object: Meta, place: &str) -> Result<Option<Document>> {
         let id = self.id(&mut object, place)?;
         let text = string(object.shift_remove(&self.text), &self.text, place)?;
-        let title = string(object.shift_remove("title"), "title", place)?;
+        let title = string(object.shift_remove("title"), "title", place)?.filter(|title| !title.is_empty());
         let vector = match object.shift_remove(&self.vector) {
             None | Some(Value::Null) => None,
             Some(value) => Some(vector(&value, &self.vector, place)?),
@@ -58,7 +58,7 @@ impl Fields {
         place: &str,
     ) -> Result<Option<Document>> {
         if document.vector.is_none() {
-            let titled = document.title.as_ref().is_some_and(|title| !title.is_empty());
+            let titled = document.title.is_some();
             match &text {
                 None => {
                     let looked = format!("{:?} and no {:?}", self.text, self.vector);

@@ -68,16 +68,18 @@ fn jsonl_fields_find_their_places() {
         "\n  \r\n",
         "{\"_id\": 7, \"text\": \"two\", \"title\": null, \"metadata\": {}, \"vector\": null}\n",
         "{\"id\": 18446744073709551615, \"vector\": [1, 0.5, -2e1], \"text\": \"\"}\n",
-        "{\"_id\": \"n\", \"title\": \"only\", \"text\": \"\"}",
+        "{\"_id\": \"n\", \"title\": \"only\", \"text\": \"\"}\n",
+        "{\"_id\": \"e\", \"title\": \"\", \"text\": \"five\"}",
     );
     let found = auto("d.jsonl", lines).unwrap();
-    assert_eq!(ids(&found), ["a", "7", "18446744073709551615", "n"]);
+    assert_eq!(ids(&found), ["a", "7", "18446744073709551615", "n", "e"]);
     let places: Vec<&str> = found.iter().map(|located| located.place.as_str()).collect();
-    assert_eq!(places, ["d.jsonl:1", "d.jsonl:4", "d.jsonl:5", "d.jsonl:6"]);
+    assert_eq!(places, ["d.jsonl:1", "d.jsonl:4", "d.jsonl:5", "d.jsonl:6", "d.jsonl:7"]);
     assert_eq!(meta(&found[0]).to_string(), r#"{"lang":"de","x":[1],"z":1}"#);
     assert_eq!((found[0].document.title.as_deref(), found[0].document.text.as_str()), (Some("T"), "one"));
     assert_eq!((meta(&found[1]), &found[1].document.title), (json!({}), &None));
     assert_eq!(found[2].document.vector, Some(vec![1.0, 0.5, -20.0]));
+    assert_eq!((found[3].document.title.as_deref(), &found[4].document.title), (Some("only"), &None));
 }
 
 #[test]

@@ -1,0 +1,312 @@
+//! Construction of a graph over flat arrays.
+//!
+//! Four rules keep near-duplicates, which documents are full of, from spoiling it: distances are between
+//! normalised codes; a list that pruning leaves short is filled up with the nearest dropped candidates; rows
+//! with equal codes are folded under one node; and whatever a walk from the entry misses in the end is linked
+//! ([`repair`](super::repair)).
+//!
+//! Nodes come in by descending level, so that the entry stands from the start and never changes. Lists have a
+//! quarter more places than links in the end, so that one pruning serves for many links that come back.
+//! Several threads insert at once after the first thousand nodes; the result then depends on timing, but with
+//! one thread on the rows and the parameters alone.
+
+use std::cmp::Reverse;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::build::{BuildParams, insertion_order};
+use super::links::{Link, Links};
+use super::points::Points;
+use super::prune::{Pruning, Rule};
+use super::walk::{Adjacency, Score, Scratch, beam, descend};
+use crate::error::Result;
+use crate::format::graph::{Fold, GraphData, MAX_LAYERS, NO_NODE, UpperLayer};
+use crate::index::block::{Neighbour, VectorBlock};
+use crate::kernel;
+use crate::options::Task;
+
+/// Nodes between two reports of progress.
+const STEP: usize = 256;
+/// Nodes inserted by one thread before others join in.
+const ALONE: usize = 1024;
+
+/// Builds the graph of a block; not yet repaired.
+///
+/// # Errors
+/// [`Cancelled`](crate::Error::Cancelled) where the task was.
+pub(super) fn construct(
+    block: &VectorBlock<'_>,
+    params: &BuildParams,
+    task: &Task,
+    threads: usize,
+) -> Result<GraphData> {
+    let points = Points::new(block);
+    let folds = equal_rows(&points);
+    let levels = Levels::new(&points, &folds, params);
+    let layers = (0..=levels.top).map(|layer| Layer::new(&levels, layer, params.m)).collect();
+    let construction = Construction { points: &points, params, levels: &levels, layers };
+    construction.insert_all(task, threads)?;
+    let mut graph = construction.freeze(threads);
+    graph.folds = folds;
+    Ok(graph)
+}
+
+/// Pairs (node, row) of rows that are the same point as a lower row, ascending.
+fn equal_rows(points: &Points<'_>) -> Vec<Fold> {
+    let hash = |row| xxhash_rust::xxh3::xxh3_64(bytemuck::cast_slice(points.codes(row)));
+    let mut hashes: Vec<(u64, u32)> = (0..points.len() as u32).map(|row| (hash(row), row)).collect();
+    hashes.sort_unstable();
+    let mut folds = Vec::new();
+    for equal in hashes.chunk_by(|a, b| a.0 == b.0) {
+        // Rows of one hash are almost always one point; the first of each point among them leads it.
+        let mut leaders: Vec<u32> = Vec::new();
+        for &(_, row) in equal {
+            match leaders.iter().find(|&&leader| points.same(leader, row)) {
+                Some(&node) => folds.push(Fold { node, row }),
+                None => leaders.push(row),
+            }
+        }
+    }
+    folds.sort_unstable();
+    folds
+}
+
+/// Which nodes there are in which layer, and in which order they come in.
+struct Levels {
+    /// Highest layer of each row; unused for folded ones.
+    of: Vec<u8>,
+    /// Nodes, those of the highest level first.
+    order: Vec<u32>,
+    top: usize,
+}
+
+impl Levels {
+    fn new(points: &Points<'_>, folds: &[Fold], params: &BuildParams) -> Self {
+        let mut folded = vec![false; points.len()];
+        folds.iter().for_each(|fold| folded[fold.row as usize] = true);
+        let of: Vec<u8> = (0..points.len() as u64).map(|row| level(row, params)).collect();
+        let mut order = insertion_order(points.len(), params.seed);
+        order.retain(|&row| !folded[row as usize]);
+        order.sort_by_key(|&row| Reverse(of[row as usize]));
+        let top = order.first().map_or(0, |&row| usize::from(of[row as usize]));
+        Self { of, order, top }
+    }
+
+    fn of(&self, node: u32) -> usize {
+        self.of.get(node as usize).copied().map_or(0, usize::from)
+    }
+}
+
+/// The highest layer of a row: each layer holds one in `m` of the nodes of the one below.
+fn level(row: u64, params: &BuildParams) -> u8 {
+    let mut random = super::build::Random(params.seed ^ row.wrapping_mul(0x2545_f491_4f6c_dd1d));
+    let uniform = ((random.next() >> 11) as f64 + 1.0) / (1u64 << 53) as f64;
+    let level = -uniform.ln() / (params.m as f64).ln();
+    level.min(MAX_LAYERS as f64) as u8
+}
+
+/// One layer, of some of the nodes.
+struct Layer {
+    links: Links,
+    /// Place of each node among the members; empty where every row has one.
+    places: Vec<u32>,
+    members: Vec<u32>,
+    rule: Rule,
+    nodes: usize,
+}
+
+impl Layer {
+    fn new(levels: &Levels, layer: usize, m: usize) -> Self {
+        let most = if layer == 0 { 2 * m } else { m };
+        let mut members: Vec<u32> = Vec::new();
+        let mut places = Vec::new();
+        if layer > 0 {
+            members.extend(levels.order.iter().filter(|&&node| levels.of(node) >= layer));
+            members.sort_unstable();
+            places = vec![NO_NODE; levels.of.len()];
+            (0..).zip(&members).for_each(|(place, &node)| places[node as usize] = place);
+        }
+        let nodes = levels.of.len();
+        let lists = if layer == 0 { nodes } else { members.len() };
+        Self {
+            links: Links::new(lists, most + most / 4),
+            places,
+            members,
+            rule: Rule { most, least: m / 2, alpha: 1.0 },
+            nodes,
+        }
+    }
+
+    /// Where the list of a node is.
+    #[inline]
+    fn place(&self, node: u32) -> u32 {
+        if self.places.is_empty() { node } else { self.places.get(node as usize).copied().unwrap_or(NO_NODE) }
+    }
+}
+
+impl Adjacency for Layer {
+    #[inline]
+    fn nodes(&self) -> usize {
+        self.nodes
+    }
+
+    #[inline]
+    fn for_each(&self, node: u32, each: impl FnMut(u32)) {
+        self.links.for_each(self.place(node), each);
+    }
+
+    #[inline]
+    fn request(&self, node: u32) {
+        if let Some(list) = self.links.memory(self.place(node)) {
+            kernel::prefetch_value(list);
+        }
+    }
+}
+
+struct Construction<'c> {
+    points: &'c Points<'c>,
+    params: &'c BuildParams,
+    levels: &'c Levels,
+    /// From layer 0 up.
+    layers: Vec<Layer>,
+}
+
+/// What one thread works with.
+#[derive(Default)]
+struct Room {
+    scratch: Scratch,
+    pruning: Pruning,
+    candidates: Vec<Link>,
+    list: Vec<Link>,
+}
+
+impl Construction<'_> {
+    fn insert_all(&self, task: &Task, threads: usize) -> Result<()> {
+        let order = &self.levels.order;
+        // The first node is the entry: there is nothing to link it to.
+        let next = AtomicUsize::new(1);
+        let failure = Mutex::new(None);
+        let work = |end: usize| {
+            let mut room = Room::default();
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                let Some(&node) = order.get(i).filter(|_| i < end) else { break };
+                if i.is_multiple_of(STEP)
+                    && let Err(error) = task.step("graph", i as u64, order.len() as u64)
+                {
+                    next.store(order.len(), Ordering::Relaxed);
+                    *failure.lock() = Some(error);
+                    break;
+                }
+                self.insert(node, &mut room);
+            }
+        };
+        task.step("graph", 0, order.len() as u64)?;
+        let alone = if threads == 1 { order.len() } else { ALONE.min(order.len()) };
+        work(alone);
+        if alone < order.len() && failure.lock().is_none() {
+            next.store(alone, Ordering::Relaxed);
+            std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(|| work(order.len())))));
+        }
+        failure.into_inner().map_or(Ok(()), Err)
+    }
+
+    /// Links a node into all of its layers, the highest first.
+    fn insert(&self, node: u32, room: &mut Room) {
+        let from = self.points.from(node);
+        let level = self.levels.of(node);
+        let Some(&entry) = self.levels.order.first() else { return };
+        let mut nearest = from.score_one(entry);
+        for (number, layer) in self.layers.iter().enumerate().rev() {
+            if number > level {
+                nearest = descend(layer, &from, nearest, &mut room.scratch, &mut 0);
+                continue;
+            }
+            beam(layer, &from, &[nearest], self.params.ef_construction, &mut room.scratch);
+            let near = room.scratch.pool.nodes().filter(|near| near.row != node);
+            room.candidates.clear();
+            room.candidates.extend(near.map(|near| Link { distance: near.distance, node: near.row }));
+            if let Some(first) = room.candidates.first() {
+                nearest = Neighbour { row: first.node, distance: first.distance };
+            }
+            self.link(layer, node, room);
+        }
+    }
+
+    /// Links a node to the best of its candidates, and those back to it.
+    fn link(&self, layer: &Layer, node: u32, room: &mut Room) {
+        let rule = Rule { alpha: self.params.alpha, ..layer.rule };
+        room.pruning.prune(self.points, rule, &mut room.candidates);
+        let chosen = &room.candidates;
+        layer.links.update(layer.place(node), &mut room.list, |list| {
+            // Others may have linked to this node since it was first linked in a layer above.
+            list.retain(|old| !chosen.iter().any(|new| new.node == old.node));
+            list.splice(0..0, chosen.iter().copied());
+        });
+        for &Link { distance, node: target } in chosen {
+            let back = Link { distance, node };
+            let place = layer.place(target);
+            if !layer.links.push(place, back) {
+                layer.links.update(place, &mut room.list, |list| {
+                    list.push(back);
+                    shorten(self.points, rule, &mut room.pruning, list);
+                });
+            }
+        }
+    }
+
+    /// Copies the lists into the flat layout, each cut to the number of links that stays.
+    fn freeze(&self, threads: usize) -> GraphData {
+        let (nodes, stride) = (self.points.len(), 2 * self.params.m);
+        let mut graph = GraphData {
+            nodes,
+            stride,
+            m: self.params.m,
+            entry: self.levels.order.first().copied().unwrap_or(0),
+            layer0: vec![NO_NODE; nodes * stride],
+            ..GraphData::default()
+        };
+        let Some((bottom, upper)) = self.layers.split_first() else { return graph };
+        let share = nodes.div_ceil(threads).max(1);
+        std::thread::scope(|scope| {
+            for (part, lists) in graph.layer0.chunks_mut(share * stride).enumerate() {
+                scope.spawn(move || {
+                    let mut room = Room::default();
+                    for (node, places) in lists.chunks_exact_mut(stride).enumerate() {
+                        self.final_links(bottom, (part * share + node) as u32, &mut room);
+                        places.iter_mut().zip(&room.list).for_each(|(place, link)| *place = link.node);
+                    }
+                });
+            }
+        });
+        let mut room = Room::default();
+        graph.upper = upper.iter().map(|layer| self.freeze_upper(layer, &mut room)).collect();
+        graph
+    }
+
+    /// Leaves the links of a node in `room.list`.
+    fn final_links(&self, layer: &Layer, node: u32, room: &mut Room) {
+        layer.links.of(layer.place(node), &mut room.list);
+        if room.list.len() > layer.rule.most {
+            let rule = Rule { alpha: self.params.alpha, ..layer.rule };
+            shorten(self.points, rule, &mut room.pruning, &mut room.list);
+        }
+    }
+
+    fn freeze_upper(&self, layer: &Layer, room: &mut Room) -> UpperLayer {
+        let mut frozen = UpperLayer { offsets: vec![0], members: layer.members.clone(), links: Vec::new() };
+        for &member in &layer.members {
+            self.final_links(layer, member, room);
+            frozen.links.extend(room.list.iter().map(|link| link.node));
+            frozen.offsets.push(frozen.links.len() as u32);
+        }
+        frozen
+    }
+}
+
+/// Prunes a whole list of links.
+fn shorten(points: &Points<'_>, rule: Rule, pruning: &mut Pruning, list: &mut Vec<Link>) {
+    list.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance).then(a.node.cmp(&b.node)));
+    pruning.prune(points, rule, list);
+}

@@ -1,0 +1,282 @@
+//! Walks through a graph: a beam that keeps the nearest nodes, and the descent to where it starts.
+//!
+//! The same walk serves search in a mapped graph and construction, where links change under it. All links of
+//! a node that were not seen yet are compared in one call, so that their rows are requested from memory
+//! together. Marks of visited nodes are numbers of walks, so that nothing need be cleared.
+//!
+//! Links are foreign data: ids out of range are passed over, and no walk visits a node twice.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::pool::Pool;
+use crate::index::block::{Neighbour, TopK};
+
+/// Lists of links of one layer.
+pub(super) trait Adjacency {
+    /// Number of nodes; links to others are passed over.
+    fn nodes(&self) -> usize;
+    /// Calls `each` with every link of a node.
+    fn for_each(&self, node: u32, each: impl FnMut(u32));
+    /// Requests the list of a node from memory.
+    fn request(&self, node: u32);
+}
+
+/// Distances to the vector that a walk looks for.
+pub(super) trait Score {
+    /// Writes the distances of rows, in order; `products` is room to work in, as long as `rows`.
+    fn score(&self, rows: &[u32], products: &mut [i32], distances: &mut [f32]);
+    /// Requests what belongs to a row from memory; the row itself only if `whole`.
+    fn request(&self, row: u32, whole: bool);
+
+    /// The distance of one row.
+    #[inline]
+    fn score_one(&self, row: u32) -> Neighbour {
+        let mut distance = [0.0];
+        self.score(&[row], &mut [0], &mut distance);
+        Neighbour { row, distance: distance[0] }
+    }
+}
+
+/// Rows that are requested before they are compared; those after them are requested by the comparison.
+const AHEAD: usize = 4;
+
+/// Room for walks, kept from one to the next.
+#[derive(Default)]
+pub(super) struct Scratch {
+    visited: Visited,
+    pub(super) pool: Pool,
+    fresh: Vec<u32>,
+    products: Vec<i32>,
+    distances: Vec<f32>,
+}
+
+impl Scratch {
+    /// Forgets earlier walks.
+    pub(super) fn begin(&mut self, nodes: usize) {
+        self.visited.begin(nodes);
+    }
+
+    /// Marks a node as visited; false if it was.
+    pub(super) fn visit(&mut self, node: u32) -> bool {
+        self.visited.insert(node)
+    }
+
+    /// The distances of all links of a node that were not visited before.
+    #[inline]
+    fn compare<'s, G: Adjacency, S: Score>(
+        &'s mut self,
+        graph: &G,
+        score: &S,
+        node: u32,
+    ) -> impl ExactSizeIterator<Item = Neighbour> + use<'s, G, S> {
+        self.fresh.clear();
+        let (fresh, visited) = (&mut self.fresh, &mut self.visited);
+        graph.for_each(node, |link| {
+            if visited.insert(link) {
+                score.request(link, fresh.len() < AHEAD);
+                fresh.push(link);
+            }
+        });
+        let count = fresh.len();
+        if self.products.len() < count {
+            self.products.resize(count, 0);
+            self.distances.resize(count, 0.0);
+        }
+        let (products, distances) = (&mut self.products[..count], &mut self.distances[..count]);
+        score.score(fresh, products, distances);
+        self.fresh.iter().zip(&self.distances[..count]).map(|(&row, &distance)| Neighbour { row, distance })
+    }
+}
+
+/// Walks from the starts with a beam of width `ef`; the nearest nodes met are then in the pool. Returns the
+/// number of distances computed.
+pub(super) fn beam(
+    graph: &impl Adjacency,
+    score: &impl Score,
+    starts: &[Neighbour],
+    ef: usize,
+    scratch: &mut Scratch,
+) -> usize {
+    scratch.begin(graph.nodes());
+    let mut pool = std::mem::take(&mut scratch.pool);
+    pool.reset(ef);
+    for &start in starts {
+        if scratch.visit(start.row) {
+            pool.offer(start);
+        }
+    }
+    let mut spent = starts.len();
+    while let Some(node) = pool.expand() {
+        if let Some(next) = pool.next() {
+            graph.request(next);
+        }
+        for near in scratch.compare(graph, score, node) {
+            spent += 1;
+            pool.offer(near);
+        }
+    }
+    scratch.pool = pool;
+    spent
+}
+
+/// What a walk under a mask came to.
+pub(super) struct Gated {
+    pub(super) nearest: Vec<Neighbour>,
+    pub(super) spent: usize,
+    /// False if the budget ended the walk.
+    pub(super) complete: bool,
+}
+
+/// Walks like [`beam`], but keeps only what `keep` pushes for a node: of nodes that may not be results, the
+/// walk passes through as many as it must to keep `ef`. Ends once `budget` distances were computed.
+pub(super) fn gated_beam(
+    graph: &impl Adjacency,
+    score: &impl Score,
+    starts: &[Neighbour],
+    ef: usize,
+    budget: usize,
+    scratch: &mut Scratch,
+    keep: impl Fn(Neighbour, &mut TopK),
+) -> Gated {
+    scratch.begin(graph.nodes());
+    let mut nearest = TopK::new(ef);
+    let mut open = BinaryHeap::with_capacity(2 * ef.min(1 << 12));
+    for &start in starts {
+        if scratch.visit(start.row) {
+            keep(start, &mut nearest);
+            open.push(Reverse(start.key()));
+        }
+    }
+    let (mut spent, mut complete) = (starts.len(), true);
+    while let Some(Reverse(key)) = open.pop() {
+        if key > nearest.bound() {
+            break;
+        }
+        if spent >= budget {
+            complete = false;
+            break;
+        }
+        for near in scratch.compare(graph, score, Neighbour::from_key(key).row) {
+            spent += 1;
+            if near.key() < nearest.bound() {
+                open.push(Reverse(near.key()));
+                keep(near, &mut nearest);
+            }
+        }
+    }
+    Gated { nearest: nearest.into_sorted(), spent, complete }
+}
+
+/// Goes on to the nearest link as long as it is nearer than the node itself.
+pub(super) fn descend(
+    graph: &impl Adjacency,
+    score: &impl Score,
+    start: Neighbour,
+    scratch: &mut Scratch,
+    spent: &mut usize,
+) -> Neighbour {
+    scratch.begin(graph.nodes());
+    scratch.visit(start.row);
+    let mut best = start;
+    loop {
+        let links = scratch.compare(graph, score, best.row);
+        *spent += links.len();
+        match links.min().filter(|nearest| *nearest < best) {
+            Some(nearest) => best = nearest,
+            None => return best,
+        }
+    }
+}
+
+/// Which nodes this walk has seen.
+#[derive(Default)]
+struct Visited {
+    marks: Vec<u16>,
+    walk: u16,
+    nodes: usize,
+}
+
+impl Visited {
+    fn begin(&mut self, nodes: usize) {
+        self.walk = self.walk.wrapping_add(1);
+        if self.walk == 0 {
+            self.marks.fill(0);
+            self.walk = 1;
+        }
+        if self.marks.len() < nodes {
+            self.marks.resize(nodes, 0);
+        }
+        self.nodes = nodes;
+    }
+
+    /// Marks a node; false if it was marked already or is out of range.
+    #[inline]
+    fn insert(&mut self, node: u32) -> bool {
+        match self.marks.get_mut(..self.nodes).and_then(|marks| marks.get_mut(node as usize)) {
+            Some(mark) if *mark != self.walk => {
+                *mark = self.walk;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::testing::Random;
+
+    struct Lists(Vec<Vec<u32>>);
+
+    impl Adjacency for Lists {
+        fn nodes(&self) -> usize {
+            self.0.len()
+        }
+        fn for_each(&self, node: u32, each: impl FnMut(u32)) {
+            self.0[node as usize].iter().copied().for_each(each);
+        }
+        fn request(&self, _: u32) {}
+    }
+
+    struct Distances(Vec<f32>);
+
+    impl Score for Distances {
+        fn score(&self, rows: &[u32], _: &mut [i32], distances: &mut [f32]) {
+            rows.iter().zip(distances).for_each(|(&row, d)| *d = self.0[row as usize]);
+        }
+        fn request(&self, _: u32, _: bool) {}
+    }
+
+    /// The sorted pool and the two heaps are two ways to the same nodes.
+    #[test]
+    fn both_beams_find_the_same() {
+        let mut scratch = Scratch::default();
+        for seed in 0..200 {
+            let mut random = Random(seed);
+            let n = 2 + random.below(300);
+            let lists = (0..n).map(|_| (0..random.below(9)).map(|_| random.below(n + 3) as u32).collect());
+            let graph = Lists(lists.collect());
+            let score = Distances((0..n).map(|_| random.normal().abs()).collect());
+            let starts = [score.score_one(0), score.score_one(n as u32 - 1)];
+            let ef = 1 + random.below(40);
+            let spent = beam(&graph, &score, &starts, ef, &mut scratch);
+            let pool: Vec<Neighbour> = scratch.pool.nodes().collect();
+            let keep = |n: Neighbour, top: &mut TopK| top.push(n.row, n.distance);
+            let gated = gated_beam(&graph, &score, &starts, ef, usize::MAX, &mut scratch, keep);
+            assert_eq!((pool, spent), (gated.nearest, gated.spent), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn marks_survive_the_wrap_of_their_numbers() {
+        let mut visited = Visited::default();
+        for _ in 0..70_000 {
+            visited.begin(3);
+            assert!(visited.insert(1) && !visited.insert(1) && !visited.insert(3));
+        }
+        visited.begin(2);
+        assert!(!visited.insert(2));
+    }
+}
