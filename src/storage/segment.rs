@@ -49,6 +49,8 @@ impl SegmentFile {
             return Err(Error::corrupt(path, length.min(entry.length), what));
         }
         let bytes = vfs.map(&path)?;
+        // Searches jump about: reading ahead would read the whole file for a few rows.
+        bytes.advise_random();
         let layout = Layout::parse(&bytes, kind, &path)?;
         if layout.checksum != entry.checksum || layout.database != *database {
             return Err(Error::corrupt(path, 0, "not the file that the manifest names"));
@@ -92,8 +94,16 @@ impl SegmentFile {
         self.locate(id).map(|range| range.len() / size_of::<T>())
     }
 
+    /// Asks the system to load the whole file: it is about to be read from end to end.
+    pub fn load(&self) {
+        self.bytes.advise_willneed(0..self.bytes.len());
+    }
+
     /// Verifies the blocks that were not verified before.
     pub fn verify_rest(&self) -> Result<()> {
+        if self.verified.iter().any(|done| !done.load(Ordering::Relaxed)) {
+            self.load();
+        }
         self.verify(0, self.layout.blocks() * BLOCK_LEN)
     }
 
@@ -104,6 +114,7 @@ impl SegmentFile {
 
     /// Verifies every block, whatever was verified before: what `check` does.
     pub fn verify_all(&self) -> Result<()> {
+        self.load();
         self.layout.verify(&self.bytes, 0, self.bytes.len(), &self.path)
     }
 
@@ -188,6 +199,12 @@ impl SegmentVectors {
     /// The frozen graph, if one was built.
     pub fn graph(&self) -> Result<Option<&[u8]>> {
         self.graph.as_ref().map(|file| file.scattered(vectors::GRAPH)).transpose()
+    }
+
+    /// Asks the system to load what a scan reads: codes, or else f32 rows; all of both if it is exact.
+    pub fn load(&self, exact: bool) {
+        self.codes.iter().for_each(SegmentFile::load);
+        self.full.iter().filter(|_| exact || self.codes.is_none()).for_each(SegmentFile::load);
     }
 
     /// Verifies all of it, once.
@@ -305,6 +322,11 @@ impl Segment {
             at += 1;
         }
         Ok(None)
+    }
+
+    /// Asks the system to load ids and documents: all of them are about to be read.
+    pub fn load(&self) {
+        [&self.ids, &self.docs].into_iter().for_each(SegmentFile::load);
     }
 
     /// Title, text and metadata of a document.
