@@ -398,7 +398,7 @@ impl Inner {
         let mut attrs = AttrsBuilder::default();
         for part in parts {
             if let Source::Sealed(segment) = &part.source {
-                segment.load();
+                segment.expect_all();
             }
             for document in part.live_documents() {
                 if builder.len() % 1024 == 0 {

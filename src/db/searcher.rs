@@ -129,7 +129,7 @@ impl Searcher {
                 && let Some(vectors) = segment.vectors(self.generation)
                 && count > 0
             {
-                vectors.load(self.options.exact);
+                vectors.expect_scan(self.options.exact);
             }
             if count > 0 || matches!(part.source, Source::Active(..)) {
                 self.blocks.push(Block { part: number, number: block, allowed: masked.map(|m| m.0) });

@@ -25,6 +25,10 @@ use crate::format::segment::{DocumentRecord, ids, rows, tombstones, vectors};
 /// by `check`, and whenever its rows are copied.
 pub const VERIFIED_AT_ONCE: usize = 1 << 20;
 
+/// Of a file that is longer than this, searches read single pages: it may be larger than memory. A shorter one is in
+/// memory soonest with what the system reads ahead.
+const READ_AHEAD_AT_MOST: usize = 1 << 30;
+
 /// One mapped file of a segment.
 pub struct SegmentFile {
     bytes: Bytes,
@@ -49,9 +53,12 @@ impl SegmentFile {
             return Err(Error::corrupt(path, length.min(entry.length), what));
         }
         let bytes = vfs.map(&path)?;
-        // Searches jump about: reading ahead would read the whole file for a few rows.
+        // Opening looks at both ends; reading ahead from there would cost more than all the rest of it.
         bytes.advise_random();
         let layout = Layout::parse(&bytes, kind, &path)?;
+        if bytes.len() <= READ_AHEAD_AT_MOST {
+            bytes.advise_normal();
+        }
         if layout.checksum != entry.checksum || layout.database != *database {
             return Err(Error::corrupt(path, 0, "not the file that the manifest names"));
         }
@@ -94,16 +101,14 @@ impl SegmentFile {
         self.locate(id).map(|range| range.len() / size_of::<T>())
     }
 
-    /// Asks the system to load the whole file: it is about to be read from end to end.
-    pub fn load(&self) {
-        self.bytes.advise_willneed(0..self.bytes.len());
+    /// Tells the system that the file is about to be read from end to end.
+    pub fn expect_all(&self) {
+        self.bytes.advise_normal();
     }
 
     /// Verifies the blocks that were not verified before.
     pub fn verify_rest(&self) -> Result<()> {
-        if self.verified.iter().any(|done| !done.load(Ordering::Relaxed)) {
-            self.load();
-        }
+        self.expect_all();
         self.verify(0, self.layout.blocks() * BLOCK_LEN)
     }
 
@@ -114,7 +119,7 @@ impl SegmentFile {
 
     /// Verifies every block, whatever was verified before: what `check` does.
     pub fn verify_all(&self) -> Result<()> {
-        self.load();
+        self.expect_all();
         self.layout.verify(&self.bytes, 0, self.bytes.len(), &self.path)
     }
 
@@ -201,10 +206,10 @@ impl SegmentVectors {
         self.graph.as_ref().map(|file| file.scattered(vectors::GRAPH)).transpose()
     }
 
-    /// Asks the system to load what a scan reads: codes, or else f32 rows; all of both if it is exact.
-    pub fn load(&self, exact: bool) {
-        self.codes.iter().for_each(SegmentFile::load);
-        self.full.iter().filter(|_| exact || self.codes.is_none()).for_each(SegmentFile::load);
+    /// Tells the system what a scan is about to read: codes, or f32 rows if it is exact or there are no codes.
+    pub fn expect_scan(&self, exact: bool) {
+        let scanned = if exact { self.full.as_ref().or(self.codes.as_ref()) } else { self.codes.as_ref() };
+        scanned.or(self.full.as_ref()).into_iter().for_each(SegmentFile::expect_all);
     }
 
     /// Verifies all of it, once.
@@ -324,9 +329,9 @@ impl Segment {
         Ok(None)
     }
 
-    /// Asks the system to load ids and documents: all of them are about to be read.
-    pub fn load(&self) {
-        [&self.ids, &self.docs].into_iter().for_each(SegmentFile::load);
+    /// Tells the system that all ids and documents are about to be read.
+    pub fn expect_all(&self) {
+        [&self.ids, &self.docs].into_iter().for_each(SegmentFile::expect_all);
     }
 
     /// Title, text and metadata of a document.
