@@ -1,4 +1,4 @@
-//! Import, exact scan and open. `cargo bench`; with EMBDB_BENCH_MODEL=FOLDER also import with that encoder
+//! Import, scan, filters and open. `cargo bench`; with EMBDB_BENCH_MODEL=FOLDER also import with that encoder
 //! (else with the tiny test model, which shows the cost of everything but the encoder).
 //!
 //! Every figure is of one process on whatever the machine does beside; compare within one run.
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use embdb::types::Document;
-use embdb::{CreateOptions, Db, OpenOptions, Task};
+use embdb::{CreateOptions, Db, Filter, OpenOptions, SearchOptions, Task};
 
 const DIM: usize = 384;
 const SEED: u64 = 7;
@@ -119,9 +119,36 @@ fn scan(c: &mut Criterion) {
     let query = vector(1 << 40);
     let mut group = c.benchmark_group("search 50,000 × 384, no graph");
     group.bench_function("int8 scan, rescored", |b| b.iter(|| db.search_vector(&query).k(10).run().unwrap()));
+    let searcher = db.searcher(&SearchOptions::default()).unwrap();
+    group.bench_function("int8 scan, prepared", |b| b.iter(|| searcher.search(&query).unwrap().len()));
     group.bench_function("exact f32 scan", |b| {
         b.iter(|| db.search_vector(&query).k(10).exact(true).run().unwrap())
     });
+    group.finish();
+}
+
+/// What a filter costs before the search: parsed, evaluated, turned into rows.
+fn filter(c: &mut Criterion) {
+    let dir = tempfile::tempdir().unwrap();
+    let create = CreateOptions { vectors: Some(4), ..CreateOptions::default() };
+    let db = Db::create(dir.path().join("a.embdb"), options(create)).unwrap();
+    for start in (0..100_000).step_by(10_000) {
+        let with_meta = |n: u64| {
+            let document = Document::from_vector(n.to_string(), vec![1.0, n as f32, 0.0, 1.0]);
+            document.meta("bucket", n * 7919 % 1000).meta("lang", ["en", "de", "fr"][n as usize % 3])
+        };
+        db.add((start..start + 10_000).map(with_meta)).unwrap();
+    }
+    db.seal(&Task::default()).unwrap();
+    let mut group = c.benchmark_group("filter 100,000 documents");
+    for expression in ["bucket < 10", "bucket < 100", "NOT bucket < 100", "lang = 'de' AND bucket < 100"] {
+        group.bench_function(expression, |b| {
+            b.iter(|| {
+                let filter = Some(Filter::parse(expression).unwrap());
+                db.searcher(&SearchOptions { filter, ..SearchOptions::default() }).unwrap().matches()
+            })
+        });
+    }
     group.finish();
 }
 
@@ -139,6 +166,6 @@ fn open(c: &mut Criterion) {
 criterion_group! {
     name = engine;
     config = Criterion::default().measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
-    targets = import, scan, open
+    targets = import, scan, filter, open
 }
 criterion_main!(engine);

@@ -50,6 +50,13 @@ impl Map {
         }
     }
 
+    /// Takes [`Self::advise_random`] back. A hint: failure is ignored.
+    pub fn advise_normal(&self) {
+        if let Some(pages) = &self.pages {
+            let _ = pages.advise(Advice::Normal);
+        }
+    }
+
     /// Asks the system to load these bytes soon. A hint: failure, and any part past the end, is ignored.
     pub fn advise_willneed(&self, range: Range<usize>) {
         let Some(pages) = &self.pages else { return };
@@ -82,6 +89,7 @@ mod tests {
         assert_eq!(&map[..], &content[..]);
         assert_eq!(map.as_ptr().align_offset(4096), 0);
         map.advise_random();
+        map.advise_normal();
         map.advise_willneed(5_000..usize::MAX);
         map.advise_willneed(20_000..30_000);
         std::fs::remove_file(&path).unwrap();

@@ -397,6 +397,9 @@ impl Inner {
         let mut builder = SegmentBuilder::default();
         let mut attrs = AttrsBuilder::default();
         for part in parts {
+            if let Source::Sealed(segment) = &part.source {
+                segment.expect_all();
+            }
             for document in part.live_documents() {
                 if builder.len() % 1024 == 0 {
                     task.step("seal", u64::from(builder.len()), total)?;

@@ -124,6 +124,13 @@ impl Searcher {
             };
             self.rows += count;
             self.matches += matches;
+            if let Source::Sealed(segment) = &part.source
+                && (rows.graph.is_none() || self.options.exact || self.rank_dim < self.dim)
+                && let Some(vectors) = segment.vectors(self.generation)
+                && count > 0
+            {
+                vectors.expect_scan(self.options.exact);
+            }
             if count > 0 || matches!(part.source, Source::Active(..)) {
                 self.blocks.push(Block { part: number, number: block, allowed: masked.map(|m| m.0) });
             }
@@ -277,5 +284,121 @@ impl Chosen {
             return new;
         }
         !self.few.contains(&place) && self.many.insert(place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::Db;
+    use crate::db::filter::Filter;
+    use crate::options::Durability;
+    use crate::{CreateOptions, OpenOptions, Task};
+
+    fn vector(n: u64) -> Vec<f32> {
+        (0..8).map(|i| ((n * 37 + i * 101) % 97) as f32 - 48.0).collect()
+    }
+
+    fn documents(range: Range<u64>) -> impl Iterator<Item = Document> {
+        range.map(|n| Document::from_vector(format!("d{n}"), vector(n)).meta("n", n))
+    }
+
+    fn database(dir: &tempfile::TempDir, durability: Durability) -> Db {
+        let create = CreateOptions { vectors: Some(8), ..CreateOptions::default() };
+        let options = OpenOptions {
+            create,
+            durability,
+            background: false,
+            seal_bytes: 8 << 10,
+            ..OpenOptions::default()
+        };
+        Db::open_with(dir.path().join("a.embdb"), options).unwrap()
+    }
+
+    #[test]
+    fn a_searcher_finds_what_a_search_finds_and_keeps_its_view() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = database(&dir, Durability::Full);
+        db.add(documents(0..40)).unwrap();
+        db.seal(&Task::default()).unwrap();
+        db.add(documents(30..60)).unwrap();
+        db.delete(&["d3".into(), "d35".into()]).unwrap();
+        for filter in [None, Some("n < 45 AND n != 7")] {
+            let filter = filter.map(|text| Filter::parse(text).unwrap());
+            let options = SearchOptions { k: 7, filter, ..SearchOptions::default() };
+            let searcher = db.searcher(&options).unwrap();
+            for n in 0..60 {
+                let query = vector(n);
+                let mut search = db.search_vector(&query).k(7);
+                if let Some(filter) = &options.filter {
+                    search = search.filter(filter.expression()).unwrap();
+                }
+                let hits = search.run().unwrap().hits;
+                let expected: Vec<_> = hits.iter().map(|h| (h.id.as_str(), h.distance, h.score)).collect();
+                let found = searcher.search(&vector(n)).unwrap();
+                assert_eq!(found.iter().map(|m| (m.id, m.distance, m.score)).collect::<Vec<_>>(), expected);
+            }
+        }
+        let searcher = db.searcher(&SearchOptions { k: 100, ..SearchOptions::default() }).unwrap();
+        db.delete(&["d20".into()]).unwrap();
+        db.compact(&Task::default()).unwrap();
+        assert_eq!(searcher.search(&vector(20)).unwrap()[0].id, "d20");
+        assert_eq!((searcher.search(&vector(1)).unwrap().len(), searcher.matches()), (58, 58));
+        assert_eq!(searcher.search(&[1.0; 7]).unwrap_err().exit_code(), 1);
+    }
+
+    #[test]
+    fn many_queries_can_be_cancelled() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = database(&dir, Durability::Full);
+        db.add(documents(0..40)).unwrap();
+        let queries: Vec<f32> = (0..100).flat_map(vector).collect();
+        let task = Task::default();
+        let report = db.knn(&queries, &SearchOptions::default(), 2, &task).unwrap();
+        assert_eq!((report.ids.len(), report.ids[5][0].as_str()), (100, "d5"));
+        task.cancel();
+        let stopped = db.knn(&queries, &SearchOptions::default(), 2, &task);
+        assert!(matches!(stopped, Err(Error::Cancelled)));
+    }
+
+    #[test]
+    fn a_bulk_load_is_compacted_to_what_was_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = database(&dir, Durability::Bulk);
+        for start in (0..600).step_by(50) {
+            db.add(documents(start..start + 60)).unwrap();
+        }
+        assert!(db.info().unwrap().segments > 3, "the load was to be sealed on the way");
+        db.compact(&Task::default()).unwrap();
+        let look = |db: &Db| {
+            assert_eq!((db.info().unwrap().segments, db.count().unwrap()), (1, 610));
+            let searcher = db.searcher(&SearchOptions { k: 1, ..SearchOptions::default() }).unwrap();
+            for n in (0..97).step_by(5) {
+                let found = searcher.search(&vector(n)).unwrap();
+                assert!(found[0].distance.abs() < 1e-6, "{n}: {found:?}");
+            }
+            assert_eq!(db.count_where("n >= 600").unwrap().count, 10);
+            assert!(db.check(false, &Task::default()).unwrap().ok);
+        };
+        look(&db);
+        drop(db);
+        look(&database(&dir, Durability::Full));
+    }
+
+    /// Two documents of three rows and one of none, in one block.
+    #[test]
+    fn a_document_with_several_rows_is_one_hit() {
+        let (first, spans) = ([0, 3, 3, 6], [[0, 1], [1, 2], [2, 3], [0, 4], [4, 5], [5, 6]]);
+        let full = [1.0f32, 0.0, 0.9, 0.1, 0.0, 1.0, 0.5, 0.5, 0.6, 0.4, 0.2, 0.8];
+        let ladder = [2];
+        let vectors =
+            crate::index::VectorBlock::new(2, Metric::Dot, &ladder, 6, &[], &[], &[], &full).unwrap();
+        let rows = Rows { vectors, graph: None, first: &first, spans: &spans, base: 0 };
+        let ranked = [(0.1, 0), (0.2, 4), (0.3, 1), (0.4, 3), (0.5, 5)];
+        let found = Chosen::new(5).documents(ranked.into_iter(), 0, &rows);
+        let places: Vec<_> = found.iter().map(|f| (f.place.document, f.chunk.index, f.distance)).collect();
+        assert_eq!(places, [(0, 0, 0.1), (2, 1, 0.2)]);
+        let (mask, count) = rows.mask(&RoaringBitmap::from_iter([0, 1, 7]));
+        assert_eq!((mask, count), (RoaringBitmap::from_iter([0, 1, 2]), 1));
     }
 }

@@ -25,6 +25,10 @@ use crate::format::segment::{DocumentRecord, ids, rows, tombstones, vectors};
 /// by `check`, and whenever its rows are copied.
 pub const VERIFIED_AT_ONCE: usize = 1 << 20;
 
+/// Of a file that is longer than this, searches read single pages: it may be larger than memory. A shorter one is in
+/// memory soonest with what the system reads ahead.
+const READ_AHEAD_AT_MOST: usize = 1 << 30;
+
 /// One mapped file of a segment.
 pub struct SegmentFile {
     bytes: Bytes,
@@ -49,7 +53,12 @@ impl SegmentFile {
             return Err(Error::corrupt(path, length.min(entry.length), what));
         }
         let bytes = vfs.map(&path)?;
+        // Opening looks at both ends; reading ahead from there would cost more than all the rest of it.
+        bytes.advise_random();
         let layout = Layout::parse(&bytes, kind, &path)?;
+        if bytes.len() <= READ_AHEAD_AT_MOST {
+            bytes.advise_normal();
+        }
         if layout.checksum != entry.checksum || layout.database != *database {
             return Err(Error::corrupt(path, 0, "not the file that the manifest names"));
         }
@@ -92,8 +101,14 @@ impl SegmentFile {
         self.locate(id).map(|range| range.len() / size_of::<T>())
     }
 
+    /// Tells the system that the file is about to be read from end to end.
+    pub fn expect_all(&self) {
+        self.bytes.advise_normal();
+    }
+
     /// Verifies the blocks that were not verified before.
     pub fn verify_rest(&self) -> Result<()> {
+        self.expect_all();
         self.verify(0, self.layout.blocks() * BLOCK_LEN)
     }
 
@@ -104,6 +119,7 @@ impl SegmentFile {
 
     /// Verifies every block, whatever was verified before: what `check` does.
     pub fn verify_all(&self) -> Result<()> {
+        self.expect_all();
         self.layout.verify(&self.bytes, 0, self.bytes.len(), &self.path)
     }
 
@@ -188,6 +204,12 @@ impl SegmentVectors {
     /// The frozen graph, if one was built.
     pub fn graph(&self) -> Result<Option<&[u8]>> {
         self.graph.as_ref().map(|file| file.scattered(vectors::GRAPH)).transpose()
+    }
+
+    /// Tells the system what a scan is about to read: codes, or f32 rows if it is exact or there are no codes.
+    pub fn expect_scan(&self, exact: bool) {
+        let scanned = if exact { self.full.as_ref().or(self.codes.as_ref()) } else { self.codes.as_ref() };
+        scanned.or(self.full.as_ref()).into_iter().for_each(SegmentFile::expect_all);
     }
 
     /// Verifies all of it, once.
@@ -305,6 +327,11 @@ impl Segment {
             at += 1;
         }
         Ok(None)
+    }
+
+    /// Tells the system that all ids and documents are about to be read.
+    pub fn expect_all(&self) {
+        [&self.ids, &self.docs].into_iter().for_each(SegmentFile::expect_all);
     }
 
     /// Title, text and metadata of a document.

@@ -140,6 +140,13 @@ impl Bytes {
         }
     }
 
+    /// Takes [`Self::advise_random`] back.
+    pub fn advise_normal(&self) {
+        if let Inner::Map(map) = &self.0 {
+            map.advise_normal();
+        }
+    }
+
     /// Asks the system to load these bytes soon. A hint; nothing happens for owned bytes.
     pub fn advise_willneed(&self, range: Range<usize>) {
         if let Inner::Map(map) = &self.0 {
