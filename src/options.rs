@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
-use crate::types::{Codec, Metric, Precision};
+use crate::types::{Codec, IndexKind, Metric, Precision};
 
 /// Limits on what is accepted; above them a call fails with [`Error::Limit`].
 pub mod limits {
@@ -50,6 +50,8 @@ pub struct CreateOptions {
     pub codec: Codec,
     /// Arithmetic of the encoder.
     pub precision: Precision,
+    /// How much is spent on graphs.
+    pub index: IndexKind,
 }
 
 /// How a database is opened.
@@ -103,6 +105,7 @@ type Callback = Arc<dyn Fn(Progress<'_>) + Send + Sync>;
 pub struct Task {
     cancelled: Arc<AtomicBool>,
     callback: Option<Callback>,
+    unwanted: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
 }
 
 impl std::fmt::Debug for Task {
@@ -119,7 +122,12 @@ impl Task {
 
     /// The same task without its reports: cancelled together.
     pub fn quiet(&self) -> Self {
-        Self { cancelled: Arc::clone(&self.cancelled), callback: None }
+        Self { callback: None, ..self.clone() }
+    }
+
+    /// The same task, which also stops as soon as `unwanted` says so.
+    pub(crate) fn unless(&self, unwanted: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { unwanted: Some(Arc::new(unwanted)), ..self.clone() }
     }
 
     /// Asks the work to stop at its next safe point.
@@ -129,7 +137,8 @@ impl Task {
 
     /// Reports a step; fails with [`Error::Cancelled`] if the caller asked to stop.
     pub fn step(&self, stage: &str, done: u64, total: u64) -> Result<()> {
-        if self.cancelled.load(Ordering::Relaxed) {
+        if self.cancelled.load(Ordering::Relaxed) || self.unwanted.as_ref().is_some_and(|unwanted| unwanted())
+        {
             return Err(Error::Cancelled);
         }
         if let Some(callback) = &self.callback {

@@ -118,6 +118,27 @@ impl Codec {
     }
 }
 
+/// How much is spent on graphs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum IndexKind {
+    /// Built quickly, small.
+    #[default]
+    Fast,
+    /// More links, chosen from wider beams: slower to build, fewer distances to a high recall.
+    Dense,
+}
+
+impl IndexKind {
+    /// The name used in commands and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Dense => "dense",
+        }
+    }
+}
+
 /// Arithmetic of the encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]

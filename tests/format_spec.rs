@@ -250,7 +250,7 @@ macro_rules! archived {
 fn the_manifest_is_archived_as_the_tables_say() {
     use manifest::*;
     archived!("Archived Manifest", ArchivedManifest,
-        number: 8, database: 16, metric: 1, codec: 1, precision: 1, asked_ladder: 8, active_generation: 4,
+        number: 8, database: 16, metric: 1, codec: 1, precision: 1, index: 1, asked_ladder: 8, active_generation: 4,
         next_generation: 4, next_segment: 8, first_log: 8, sequence: 8, generations: 8, segments: 8, models: 8,
         feedback: 8);
     archived!("Archived Generation", ArchivedGeneration,

@@ -183,7 +183,7 @@ impl Db {
         let model_id = encoder.model_id().to_owned();
         let taken = |m: &NamedModel| m.name == name && m.model_id != model_id;
         // A commit removes files that no manifest names: not while a segment is being written.
-        let _alone = self.inner.maintenance.lock();
+        let _alone = self.inner.maintenance.alone();
         let mut writing = self.inner.writing(self.inner.options.busy_timeout)?;
         if self.inner.snapshot().manifest.models.iter().any(taken) {
             return Err(Error::input(format!("another model has the name {name:?}; choose one with --name")));
@@ -459,7 +459,7 @@ impl Inner {
         store: impl Fn() -> Result<()>,
     ) -> Result<u32> {
         source.before(self, &generation, task)?;
-        let _alone = self.maintenance.lock();
+        let _alone = self.maintenance.alone();
         let _pin = Pin::new(self, COMMIT_WAIT)?;
         self.seal(&task.quiet())?;
         store()?;
@@ -502,7 +502,8 @@ impl Inner {
             Ok(())
         })?;
         drop(writing);
-        // It is published; what is left over is in nobody's way.
+        // It is published; what is left over is in nobody's way, and missing graphs are built by `compact`.
+        let _ = self.build_graphs(self.options.threads, task);
         let _ = self.merge_feedback(0).and_then(|()| source.finish(self));
         Ok(generation.id)
     }

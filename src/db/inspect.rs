@@ -56,6 +56,8 @@ pub struct Info {
     pub dims: Vec<u32>,
     /// Stored forms of vectors.
     pub codec: &'static str,
+    /// Name of the kind of graphs.
+    pub index: &'static str,
     /// Precision of the encoder.
     pub precision: &'static str,
     /// Metric.
@@ -114,6 +116,7 @@ impl Db {
             model: generation.map(|g| g.model_id.clone()).filter(|m| !m.is_empty()),
             dims: generation.map(|g| g.ladder.clone()).unwrap_or_default(),
             codec: manifest.codec().name(),
+            index: manifest.index().name(),
             precision: "f32",
             metric: manifest.metric().name(),
             index: "fast",
@@ -154,7 +157,7 @@ impl Db {
             )));
         }
         // Whoever writes would remove or extend files under the copy: hold the lock, and let nothing be sealed.
-        let _alone = self.inner.maintenance.lock();
+        let _alone = self.inner.maintenance.alone();
         let _pin = super::maintain::Pin::new(&self.inner, self.inner.options.busy_timeout)?;
         self.flush()?;
         storage::create_dirs(vfs, dest)?;

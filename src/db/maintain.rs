@@ -7,11 +7,11 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::active::parse_meta;
 use super::snapshot::{Part, Rows, Snapshot, Source};
@@ -88,17 +88,45 @@ impl Drop for Background {
     }
 }
 
+/// Lets one thread at a time write segments, and tells it when others wait.
+#[derive(Default)]
+pub(crate) struct Alone {
+    lock: Mutex<()>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Alone {
+    /// Waits for its turn.
+    pub fn alone(&self) -> MutexGuard<'_, ()> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let guard = self.lock.lock();
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        guard
+    }
+
+    /// Takes the turn if nobody has it.
+    pub fn try_alone(&self) -> Option<MutexGuard<'_, ()>> {
+        self.lock.try_lock()
+    }
+
+    /// Says whether somebody waits.
+    fn wanted(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let waiting = Arc::clone(&self.waiting);
+        move || waiting.load(Ordering::Relaxed) > 0
+    }
+}
+
 impl Db {
     /// Leaves one sealed segment with its graph, and gives the bytes of deleted documents back.
     pub fn compact(&self, task: &Task) -> Result<()> {
         if !self.exists() {
             return Ok(());
         }
-        let _alone = self.inner.maintenance.lock();
+        let _alone = self.inner.maintenance.alone();
         let _pin = Pin::new(&self.inner, self.inner.options.busy_timeout)?;
         self.inner.unite(task)?;
         self.inner.merge_feedback(0)?;
-        self.inner.build_graphs(GRAPH_ROWS, task)
+        self.inner.build_graphs(self.inner.options.threads, task)
     }
 
     /// Seals the active segment now.
@@ -106,7 +134,7 @@ impl Db {
         if !self.exists() {
             return Ok(());
         }
-        let _alone = self.inner.maintenance.lock();
+        let _alone = self.inner.maintenance.alone();
         let _pin = Pin::new(&self.inner, self.inner.options.busy_timeout)?;
         self.inner.seal(task)
     }
@@ -161,7 +189,7 @@ impl Inner {
             log.sync()?;
         }
         drop(writer);
-        let Some(_alone) = self.maintenance.try_lock() else { return Ok(()) };
+        let Some(_alone) = self.maintenance.try_alone() else { return Ok(()) };
         if self.wants_seal() {
             let _pin = Pin::new(self, self.options.busy_timeout)?;
             self.seal(task)?;
@@ -172,7 +200,18 @@ impl Inner {
             let _pin = Pin::new(self, self.options.busy_timeout)?;
             self.merge(&candidates, task)?;
         }
-        Ok(())
+        self.build_graphs_aside(task)
+    }
+
+    /// Builds missing graphs with one thread, until anyone else wants to maintain: what a merge is about to throw
+    /// away is not worth waiting for. In a bulk load `compact` builds them.
+    fn build_graphs_aside(&self, task: &Task) -> Result<()> {
+        if self.options.durability == Durability::Bulk {
+            return Ok(());
+        }
+        let wanted = self.maintenance.wanted();
+        let _pin = Pin::new(self, self.options.busy_timeout)?;
+        self.build_graphs(1, &task.unless(wanted))
     }
 
     /// What is due right after a write, where no background thread does it. The write is acknowledged: what fails
@@ -187,7 +226,7 @@ impl Inner {
         if !fresh && !seals {
             return Ok(());
         }
-        let Some(_alone) = self.maintenance.try_lock() else { return Ok(()) };
+        let Some(_alone) = self.maintenance.try_alone() else { return Ok(()) };
         if fresh {
             self.merge_feedback(FEEDBACK_FILES)?;
         }
@@ -321,9 +360,11 @@ impl Inner {
         })
     }
 
-    /// Builds the graph of each segment that has `least` rows and none yet.
-    pub fn build_graphs(&self, least: usize, task: &Task) -> Result<()> {
+    /// Builds the graph of each segment that is long enough and has none yet. The caller holds the maintenance
+    /// lock and a pin.
+    pub fn build_graphs(&self, threads: usize, task: &Task) -> Result<()> {
         let snapshot = self.snapshot();
+        let params = BuildParams::of(snapshot.manifest.index());
         let Some(generation) = snapshot.generation() else { return Ok(()) };
         let shape = snapshot.shape_of(generation.id)?;
         for part in &snapshot.parts {
@@ -335,10 +376,10 @@ impl Inner {
                 continue;
             }
             for rows in part.rows(generation.id, shape)? {
-                if rows.vectors.len < least {
+                if rows.vectors.len < GRAPH_ROWS {
                     continue;
                 }
-                let graph = build_graph(&rows.vectors, &BuildParams::default(), task, self.options.threads)?;
+                let graph = build_graph(&rows.vectors, &params, task, threads)?;
                 let file = self.target().write_graph(segment.entry.id, set, graph.encode())?;
                 self.commit(|manifest| {
                     if let Some(entry) = manifest.segments.iter_mut().find(|s| s.id == segment.entry.id) {

@@ -68,7 +68,7 @@ pub(crate) struct Inner {
     pub snapshot: RwLock<Arc<Snapshot>>,
     pub writer: Mutex<Writer>,
     /// Held by seal, merge and whatever else writes segments: one at a time.
-    pub maintenance: Mutex<()>,
+    pub maintenance: maintain::Alone,
     pub encoders: Encoders,
     pub feedback: Mutex<FeedbackLog>,
     /// Index of the growing segment.
@@ -104,7 +104,7 @@ impl Db {
             snapshot: RwLock::new(Arc::new(state.snapshot())),
             state: Mutex::new(state),
             writer: Mutex::default(),
-            maintenance: Mutex::default(),
+            maintenance: maintain::Alone::default(),
             encoders: Encoders::default(),
             feedback: Mutex::default(),
             growing: growing::GrowingSlot::default(),
@@ -177,7 +177,7 @@ impl Db {
     /// Waits for background work, flushes and closes. Dropping the last handle does the same, without telling of
     /// errors.
     pub fn close(self) -> Result<()> {
-        let _idle = self.inner.maintenance.lock();
+        let _idle = self.inner.maintenance.alone();
         self.flush()
     }
 }

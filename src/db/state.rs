@@ -66,6 +66,7 @@ impl State {
             metric: 0,
             codec: 0,
             precision: 0,
+            index: 0,
             asked_ladder: Vec::new(),
             active_generation: 0,
             next_generation: 1,

@@ -8,7 +8,7 @@ use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 use super::file::{DatabaseId, FileBuilder, Kind, Layout};
 use crate::error::{Error, Result};
-use crate::types::{Codec, Metric, Precision};
+use crate::types::{Codec, IndexKind, Metric, Precision};
 
 /// Section of the rkyv body.
 pub const BODY: u32 = 1;
@@ -93,6 +93,8 @@ pub struct Manifest {
     pub codec: u8,
     /// Precision of the encoder: 0 f32.
     pub precision: u8,
+    /// Graphs: 0 fast, 1 dense.
+    pub index: u8,
     /// Ladder that was asked for at creation; empty for the default.
     pub asked_ladder: Vec<u32>,
     /// Generation that answers; 0 while the database has neither encoder nor vectors.
@@ -132,6 +134,11 @@ impl Manifest {
             2 => Codec::F32,
             _ => Codec::Int8F32,
         }
+    }
+
+    /// How much is spent on graphs.
+    pub fn index(&self) -> IndexKind {
+        if self.index == 1 { IndexKind::Dense } else { IndexKind::Fast }
     }
 
     /// Precision of the encoder.
@@ -181,8 +188,8 @@ impl Manifest {
         if self.number != number || self.database != *database {
             return Err("the manifest is not the one that its file name and header say".into());
         }
-        if self.metric > 2 || self.codec > 2 || self.precision > 0 {
-            return Err("unknown metric, codec or precision".into());
+        if self.metric > 2 || self.codec > 2 || self.precision > 0 || self.index > 1 {
+            return Err("unknown metric, codec, precision or index".into());
         }
         if self.active_generation != 0 && self.active().is_none() {
             return Err(format!("the active generation {} is not listed", self.active_generation));
@@ -223,6 +230,7 @@ mod tests {
             metric: 0,
             codec: 0,
             precision: 0,
+            index: 1,
             asked_ladder: vec![],
             active_generation: 1,
             next_generation: 2,

@@ -38,7 +38,6 @@ fn what_comes_later_is_refused_by_name() {
         (&["search", "x", "--mode", "hybrid"][..], "--mode"),
         (&["search", "x", "--mode", "text"], "--mode"),
         (&["search", "x", "--as-of", "1"], "--as-of"),
-        (&["create", "--index", "dense"], "--index"),
         (&["create", "--precision", "int8"], "--precision"),
         (&["import", "x.jsonl", "--format", "parquet"], "--format"),
         (&["import", "x.parquet"], "parquet"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use embdb::options::limits;
-use embdb::types::{Codec, Metric, Precision};
+use embdb::types::{Codec, IndexKind, Metric, Precision};
 use embdb::{Error, Result};
 
 use crate::commands::{
@@ -154,6 +154,15 @@ pub fn metric(text: &str) -> std::result::Result<Metric, String> {
     all.into_iter().find(|m| m.name() == text).ok_or_else(|| "expected cosine, dot or l2".into())
 }
 
+/// `--index`.
+pub fn index(text: &str) -> std::result::Result<IndexKind, String> {
+    match text {
+        "fast" => Ok(IndexKind::Fast),
+        "dense" => Ok(IndexKind::Dense),
+        _ => Err("expected fast or dense".into()),
+    }
+}
+
 /// `--codec`.
 pub fn codec(text: &str) -> std::result::Result<Codec, String> {
     let all = [Codec::Int8F32, Codec::Int8, Codec::F32];
@@ -248,7 +257,6 @@ mod tests {
             (vec!["search", "x", "--as-of", "1"], "--as-of"),
             (vec!["eval", "--queries", "q", "--qrels", "r", "--mode", "text"], "--mode"),
             (vec!["batch-search", "--queries", "q", "--mode", "text"], "--mode"),
-            (vec!["create", "--index", "dense"], "--index"),
             (vec!["create", "--precision", "int8"], "--precision"),
             (vec!["retrain", "--method", "lora"], "--method"),
             (vec!["retrain", "--loss", "cosent"], "--loss"),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use embdb::Db;
 use embdb::options::CreateOptions;
-use embdb::types::{Codec, Metric, Precision};
+use embdb::types::{Codec, IndexKind, Metric, Precision};
 
 use crate::args;
 use crate::context::Context;
@@ -32,17 +32,9 @@ pub struct Create {
     /// Arithmetic of the encoder: f32
     #[arg(long, default_value = "f32", value_parser = args::precision)]
     precision: Precision,
-    /// Kind of graph: fast
-    #[arg(long, default_value = "fast", value_parser = index)]
-    index: String,
-}
-
-fn index(text: &str) -> Result<String, String> {
-    match text {
-        "fast" => Ok(text.into()),
-        "dense" => args::later(text),
-        _ => Err("expected fast".into()),
-    }
+    /// Kind of graph: fast to build, or dense, for more searches a second at a high recall
+    #[arg(long, default_value = "fast", value_parser = args::index)]
+    index: IndexKind,
 }
 
 impl Create {
@@ -55,6 +47,7 @@ impl Create {
             metric: self.metric,
             codec: self.codec,
             precision: self.precision,
+            index: self.index,
         };
         let db = Db::create(&context.path, context.options(options, 0))?;
         if context.out.is_json() {
