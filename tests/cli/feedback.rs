@@ -119,6 +119,42 @@ fn too_little_to_learn_from_is_7_with_the_reason() {
 }
 
 #[test]
+fn each_method_says_its_plan_and_the_encoder_is_trained_on_demand() {
+    let place = with_judgements();
+    let plan = |more: &[&str]| {
+        let report = place.json(&[&["db", "retrain", "--data", "p.jsonl", "--plan"], more].concat());
+        report["gate"]["reason"].as_str().unwrap().to_owned()
+    };
+    assert!(
+        plan(&[]).contains("linear adapter") && plan(&["--method", "adapter"]).contains("linear adapter")
+    );
+    assert!(plan(&["--method", "full"]).contains("all weights"));
+    assert!(plan(&["--method", "full", "--layers", "1"]).contains("1 upper layers"));
+    place
+        .run(&["db", "retrain", "--data", "p.jsonl", "--method", "adapter", "--layers", "1"])
+        .code(1)
+        .says(&["layers"]);
+    let before = place.json(&["db", "info"])["model"].clone();
+    let report = place.json(&[
+        "db",
+        "retrain",
+        "--data",
+        "p.jsonl",
+        "--method",
+        "full",
+        "--layers",
+        "1",
+        "--force",
+        "--batch-size",
+        "16",
+    ]);
+    assert_eq!((&report["published"], &report["generation"]), (&json!(true), &json!(2)));
+    assert!(report["train"]["steps"].as_u64().unwrap() >= 2);
+    assert_ne!(place.json(&["db", "info"])["model"], before);
+    assert_eq!(place.json(&["db", "search", "bread number 7"])["hits"][0]["rank"], 1);
+}
+
+#[test]
 fn learning_publishes_and_rollback_takes_it_back() {
     let place = with_judgements();
     let hits = |place: &Place| -> Vec<Value> {
