@@ -12,7 +12,7 @@ use std::sync::Mutex;
 
 use candle_core::{Tensor, Var};
 use embdb::Error;
-use embdb::encoder::{Encoder, ModelFiles};
+use embdb::encoder::{Encoder, ModelFiles, PrepareLimits};
 use embdb::options::Task;
 use embdb::types::Precision;
 
@@ -166,6 +166,83 @@ fn every_variable_gets_its_gradient() {
             assert!(name.ends_with("key.bias") || largest > 1e-6, "{variant}: {name}: {largest}");
         }
     }
+}
+
+#[test]
+fn only_the_upper_layers_get_gradients() {
+    let encoder = tiny("tiny-dense");
+    let layers = encoder.layers();
+    for top in [0, 1, layers, layers + 1] {
+        let model = encoder.trainable_top(top).unwrap();
+        let texts = model.prepare(&TRAINING_TEXTS, &PrepareLimits::default(), &Task::default()).unwrap();
+        assert_eq!(texts.kept(), if top < layers { TRAINING_TEXTS.len() } else { 0 });
+        let vectors = model.embed_prepared(&texts, &[2, 0, 1, 2]).unwrap();
+        let gradients = loss(&vectors).backward().unwrap();
+        let variables = model.variables();
+        let layer =
+            |name: &str| name.strip_prefix("encoder.layer.")?.split('.').next()?.parse::<usize>().ok();
+        let trained: std::collections::BTreeSet<usize> =
+            variables.iter().filter_map(|(name, _)| layer(name)).collect();
+        assert!(trained.into_iter().eq(layers.saturating_sub(top)..layers), "{top}");
+        assert!(variables.iter().all(|(name, _)| !name.starts_with("embeddings.")));
+        assert!(variables.iter().any(|(name, _)| name == "3_Dense/linear.weight"));
+        for (name, variable) in variables {
+            let values: Vec<f32> =
+                gradients.get(&variable).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let largest = values.iter().fold(0f32, |m, g| m.max(g.abs()));
+            assert!(
+                largest.is_finite() && (name.ends_with("key.bias") || largest > 1e-6),
+                "{name}: {largest}"
+            );
+        }
+    }
+}
+
+#[test]
+fn prepared_texts_give_the_vectors_of_the_encoder() {
+    let encoder = tiny("tiny-cls");
+    let dim = encoder.dim();
+    // Long and short, so that several groups are computed.
+    let texts: Vec<String> = (0..60).map(|i| "the list of names ".repeat(1 + i * 7 % 12)).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let numbers: Vec<usize> = (0..60).map(|i| i * 17 % 60).collect();
+    let mixed: Vec<&str> = numbers.iter().map(|&number| texts[number]).collect();
+    let expected = encode(&encoder, &mixed);
+    let model = encoder.trainable_top(1).unwrap();
+    for bytes in [1 << 20, 60_000, 0] {
+        let limits = PrepareLimits { bytes, ..PrepareLimits::default() };
+        let ready = model.prepare(&texts, &limits, &Task::default()).unwrap();
+        assert_eq!(ready.kept() == 60, bytes == 1 << 20, "{}", ready.kept());
+        let vectors: Vec<f32> =
+            model.embed_prepared(&ready, &numbers).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        assert_agree(&vectors, &expected, dim, 0.9999);
+    }
+    assert!(
+        model
+            .embed_prepared(
+                &model.prepare(&texts, &PrepareLimits::default(), &Task::default()).unwrap(),
+                &[60]
+            )
+            .is_err()
+    );
+
+    let whole = encode(&encoder, &["snow on the pass"]);
+    let cut = |tokens| {
+        let limits = PrepareLimits { tokens, ..PrepareLimits::default() };
+        let ready =
+            model.prepare(&["snow on the pass and a list of names"], &limits, &Task::default()).unwrap();
+        model.embed_prepared(&ready, &[0]).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let most = encoder.count_tokens("snow on the pass").unwrap() + 2;
+    assert_agree(&cut(most), &whole, dim, 0.9999);
+}
+
+#[test]
+fn fixed_layers_are_written_as_they_were() {
+    let encoder = tiny("tiny-dense");
+    let model = encoder.trainable_top(1).unwrap();
+    let again = Encoder::from_files(model.to_files().unwrap(), Precision::F32).unwrap();
+    assert_eq!(encode(&again, &TRAINING_TEXTS), encode(&encoder, &TRAINING_TEXTS));
 }
 
 #[test]

@@ -32,16 +32,23 @@ use crate::types::Event;
 
 /// Documents that must find themselves, at most.
 const GUARD_DOCUMENTS: usize = 500;
+/// Pairs from which on the encoder itself is trained unasked.
+const LEAST_PAIRS: usize = 1_000;
+/// Documents up to which everything is encoded again unasked.
+const MOST_DOCUMENTS: u64 = 50_000;
 /// Depth of `eval`.
 const EVAL_DEPTH: usize = 100;
 
 /// How the encoder learns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Method {
-    /// A linear map on queries and documents; stored vectors are mapped, nothing is encoded again.
+    /// The adapter; if the gate passes it and there is enough to learn from, also the encoder's upper layers.
+    /// The better of both is published.
     #[default]
+    Best,
+    /// A linear map on queries and documents; stored vectors are mapped, nothing is encoded again.
     Adapter,
-    /// All weights of the encoder; everything is encoded again.
+    /// The weights of the encoder, and an adapter to follow it; everything is encoded again.
     Full,
 }
 
@@ -54,11 +61,15 @@ pub struct RetrainOptions {
     pub method: Method,
     /// Matryoshka ladder of the new generation; by default that of the active one.
     pub dims: Option<Vec<usize>>,
-    /// Passes over the data; by default 15 for the adapter, 1 for full.
+    /// How many of the encoder's topmost layers are trained. By default all weights with [`Method::Full`], a third
+    /// of the layers with [`Method::Best`].
+    pub layers: Option<usize>,
+    /// Passes over the data; by default 15 for the adapter, 1 for the encoder. This, the size of batches and the
+    /// rate concern the adapter unless the method is [`Method::Full`].
     pub epochs: Option<usize>,
-    /// Pairs in a batch; by default 512 for the adapter, 32 for full.
+    /// Pairs in a batch; by default 512 for the adapter, 64 for upper layers, 32 for the whole encoder.
     pub batch_size: Option<usize>,
-    /// Learning rate; by default 2e-3 for the adapter, 2e-5 for full.
+    /// Learning rate; by default 2e-3 for the adapter, 2e-4 for upper layers, 2e-5 for the whole encoder.
     pub lr: Option<f64>,
     /// Seed of everything random.
     pub seed: u64,
@@ -206,6 +217,9 @@ impl Db {
                 ));
             }
         };
+        if options.method == Method::Adapter && options.layers.is_some() {
+            return Err(Error::input("an adapter trains none of the encoder's layers"));
+        }
         let mut run = Run::new(&self.inner, generation, &options)?;
         let (pairs, notes) = match &options.data {
             Some(path) => pairs_from_file(path)?,
@@ -287,6 +301,7 @@ struct Run<'a> {
     corpus: Corpus,
     pairs: Vec<ResolvedPair>,
     notes: Vec<String>,
+    start: Instant,
 }
 
 /// Held-out queries and the guard set, with the current encoder's vectors of both, in this order.
@@ -309,6 +324,16 @@ enum CandidateRows {
     Embedded(Box<Embedded>),
 }
 
+impl CandidateRows {
+    /// Throws away what was made for a candidate that is not published.
+    fn discard(self, inner: &Inner) -> Result<()> {
+        match self {
+            Self::Mapped(_) => Ok(()),
+            Self::Embedded(embedded) => embedded.discard(inner),
+        }
+    }
+}
+
 impl<'a> Run<'a> {
     fn new(inner: &'a Inner, generation: Generation, options: &'a RetrainOptions) -> Result<Self> {
         let snapshot = inner.snapshot();
@@ -321,7 +346,8 @@ impl<'a> Run<'a> {
         let corpus =
             Corpus { rows: Vec::new(), document_of: Vec::new(), documents: Vec::new(), ids: Vec::new() };
         let (pairs, notes) = (Vec::new(), Vec::new());
-        Ok(Self { inner, snapshot, generation, options, encoder, ladder, corpus, pairs, notes })
+        let start = Instant::now();
+        Ok(Self { inner, snapshot, generation, options, encoder, ladder, corpus, pairs, notes, start })
     }
 
     /// Loads the rows and turns ids and texts of pairs into documents.
@@ -426,22 +452,60 @@ impl<'a> Run<'a> {
         }
         let exam = self.exam(&split.held_out)?;
         let train: Vec<ResolvedPair> = split.train.iter().map(|&n| self.pairs[n].clone()).collect();
-        let mut candidate = match self.options.method {
-            Method::Adapter => self.train_adapter(&train)?,
-            Method::Full => self.train_full(&train)?,
+        let candidate = match self.options.method {
+            Method::Full => self.train_encoder(&train)?,
+            Method::Adapter | Method::Best => self.train_adapter(&train)?,
         };
         let mut gate = self.judge(&candidate, &exam)?;
         if !gate.publish && self.options.force {
             gate.reason = format!("published by force: {}", gate.reason);
         } else if !gate.publish {
-            if let CandidateRows::Embedded(embedded) = candidate.rows {
-                embedded.discard(self.inner)?;
-            }
+            candidate.rows.discard(self.inner)?;
             return Ok(self.refused(gate, candidate.train));
-        } else if self.options.method == Method::Adapter {
-            candidate = self.with_all_pairs(candidate, &split, &exam)?;
+        } else if self.options.method != Method::Full {
+            if let Some((better, gate)) = self.better_encoder(&train, &exam, &gate)? {
+                return self.publish(better, gate);
+            }
+            let candidate = self.with_all_pairs(candidate, &split, &exam)?;
+            return self.publish(candidate, gate);
         }
         self.publish(candidate, gate)
+    }
+
+    /// The encoder with its upper layers trained, if the method allows it, there is enough to learn from, and it
+    /// gains more than the adapter that `passed`. What the gate refuses as an adapter comes no further: a log that
+    /// teaches a linear map nothing certain costs seconds, and gets one chance to be published by luck.
+    fn better_encoder(
+        &mut self,
+        train: &[ResolvedPair],
+        exam: &Exam,
+        passed: &GateReport,
+    ) -> Result<Option<(Candidate, GateReport)>> {
+        let spent = self.options.time_budget.is_some_and(|budget| self.start.elapsed() >= budget);
+        if self.options.method != Method::Best || train.len() < LEAST_PAIRS || spent {
+            return Ok(None);
+        }
+        let documents = self.snapshot.count();
+        if documents > MOST_DOCUMENTS {
+            self.notes.push(format!(
+                "only the adapter was trained: for more, {documents} documents would have to be encoded again, which \
+                 `--method full` does"
+            ));
+            return Ok(None);
+        }
+        let mut candidate = self.train_encoder(train)?;
+        let gate = self.judge(&candidate, exam)?;
+        let compared = format!(
+            "on held-out queries the adapter alone gains {:.4}, the encoder {:.4}",
+            passed.gain, gate.gain
+        );
+        if !gate.publish || gate.gain <= passed.gain {
+            self.notes.push(compared);
+            candidate.rows.discard(self.inner)?;
+            return Ok(None);
+        }
+        candidate.train.notes.push(compared);
+        Ok(Some((candidate, gate)))
     }
 
     /// Once the gate has passed what the older pairs taught, the newest, which judged, are learnt as well: they are
@@ -470,15 +534,32 @@ impl<'a> Run<'a> {
 
     fn plan(&self, train: usize, held_out: usize) -> String {
         let documents = self.corpus.documents.len();
+        let adapter = format!(
+            "plan: train a linear adapter on {train} pairs, judge it on {held_out} held-out queries, and map the stored \
+             vectors of {documents} documents; nothing is encoded again"
+        );
+        let layers = match self.layers() {
+            Some(layers) => format!("{layers} upper layers of the encoder"),
+            None => "all weights of the encoder".into(),
+        };
         match self.options.method {
-            Method::Adapter => format!(
-                "plan: train a linear adapter on {train} pairs, judge it on {held_out} held-out queries, and map the \
-                 stored vectors of {documents} documents; nothing is encoded again"
+            Method::Best if train >= LEAST_PAIRS && documents as u64 <= MOST_DOCUMENTS => format!(
+                "{adapter}; if that is better, train {layers} as well, encode the documents again, and publish the best"
             ),
+            Method::Best | Method::Adapter => adapter,
             Method::Full => format!(
-                "plan: fine-tune the encoder on {train} pairs, judge it on {held_out} held-out queries, and encode \
+                "plan: train {layers} on {train} pairs, judge them on {held_out} held-out queries, and encode \
                  {documents} documents again"
             ),
+        }
+    }
+
+    /// How many upper layers are trained; all weights if not given.
+    fn layers(&self) -> Option<usize> {
+        let third = || self.encoder.layers().div_ceil(3);
+        match self.options.method {
+            Method::Full => self.options.layers,
+            Method::Best | Method::Adapter => Some(self.options.layers.unwrap_or_else(third)),
         }
     }
 
@@ -547,16 +628,15 @@ impl<'a> Run<'a> {
         Ok(out)
     }
 
-    fn train_full(&mut self, train: &[ResolvedPair]) -> Result<Candidate> {
-        let defaults = FullOptions::default();
-        let options = FullOptions {
-            epochs: self.options.epochs.unwrap_or(defaults.epochs),
-            batch: self.options.batch_size.unwrap_or(defaults.batch),
-            lr: self.options.lr.unwrap_or(defaults.lr),
-            seed: self.options.seed,
-            time_budget: self.options.time_budget,
-            ..defaults
-        };
+    fn train_encoder(&self, train: &[ResolvedPair]) -> Result<Candidate> {
+        let defaults = FullOptions::of_layers(self.layers());
+        let budget = self.options.time_budget.map(|budget| budget.saturating_sub(self.start.elapsed()));
+        let mut options = FullOptions { seed: self.options.seed, time_budget: budget, ..defaults };
+        if self.options.method == Method::Full {
+            options.epochs = self.options.epochs.unwrap_or(options.epochs);
+            options.batch = self.options.batch_size.unwrap_or(options.batch);
+            options.lr = self.options.lr.unwrap_or(options.lr);
+        }
         let pairs: Vec<TextPair> = train
             .iter()
             .map(|p| TextPair {
@@ -566,13 +646,13 @@ impl<'a> Run<'a> {
                 weight: p.weight.min(1.0),
             })
             .collect();
-        let (files, report) =
-            trainer::train_full(&self.encoder, &pairs, &self.ladder, &options, &self.options.task)?;
-        let encoder = Encoder::from_files(files, self.snapshot.manifest.precision())?;
+        let trained = trainer::train_full(&self.encoder, &pairs, &self.ladder, &options, &self.options.task)?;
+        let encoder = Encoder::from_files(trained.files, self.snapshot.manifest.precision())?;
+        let encoder = encoder.with_adapter(trained.adapter)?;
         self.inner.encoders.keep(&encoder);
         let mut embedded = Box::<Embedded>::default();
         embedded.before(self.inner, &self.draft(&encoder), &self.options.task)?;
-        Ok(Candidate { encoder, train: report, rows: CandidateRows::Embedded(embedded) })
+        Ok(Candidate { encoder, train: trained.report, rows: CandidateRows::Embedded(embedded) })
     }
 
     /// The candidate's generation, before it has a number.

@@ -149,6 +149,11 @@ impl Bert {
 
     /// Token states, texts × width × hidden; those of padding have no meaning.
     pub(crate) fn forward(&self, batch: &TokenBatch) -> Result<Tensor> {
+        self.above(self.below(batch, 0)?, batch, 0)
+    }
+
+    /// The states that enter the layer of this number, (texts · width) × hidden.
+    pub(crate) fn below(&self, batch: &TokenBatch, layer: usize) -> Result<Tensor> {
         let shape = (batch.len(), batch.width, self.hidden);
         let words = self.words.index_select(&batch.ids, 0)?.reshape(shape)?;
         let places = self.positions.narrow(0, 0, batch.width)?;
@@ -156,10 +161,19 @@ impl Bert {
         let places = places.broadcast_add(&self.token_types.narrow(0, 0, 1)?)?;
         let rows = (batch.len() * batch.width, self.hidden);
         let mut x = self.norm.apply(&words.broadcast_add(&places)?.reshape(rows)?)?;
-        for layer in &self.layers {
+        for layer in self.layers.iter().take(layer) {
             x = layer.apply(&x, batch, self.heads)?;
         }
-        x.reshape(shape)
+        Ok(x)
+    }
+
+    /// What the layers from this number on make of the states of [`below`](Self::below): token states,
+    /// texts × width × hidden.
+    pub(crate) fn above(&self, mut states: Tensor, batch: &TokenBatch, layer: usize) -> Result<Tensor> {
+        for layer in self.layers.iter().skip(layer) {
+            states = layer.apply(&states, batch, self.heads)?;
+        }
+        states.reshape((batch.len(), batch.width, self.hidden))
     }
 }
 

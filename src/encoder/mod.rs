@@ -8,7 +8,8 @@
 //! | `tokenize`, `batch`, `chunks` | text to ids, ids to padded batches, long texts to chunks |
 //! | `ops`, `bert`, `pooling` | ids to vectors, with gradients |
 //! | `run` | many texts on several threads |
-//! | `trainable`, `export` | the same model as variables; as sentence-transformers reads it |
+//! | `trainable`, `prepared` | the same model as variables; texts made ready for many passes |
+//! | `export` | the model as sentence-transformers reads it |
 //!
 //! Invariants: a text's vector does not depend on the texts encoded with it, but for rounding; the
 //! same call gives the same bits. Files are checked before anything in them is used.
@@ -21,6 +22,7 @@ mod export;
 mod files;
 mod ops;
 mod pooling;
+mod prepared;
 mod run;
 mod tokenize;
 mod trainable;
@@ -34,6 +36,7 @@ use candle_core::Tensor;
 
 pub use self::batch::TokenBatch;
 pub use self::files::ModelFiles;
+pub use self::prepared::{PrepareLimits, PreparedTexts};
 pub use self::trainable::TrainableEncoder;
 
 use self::bert::{Bert, Use};
@@ -127,6 +130,11 @@ impl Encoder {
         self.inner.config.dim()
     }
 
+    /// Transformer layers.
+    pub fn layers(&self) -> usize {
+        self.inner.config.bert.layers
+    }
+
     /// Tokens of a text that are read, special ones included; the rest of it is cut off.
     pub fn max_tokens(&self) -> usize {
         self.inner.config.max_tokens
@@ -192,9 +200,14 @@ impl Encoder {
         self.inner.adapter.as_ref().map(|adapter| adapter.values.as_slice())
     }
 
-    /// A copy whose parameters can be trained.
+    /// A copy whose parameters can all be trained.
     pub fn trainable(&self) -> Result<TrainableEncoder> {
-        TrainableEncoder::new(self)
+        TrainableEncoder::new(self, None)
+    }
+
+    /// A copy of which the topmost transformer layers can be trained, and the dense layers after them.
+    pub fn trainable_top(&self, layers: usize) -> Result<TrainableEncoder> {
+        TrainableEncoder::new(self, Some(layers))
     }
 
     /// Writes the model to a folder that sentence-transformers loads; an adapter becomes a dense

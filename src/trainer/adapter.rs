@@ -51,6 +51,8 @@ pub struct AdapterOptions {
     pub lr: f64,
     /// Pull of W to the identity: the share of Δ that is lost in a step of the highest rate, in 0..1.
     pub pull: f64,
+    /// How far to go along Δ; chosen on pairs set aside if it is not given.
+    pub alpha: Option<f32>,
     /// Share of the distinct queries on which α is chosen.
     pub set_aside: f64,
     /// Seed of the order of pairs and of what is set aside.
@@ -59,7 +61,7 @@ pub struct AdapterOptions {
 
 impl Default for AdapterOptions {
     fn default() -> Self {
-        Self { epochs: 15, batch: 512, lr: 2e-3, pull: 0.04, set_aside: 0.15, seed: 0 }
+        Self { epochs: 15, batch: 512, lr: 2e-3, pull: 0.04, alpha: None, set_aside: 0.15, seed: 0 }
     }
 }
 
@@ -85,17 +87,24 @@ pub fn train_adapter(
     task: &Task,
 ) -> Result<(Vec<f32>, TrainReport)> {
     pairs.check(ladder)?;
-    let (kept, aside) = pairs.divide(options);
-    let alpha = if distinct(&aside, pairs.query_keys) < LEAST_SET_ASIDE {
-        0.5
-    } else {
-        let (delta, _) = train_delta(pairs, &kept, ladder, options, task)?;
-        choose_alpha(pairs, &aside, ladder, &delta)?
+    let alpha = match options.alpha {
+        Some(alpha) => alpha,
+        None => found_alpha(pairs, ladder, options, task)?,
     };
     let all: Vec<usize> = (0..pairs.weights.len()).collect();
     let (delta, mut report) = train_delta(pairs, &all, ladder, options, task)?;
     report.notes.push(format!("adapter taken {alpha} times as far from the identity as trained"));
     Ok((towards(&delta, pairs.dim, alpha), report))
+}
+
+/// Sets pairs aside, trains Δ on the others and chooses α.
+fn found_alpha(pairs: &PairRows<'_>, ladder: &[usize], options: &AdapterOptions, task: &Task) -> Result<f32> {
+    let (kept, aside) = pairs.divide(options);
+    if distinct(&aside, pairs.query_keys) < LEAST_SET_ASIDE {
+        return Ok(0.5);
+    }
+    let (delta, _) = train_delta(pairs, &kept, ladder, options, task)?;
+    choose_alpha(pairs, &aside, ladder, &delta)
 }
 
 /// Maps rows by an adapter: y = W x, not normalised. `matrix`: `dim` × `dim`, out × in; `rows`: n × `dim`.

@@ -9,7 +9,7 @@
 //! | `clicks` | which pairs does the log make, and how much does each weigh? |
 //! | `split` | which queries are trained on, which judge? |
 //! | `adapter` | which linear map on frozen embeddings ranks better? |
-//! | `full` | which weights of the whole encoder do? |
+//! | `full` | which weights of the encoder, or of its upper layers, do? |
 //! | `rank`, `metrics` | how good is a candidate? |
 //! | `gate` | is it certainly better, so that it may be published? |
 //!
@@ -35,7 +35,7 @@ pub use adapter::{AdapterOptions, PairRows, train_adapter};
 pub use clicks::{Click, ClickReport, Judged, LoggedQuery, judgements, pairs_from_log};
 pub use data::{DataReport, Pair, ResolvedPair, Target, TrainingSet, read_pairs};
 pub use fit::TrainReport;
-pub use full::{FullOptions, TextPair, train_full};
+pub use full::{FullOptions, TextPair, Trained, train_full};
 pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide};
 pub use metrics::{Scores, ndcg};
 pub use rank::rank_exact;

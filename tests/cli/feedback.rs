@@ -119,6 +119,99 @@ fn too_little_to_learn_from_is_7_with_the_reason() {
 }
 
 #[test]
+fn each_method_says_its_plan_and_the_encoder_is_trained_on_demand() {
+    let place = with_judgements();
+    let plan = |more: &[&str]| {
+        let report = place.json(&[&["db", "retrain", "--data", "p.jsonl", "--plan"], more].concat());
+        report["gate"]["reason"].as_str().unwrap().to_owned()
+    };
+    assert!(
+        plan(&[]).contains("linear adapter") && plan(&["--method", "adapter"]).contains("linear adapter")
+    );
+    assert!(plan(&["--method", "full"]).contains("all weights"));
+    assert!(plan(&["--method", "full", "--layers", "1"]).contains("1 upper layers"));
+    place
+        .run(&["db", "retrain", "--data", "p.jsonl", "--method", "adapter", "--layers", "1"])
+        .code(1)
+        .says(&["layers"]);
+    let before = place.json(&["db", "info"])["model"].clone();
+    let report = place.json(&[
+        "db",
+        "retrain",
+        "--data",
+        "p.jsonl",
+        "--method",
+        "full",
+        "--layers",
+        "1",
+        "--force",
+        "--batch-size",
+        "16",
+    ]);
+    assert_eq!((&report["published"], &report["generation"]), (&json!(true), &json!(2)));
+    assert!(report["train"]["steps"].as_u64().unwrap() >= 2);
+    assert_ne!(place.json(&["db", "info"])["model"], before);
+    assert_eq!(place.json(&["db", "search", "bread number 7"])["hits"][0]["rank"], 1);
+}
+
+/// Words that are asked for, each followed by the one that stands for it in the documents.
+const SYNONYMS: [(&str, &str); 24] = [
+    ("old", "museum"),
+    ("repairs", "clocks"),
+    ("forgets", "rules"),
+    ("follows", "chess"),
+    ("paints", "bakery"),
+    ("doubles", "neighbour"),
+    ("keeps", "violin"),
+    ("misses", "letters"),
+    ("closes", "flock"),
+    ("avoids", "railway"),
+    ("reports", "noise"),
+    ("describes", "traffic"),
+    ("small", "cells"),
+    ("every", "rescue"),
+    ("new", "bread"),
+    ("abroad", "coast"),
+    ("under", "choir"),
+    ("two", "village"),
+    ("annual", "lamps"),
+    ("eleven", "harbour"),
+    ("broken", "lighthouse"),
+    ("honest", "council"),
+    ("retired", "ferry"),
+    ("winter", "border"),
+];
+
+#[test]
+fn with_enough_pairs_the_encoder_competes_with_the_adapter() {
+    let place = Place::new();
+    place.run(&["db", "create", "--model", MODEL]).code(0);
+    let (mut texts, mut pairs) = (String::new(), String::new());
+    for n in 0..1_440 {
+        let (a, b) = (SYNONYMS[n % 12], SYNONYMS[12 + n / 12 % 12]);
+        if n < 144 {
+            texts += &format!("{{\"id\": \"d{n}\", \"text\": \"{} {}\"}}\n", a.1, b.1);
+        }
+        pairs +=
+            &format!("{{\"query\": \"{} {} {n}\", \"positive\": {{\"id\": \"d{}\"}}}}\n", a.0, b.0, n % 144);
+    }
+    place.write("t.jsonl", texts);
+    place.write("p.jsonl", pairs);
+    place.run(&["db", "import", "t.jsonl"]).code(0);
+    let plan = place.json(&["db", "retrain", "--data", "p.jsonl", "--plan"]);
+    assert!(plan["gate"]["reason"].as_str().unwrap().contains("1 upper layers"), "{plan}");
+    let run = place
+        .run(&["db", "retrain", "--data", "p.jsonl", "--json"])
+        .code(0)
+        .says(&["the adapter alone gains"]);
+    let report = run.object();
+    assert_eq!((&report["published"], &report["generation"]), (&json!(true), &json!(2)));
+    assert!(report["gate"]["ci95"][0].as_f64().unwrap() > 0.0);
+    assert_eq!(report["reindex"]["documents"], 144);
+    place.run(&["db", "check"]).code(0);
+}
+
+#[test]
 fn learning_publishes_and_rollback_takes_it_back() {
     let place = with_judgements();
     let hits = |place: &Place| -> Vec<Value> {

@@ -29,13 +29,16 @@ pub struct Retrain {
     /// Loss: mnrl (in-batch negatives)
     #[arg(long, default_value = "mnrl", value_parser = loss)]
     loss: String,
-    /// What is trained: adapter or full
-    #[arg(long, default_value = "adapter", value_parser = method)]
+    /// What is trained: adapter, full, or best: the adapter, then upper layers of the encoder if it pays
+    #[arg(long, default_value = "best", value_parser = method)]
     method: Trained,
+    /// Topmost layers of the encoder that are trained [default: all with full, else a third]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    layers: Option<usize>,
     /// Dimensions that are trained for, e.g. 384,128
     #[arg(long, value_name = "DIMS", value_delimiter = ',')]
     dims: Option<Vec<usize>>,
-    /// Times that every pair is seen
+    /// Times that every pair is seen; this, --batch-size and --lr concern the adapter unless the method is full
     #[arg(long, value_name = "N", value_parser = positive)]
     epochs: Option<usize>,
     /// Pairs a step
@@ -61,16 +64,18 @@ pub struct Retrain {
 /// What `--method` trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trained {
+    Best,
     Adapter,
     Full,
 }
 
 fn method(text: &str) -> Result<Trained, String> {
     match text {
+        "best" => Ok(Trained::Best),
         "adapter" => Ok(Trained::Adapter),
         "full" => Ok(Trained::Full),
         "lora" => args::later(text).map(|_| Trained::Full),
-        _ => Err("expected adapter or full".into()),
+        _ => Err("expected best, adapter or full".into()),
     }
 }
 
@@ -99,10 +104,12 @@ impl Retrain {
         let report = db.retrain(RetrainOptions {
             data: self.data,
             method: match self.method {
+                Trained::Best => Method::Best,
                 Trained::Adapter => Method::Adapter,
                 Trained::Full => Method::Full,
             },
             dims: self.dims,
+            layers: self.layers,
             epochs: self.epochs,
             batch_size: self.batch_size,
             lr: self.lr,
