@@ -49,7 +49,7 @@ fn cranfield_goes_in_is_found_and_survives_compaction() {
         let fields: Vec<&str> = line.split('\t').collect();
         qrels.entry(fields[0].into()).or_default().insert(fields[1].into(), fields[2].parse().unwrap());
     }
-    let eval = || db.eval(&queries, &qrels, &EvalOptions::default()).unwrap();
+    let eval = || db.eval(&queries, &qrels, &EvalOptions::default(), &embdb::Task::default()).unwrap();
     let before = eval();
     assert_eq!(before.queries, qrels.len());
     assert!(before.scores.ndcg > 0.0 && before.scores.ndcg <= 1.0, "{before:?}");

@@ -53,6 +53,24 @@ fn a_batch_of_searches_stops_between_two_searches_and_logs_none() {
     assert_eq!((found.len(), db.log_events().unwrap().len()), (20, 20));
 }
 
+#[cfg(feature = "trainer")]
+#[test]
+fn a_measurement_stops_between_two_queries() {
+    use embdb::db::learn::{EvalOptions, Qrels};
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(&dir.path().join("a"), 0);
+    db.add(documents(5)).unwrap();
+    let queries: Vec<(String, String)> = (0..20).map(|n| (format!("q{n}"), format!("query {n}"))).collect();
+    let judged = |(id, _): &(String, String)| (id.clone(), [("d1".to_owned(), 1.0)].into());
+    let qrels: Qrels = queries.iter().map(judged).collect();
+    let options = EvalOptions::default();
+    for (stage, at) in [("embed", 0), ("search", 0), ("search", 7)] {
+        let stopped = db.eval(&queries, &qrels, &options, &stopped_at(stage, at));
+        assert!(matches!(stopped, Err(Error::Cancelled)), "{stage} {at}: {stopped:?}");
+    }
+    assert_eq!(db.eval(&queries, &qrels, &options, &stopped_at("search", 20)).unwrap().queries, 20);
+}
+
 #[test]
 fn encoding_uses_the_threads_of_the_options() {
     let dir = tempfile::tempdir().unwrap();

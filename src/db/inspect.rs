@@ -56,8 +56,6 @@ pub struct Info {
     pub dims: Vec<u32>,
     /// Stored forms of vectors.
     pub codec: &'static str,
-    /// Name of the kind of graphs.
-    pub index: &'static str,
     /// Precision of the encoder.
     pub precision: &'static str,
     /// Metric.
@@ -116,10 +114,9 @@ impl Db {
             model: generation.map(|g| g.model_id.clone()).filter(|m| !m.is_empty()),
             dims: generation.map(|g| g.ladder.clone()).unwrap_or_default(),
             codec: manifest.codec().name(),
-            index: manifest.index().name(),
             precision: "f32",
             metric: manifest.metric().name(),
-            index: "fast",
+            index: manifest.index().name(),
             bytes: self.bytes()?,
             format: format!("{MAJOR}.{MINOR}"),
         })

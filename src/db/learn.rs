@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -155,11 +156,14 @@ impl Serialize for EvalReport {
 
 impl Db {
     /// Measures ranking quality (see [`trainer::metrics`]) by exact search. Queries without judgements are left out.
+    /// Reports the stages "embed" and "search", and stops with [`Error::Cancelled`] between two batches of texts or two
+    /// searches.
     pub fn eval(
         &self,
         queries: &[(String, String)],
         qrels: &Qrels,
         options: &EvalOptions,
+        task: &Task,
     ) -> Result<EvalReport> {
         let snapshot = self.inner.snapshot();
         let active = snapshot.manifest.active_generation;
@@ -181,7 +185,7 @@ impl Db {
         }
         let encoder = self.inner.encoder(&generation.model_id)?;
         let texts: Vec<&str> = judged.iter().map(|q| q.1.as_str()).collect();
-        let vectors = encoder.encode(&texts, &Task::default())?;
+        let vectors = encoder.encode(&texts, task)?;
         let rows: Vec<&[f32]> = vectors.chunks_exact(encoder.dim()).collect();
         let search = SearchOptions {
             k: options.k.max(EVAL_DEPTH),
@@ -191,7 +195,9 @@ impl Db {
         };
         let searcher = Searcher::new(Arc::clone(&snapshot), generation.id, search, None)?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let done = AtomicU64::new(0);
         let found = parallel(&rows, threads, |row| {
+            task.step("search", done.fetch_add(1, Ordering::Relaxed), rows.len() as u64)?;
             let found = searcher.find(row)?;
             found.iter().map(|f| searcher.id(f).map(str::to_owned)).collect::<Result<Vec<String>>>()
         })?;

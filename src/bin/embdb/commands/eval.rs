@@ -55,7 +55,10 @@ impl Eval {
         let queries: Vec<(String, String)> =
             queries.into_iter().map(|query| (query.id, query.text)).collect();
         let options = EvalOptions { k, dim: self.dim, generation: self.generation };
-        let report = context.read()?.eval(&queries, &qrels, &options)?;
+        let db = context.read()?;
+        let work = context.work();
+        let report = db.eval(&queries, &qrels, &options, &work.task)?;
+        drop(work);
         context.notes(&report.notes);
         context.out.summary(&report)?;
         Ok(0)
