@@ -45,7 +45,10 @@ pub fn scan(
         return Vec::new();
     }
     let codes = CodeDistance::new(block, query);
-    let candidates = nearest(block.len, rescored(k), allowed, |row| codes.coarse(row));
+    let candidates = match allowed {
+        None => nearest(block.len, rescored(k), None, |row| codes.coarse(row)),
+        Some(rows) => nearest_by_codes(&codes, block.len, rescored(k), rows),
+    };
     rescore(block, query, &candidates, k)
 }
 
@@ -82,6 +85,31 @@ fn by_both_codes(
 /// Whether the query was prepared for rows like the block's.
 pub(super) fn matches(block: &VectorBlock<'_>, query: &Query) -> bool {
     query.dim == block.dim && query.metric == block.metric
+}
+
+/// The `k` nearest of the allowed rows by the first code of the query. Rows that lie apart are compared many at
+/// a time, since the next are then requested from memory; for rows one after the other the processor does that
+/// better by itself.
+fn nearest_by_codes(
+    codes: &CodeDistance<'_>,
+    len: usize,
+    k: usize,
+    allowed: &RoaringBitmap,
+) -> Vec<Neighbour> {
+    const BATCH: usize = 256;
+    let (mut products, mut distances) = ([0; BATCH], [0.0; BATCH]);
+    let mut top = TopK::new(k);
+    let mut rows = Vec::with_capacity(BATCH);
+    let mut allowed = allowed.range(0..len as u32);
+    loop {
+        rows.clear();
+        rows.extend(allowed.by_ref().take(BATCH));
+        if rows.is_empty() {
+            return top.into_sorted();
+        }
+        codes.coarse_rows(&rows, &mut products, &mut distances);
+        rows.iter().zip(&distances).for_each(|(&row, &distance)| top.push(row, distance));
+    }
 }
 
 #[inline]
