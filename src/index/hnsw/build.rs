@@ -101,17 +101,6 @@ pub fn build(
     Ok(graph)
 }
 
-pub(super) fn insertion_order(len: usize, seed: u64) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..len as u32).collect();
-    if seed != 0 {
-        let mut random = Random(seed);
-        for i in (1..len).rev() {
-            order.swap(i, random.below(i + 1));
-        }
-    }
-    order
-}
-
 /// A small generator of random numbers (splitmix64): the order of insertion must not change with a
 /// dependency's version.
 pub(super) struct Random(pub(super) u64);

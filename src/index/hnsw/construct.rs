@@ -11,12 +11,10 @@
 //! one thread on the rows and the parameters alone.
 
 use std::cmp::Reverse;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
-
-use super::build::{BuildParams, insertion_order};
+use super::build::BuildParams;
 use super::links::{Link, Links};
+use super::order::{insert_all, insertion_order};
 use super::points::Points;
 use super::prune::{Pruning, Rule};
 use super::walk::{Adjacency, Score, Scratch, beam, descend};
@@ -25,11 +23,6 @@ use crate::format::graph::{Fold, GraphData, MAX_LAYERS, NO_NODE, UpperLayer};
 use crate::index::block::{Neighbour, VectorBlock};
 use crate::kernel;
 use crate::options::Task;
-
-/// Nodes between two reports of progress.
-const STEP: usize = 256;
-/// Nodes inserted by one thread before others join in.
-const ALONE: usize = 1024;
 
 /// Builds the graph of a block; not yet repaired.
 ///
@@ -46,7 +39,7 @@ pub(super) fn construct(
     let levels = Levels::new(&points, &folds, params);
     let layers = (0..=levels.top).map(|layer| Layer::new(&levels, layer, params.m)).collect();
     let construction = Construction { points: &points, params, levels: &levels, layers };
-    construction.insert_all(task, threads)?;
+    insert_all(&levels.order, |node, room: &mut Room| construction.insert(node, room), task, threads)?;
     let mut graph = construction.freeze(threads);
     graph.folds = folds;
     Ok(graph)
@@ -182,36 +175,6 @@ struct Room {
 }
 
 impl Construction<'_> {
-    fn insert_all(&self, task: &Task, threads: usize) -> Result<()> {
-        let order = &self.levels.order;
-        // The first node is the entry: there is nothing to link it to.
-        let next = AtomicUsize::new(1);
-        let failure = Mutex::new(None);
-        let work = |end: usize| {
-            let mut room = Room::default();
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                let Some(&node) = order.get(i).filter(|_| i < end) else { break };
-                if i.is_multiple_of(STEP)
-                    && let Err(error) = task.step("graph", i as u64, order.len() as u64)
-                {
-                    next.store(order.len(), Ordering::Relaxed);
-                    *failure.lock() = Some(error);
-                    break;
-                }
-                self.insert(node, &mut room);
-            }
-        };
-        task.step("graph", 0, order.len() as u64)?;
-        let alone = if threads == 1 { order.len() } else { ALONE.min(order.len()) };
-        work(alone);
-        if alone < order.len() && failure.lock().is_none() {
-            next.store(alone, Ordering::Relaxed);
-            std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(|| work(order.len())))));
-        }
-        failure.into_inner().map_or(Ok(()), Err)
-    }
-
     /// Links a node into all of its layers, the highest first.
     fn insert(&self, node: u32, room: &mut Room) {
         let from = self.points.from(node);

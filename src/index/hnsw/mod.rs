@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`mod@build`] | how a graph is asked for |
 //! | `construct` | how a block of rows becomes a graph |
-//! | `points`, `links`, `prune` | its distances, its lists, its choice of links |
+//! | `points`, `links`, `prune`, `order` | its distances, its lists, its choice of links, who inserts when |
 //! | `reference` | the same by hnsw_rs |
 //! | [`repair`] | which nodes walks and searches miss, and how they are linked |
 //! | `walk`, `pool` | how a graph is walked through, and which nodes are kept |
@@ -22,6 +22,7 @@ pub mod calibrate;
 mod construct;
 pub mod growing;
 mod links;
+mod order;
 mod points;
 mod pool;
 mod prune;

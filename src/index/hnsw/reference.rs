@@ -9,23 +9,16 @@
 //! that point stops looking for neighbours of its own, so the waits for locks have an order and cannot form
 //! a ring. The result then depends on timing; with one thread it depends on the input alone.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use hnsw_rs::prelude::{Distance, Hnsw};
-use parking_lot::Mutex;
 
-use super::build::{BuildParams, insertion_order};
+use super::build::BuildParams;
+use super::order::{insert_all, insertion_order};
 use super::rows::{LiftedCodes, LiftedFloats, Lifting, squares};
 use crate::error::Result;
 use crate::format::graph::{GraphData, MAX_LAYERS, NO_NODE, UpperLayer};
 use crate::index::block::VectorBlock;
 use crate::options::Task;
 use crate::types::Metric;
-
-/// Rows between two reports of progress.
-const STEP: usize = 256;
-/// Rows inserted by one thread before others join in.
-const ALONE: usize = 1024;
 
 /// Builds the graph of a block with `threads` threads; not yet repaired.
 ///
@@ -42,12 +35,20 @@ pub(super) fn build_hnsw_rs(
     if block.has_codes() {
         let row = |row, out: &mut Vec<i8>| lifting.codes(block.codes_of(row), block.scale_of(row), out);
         let hnsw = hnsw(params.m, block.len, params.ef_construction, LiftedCodes);
-        insert_all(&hnsw, &order, row, task, threads)?;
+        let insert = |node, room: &mut Vec<_>| {
+            row(node, room);
+            hnsw.insert((room, node as usize));
+        };
+        insert_all(&order, insert, task, threads)?;
         return Ok(freeze(&hnsw, block.len, params.m));
     }
     let row = |row, out: &mut Vec<f32>| lifting.floats(block.full_of(row), out);
     let hnsw = hnsw(params.m, block.len, params.ef_construction, LiftedFloats);
-    insert_all(&hnsw, &order, row, task, threads)?;
+    let insert = |node, room: &mut Vec<_>| {
+        row(node, room);
+        hnsw.insert((room, node as usize));
+    };
+    insert_all(&order, insert, task, threads)?;
     Ok(freeze(&hnsw, block.len, params.m))
 }
 
@@ -71,44 +72,6 @@ fn largest_squares(block: &VectorBlock<'_>) -> f32 {
         largest.max(squares(&values))
     });
     largest * 1.001
-}
-
-fn insert_all<T, D>(
-    hnsw: &Hnsw<'static, T, D>,
-    order: &[u32],
-    write_row: impl Fn(u32, &mut Vec<T>) + Sync,
-    task: &Task,
-    threads: usize,
-) -> Result<()>
-where
-    T: Clone + Send + Sync,
-    D: Distance<T> + Send + Sync,
-{
-    let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
-    let work = |end: usize| {
-        let mut row = Vec::new();
-        loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some(&id) = order.get(i).filter(|_| i < end) else { break };
-            if i.is_multiple_of(STEP)
-                && let Err(error) = task.step("graph", i as u64, order.len() as u64)
-            {
-                next.store(order.len(), Ordering::Relaxed);
-                *failure.lock() = Some(error);
-                break;
-            }
-            write_row(id, &mut row);
-            hnsw.insert((&row, id as usize));
-        }
-    };
-    let alone = if threads == 1 { order.len() } else { ALONE.min(order.len()) };
-    work(alone);
-    if alone < order.len() && failure.lock().is_none() {
-        next.store(alone, Ordering::Relaxed);
-        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(|| work(order.len())))));
-    }
-    failure.into_inner().map_or(Ok(()), Err)
 }
 
 /// Copies the lists of links into the flat layout, without links to the node itself, twice to the same
