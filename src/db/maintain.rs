@@ -164,6 +164,21 @@ fn sealed(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Segment>> {
     })
 }
 
+/// Sealed parts with vectors of the active generation that are long enough for a graph and have none.
+fn graphless(snapshot: &Snapshot) -> Result<Vec<(&Part, VectorSet)>> {
+    let Some(generation) = snapshot.generation() else { return Ok(Vec::new()) };
+    let shape = snapshot.shape_of(generation.id)?;
+    let mut found = Vec::new();
+    for part in &snapshot.parts {
+        let Source::Sealed(segment) = &part.source else { continue };
+        let set = segment.entry.vectors.iter().find(|v| v.generation == generation.id);
+        let block = part.block(0, generation.id, shape)?;
+        let long = block.is_some_and(|rows| rows.vectors.len >= GRAPH_ROWS && rows.graph.is_none());
+        found.extend(set.filter(|_| long).map(|&set| (part, set)));
+    }
+    Ok(found)
+}
+
 impl Inner {
     fn target(&self) -> Target<'_> {
         Target { vfs: self.vfs.as_ref(), dir: &self.dir, database: self.snapshot().manifest.database }
@@ -206,7 +221,7 @@ impl Inner {
     /// Builds missing graphs with one thread, until anyone else wants to maintain: what a merge is about to throw
     /// away is not worth waiting for. In a bulk load `compact` builds them.
     fn build_graphs_aside(&self, task: &Task) -> Result<()> {
-        if self.options.durability == Durability::Bulk {
+        if self.options.durability == Durability::Bulk || graphless(&self.snapshot())?.is_empty() {
             return Ok(());
         }
         let wanted = self.maintenance.wanted();
@@ -365,20 +380,9 @@ impl Inner {
     pub fn build_graphs(&self, threads: usize, task: &Task) -> Result<()> {
         let snapshot = self.snapshot();
         let params = BuildParams::of(snapshot.manifest.index());
-        let Some(generation) = snapshot.generation() else { return Ok(()) };
-        let shape = snapshot.shape_of(generation.id)?;
-        for part in &snapshot.parts {
+        for (part, set) in graphless(&snapshot)? {
             let Source::Sealed(segment) = &part.source else { continue };
-            let Some(&set) = segment.entry.vectors.iter().find(|v| v.generation == generation.id) else {
-                continue;
-            };
-            if segment.vectors(generation.id).is_none_or(|v| v.has_graph()) {
-                continue;
-            }
-            for rows in part.rows(generation.id, shape)? {
-                if rows.vectors.len < GRAPH_ROWS {
-                    continue;
-                }
+            for rows in part.rows(set.generation, snapshot.shape_of(set.generation)?)? {
                 let graph = build_graph(&rows.vectors, &params, task, threads)?;
                 let file = self.target().write_graph(segment.entry.id, set, graph.encode())?;
                 self.commit(|manifest| {
@@ -682,4 +686,31 @@ pub(crate) fn bytes_under(vfs: &dyn Vfs, path: &Path) -> Result<u64> {
         total += if vfs.is_dir(&inner)? { bytes_under(vfs, &inner)? } else { vfs.file_len(&inner)? };
     }
     Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Document;
+    use crate::{CreateOptions, OpenOptions};
+
+    #[test]
+    fn missing_graphs_are_built_aside_unless_somebody_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let create = CreateOptions { vectors: Some(4), ..CreateOptions::default() };
+        let options = OpenOptions { create, background: false, ..OpenOptions::default() };
+        let db = Db::open_with(dir.path().join("a.embdb"), options).unwrap();
+        let vector = |n: u32| (0..4).map(|i| ((n * 37 + i * 11) % 101) as f32 + 1.0).collect();
+        db.add((0..GRAPH_ROWS as u32).map(|n| Document::from_vector(format!("{n}"), vector(n)))).unwrap();
+        db.seal(&Task::default()).unwrap();
+        let missing = || graphless(&db.inner.snapshot()).unwrap().len();
+        assert_eq!(missing(), 1);
+        db.inner.maintenance.waiting.fetch_add(1, Ordering::Relaxed);
+        assert!(matches!(db.inner.build_graphs_aside(&Task::default()), Err(Error::Cancelled)));
+        assert_eq!(missing(), 1);
+        db.inner.maintenance.waiting.fetch_sub(1, Ordering::Relaxed);
+        db.inner.build_graphs_aside(&Task::default()).unwrap();
+        assert_eq!(missing(), 0);
+        assert_eq!(db.search_vector(&vector(7)).k(3).run().unwrap().hits.len(), 3);
+    }
 }

@@ -217,11 +217,6 @@ impl SegmentVectors {
         self.files().try_for_each(SegmentFile::verify_rest)
     }
 
-    /// Whether a graph was built.
-    pub fn has_graph(&self) -> bool {
-        self.graph.is_some()
-    }
-
     fn files(&self) -> impl Iterator<Item = &SegmentFile> {
         [Some(&self.rows), self.codes.as_ref(), self.full.as_ref(), self.graph.as_ref()].into_iter().flatten()
     }
