@@ -37,7 +37,7 @@ pub(super) fn construct(
     let points = Points::new(block);
     let folds = equal_rows(&points);
     let levels = Levels::new(&points, &folds, params);
-    let layers = (0..=levels.top).map(|layer| Layer::new(&levels, layer, params.m)).collect();
+    let layers = (0..=levels.top).map(|layer| Layer::new(&levels, layer, params)).collect();
     let construction = Construction { points: &points, params, levels: &levels, layers };
     insert_all(&levels.order, |node, room: &mut Room| construction.insert(node, room), task, threads)?;
     let mut graph = construction.freeze(threads);
@@ -110,7 +110,8 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(levels: &Levels, layer: usize, m: usize) -> Self {
+    fn new(levels: &Levels, layer: usize, params: &BuildParams) -> Self {
+        let m = params.m;
         let most = if layer == 0 { 2 * m } else { m };
         let mut members: Vec<u32> = Vec::new();
         let mut places = Vec::new();
@@ -126,7 +127,7 @@ impl Layer {
             links: Links::new(lists, most + most / 4),
             places,
             members,
-            rule: Rule { most, least: m / 2, alpha: 1.0 },
+            rule: Rule { most, least: m / 2, alpha: params.alpha },
             nodes,
         }
     }
@@ -199,8 +200,7 @@ impl Construction<'_> {
 
     /// Links a node to the best of its candidates, and those back to it.
     fn link(&self, layer: &Layer, node: u32, room: &mut Room) {
-        let rule = Rule { alpha: self.params.alpha, ..layer.rule };
-        room.pruning.prune(self.points, rule, &mut room.candidates);
+        room.pruning.prune(self.points, layer.rule, &mut room.candidates);
         let chosen = &room.candidates;
         layer.links.update(layer.place(node), &mut room.list, |list| {
             // Others may have linked to this node since it was first linked in a layer above.
@@ -213,7 +213,7 @@ impl Construction<'_> {
             if !layer.links.push(place, back) {
                 layer.links.update(place, &mut room.list, |list| {
                     list.push(back);
-                    shorten(self.points, rule, &mut room.pruning, list);
+                    shorten(self.points, layer.rule, &mut room.pruning, list);
                 });
             }
         }
@@ -252,8 +252,7 @@ impl Construction<'_> {
     fn final_links(&self, layer: &Layer, node: u32, room: &mut Room) {
         layer.links.of(layer.place(node), &mut room.list);
         if room.list.len() > layer.rule.most {
-            let rule = Rule { alpha: self.params.alpha, ..layer.rule };
-            shorten(self.points, rule, &mut room.pruning, &mut room.list);
+            shorten(self.points, layer.rule, &mut room.pruning, &mut room.list);
         }
     }
 

@@ -1,10 +1,8 @@
 //! Rows as construction compares them: int8 codes under a squared Euclidean distance, whatever the metric.
 //!
-//! The rule that prunes links needs a metric that is never negative, which an inner product is not. Each row
-//! is therefore lifted by one more coordinate (Bachrach et al., RecSys 2014): with B at least the largest
-//! squared norm, `lift(x) = √(B − ‖x‖²)` makes all rows equally long, so that the order of distances to a
-//! query, whose own lift is 0, is the order of inner products. Under the other metrics the lift is 0, and
-//! `‖x − y‖²` of unit vectors is `2 − 2cos`. The graph from codes is as good as the one from f32 rows, so rows
+//! Under the inner product rows are lifted to one length, for the reason that [`rows`](super::rows) gives: the
+//! rule that prunes links needs a distance that is never negative. What belongs to a row lies apart from its
+//! codes here, so that these can be borrowed where they are stored. The graph from codes is as good as the one from f32 rows, so rows
 //! that have no codes are given some for the time of construction.
 
 use std::borrow::Cow;

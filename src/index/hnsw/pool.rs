@@ -20,8 +20,6 @@ pub(super) struct Pool {
 }
 
 const EXPANDED: u64 = 1;
-/// Keys of distances beyond this are never wanted, not even by a pool with room.
-const FAR: u64 = u64::MAX;
 
 /// The key of a node that was not expanded.
 #[inline]
@@ -49,7 +47,7 @@ impl Pool {
     pub(super) fn offer(&mut self, candidate: Neighbour) {
         let key = key(candidate);
         let full = self.keys.len() == self.width;
-        if full && key >= self.keys.last().copied().unwrap_or(FAR) {
+        if full && self.keys.last().is_some_and(|&worst| key >= worst) {
             return;
         }
         let place = self.keys.partition_point(|&kept| kept < key);
