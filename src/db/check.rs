@@ -231,9 +231,10 @@ fn check_norms(rows: &super::snapshot::Rows<'_>) -> Result<()> {
     if !block.has_codes() {
         return Ok(());
     }
-    let mut norms = vec![0.0; block.ladder.len()];
+    let (mut codes, mut norms) = (vec![0; block.dim], vec![0.0; block.ladder.len()]);
     for row in 0..block.len {
-        crate::index::quantize::rung_norms(block.codes_of(row as u32), block.ladder, &mut norms);
+        block.codes_of(row as u32, &mut codes);
+        crate::index::quantize::rung_norms(&codes, block.ladder, &mut norms);
         let stored = (0..block.ladder.len()).map(|rung| block.norms.get(rung * block.len + row).copied());
         if !stored.zip(&norms).all(|(stored, &found)| stored == Some(found)) {
             return Err(Error::corrupt(

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::format::segment::DocumentRows;
 use crate::index::VectorBlock;
 use crate::index::quantize::{normalize, quantize, rung_norms};
+use crate::kernel::planes::split;
 use crate::storage::segment::VectorColumns;
 use crate::types::{Codec, Metric};
 
@@ -81,10 +82,9 @@ impl ColumnsBuilder {
                 values.extend_from_slice(block.full_of(row));
                 self.push_vector(span, &values);
             } else {
-                let at = self.columns.codes.len();
-                self.columns.codes.extend_from_slice(block.codes_of(row));
-                self.columns.scales.push(block.scale_of(row));
-                self.push_norms(at);
+                let mut codes = vec![0; dim];
+                block.codes_of(row, &mut codes);
+                self.push_codes(&codes, block.scale_of(row));
                 self.columns.spans.push(span);
             }
         }
@@ -99,11 +99,9 @@ impl ColumnsBuilder {
 
     fn push_vector(&mut self, span: [u32; 2], vector: &[f32]) {
         if self.shape.codec.has_codes() {
-            let at = self.columns.codes.len();
-            self.columns.codes.resize(at + vector.len(), 0);
-            let scale = quantize(vector, &mut self.columns.codes[at..]);
-            self.columns.scales.push(scale);
-            self.push_norms(at);
+            let mut codes = vec![0; vector.len()];
+            let scale = quantize(vector, &mut codes);
+            self.push_codes(&codes, scale);
         }
         if self.shape.codec.has_full() {
             self.columns.full.extend_from_slice(vector);
@@ -111,10 +109,12 @@ impl ColumnsBuilder {
         self.columns.spans.push(span);
     }
 
-    fn push_norms(&mut self, codes_at: usize) {
+    fn push_codes(&mut self, codes: &[i8], scale: f32) {
+        split(codes, &mut self.columns.high, &mut self.columns.low);
+        self.columns.scales.push(scale);
         let at = self.norms.len();
         self.norms.resize(at + self.shape.ladder.len(), 0.0);
-        rung_norms(&self.columns.codes[codes_at..], &self.shape.ladder, &mut self.norms[at..]);
+        rung_norms(codes, &self.shape.ladder, &mut self.norms[at..]);
     }
 
     /// Brings the norms into rung order, so that [`Self::columns`] is complete.

@@ -23,7 +23,7 @@ use crate::format::attrs::AttrsBuilder;
 use crate::format::manifest::{Manifest, SegmentEntry, VectorSet};
 use crate::format::segment::DocumentRecord;
 use crate::index::hnsw::BuildParams;
-use crate::index::{VectorBlock, build_graph};
+use crate::index::{Codes, VectorBlock, build_graph};
 use crate::options::{Durability, Task};
 use crate::storage::segment::{NewDocument, Run, Segment, SegmentBuilder, Target, VectorRuns, segment_dir};
 use crate::storage::vfs::Vfs;
@@ -607,7 +607,8 @@ fn add_runs<'a>(part: &Part, blocks: &[Rows<'a>], out: &mut VectorRuns<'a>) {
                 Some(run) => run.rows.end = rows.end,
                 None => {
                     let VectorBlock { codes, scales, norms, full, len, .. } = block.vectors;
-                    out.runs.push(Run { rows: rows.clone(), of: len, codes, scales, norms, full });
+                    let Codes { high, low } = codes;
+                    out.runs.push(Run { rows: rows.clone(), of: len, high, low, scales, norms, full });
                 }
             }
             // The next row, if it is of this block, belongs to the same run.

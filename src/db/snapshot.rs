@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::graph::GraphView;
 use crate::format::manifest::{Generation, Manifest};
 use crate::format::segment::DocumentRows;
-use crate::index::VectorBlock;
+use crate::index::{Codes, VectorBlock};
 use crate::storage::segment::{Segment, SegmentVectors};
 use crate::types::{ChunkRef, Document};
 
@@ -215,7 +215,8 @@ impl Part {
             Source::Active(_, active) => {
                 let Some(chunk) = active.chunks.get(number) else { return Ok(None) };
                 let c = chunk.rows.columns();
-                let vectors = block(shape, c.spans.len(), &c.codes, &c.scales, &c.norms, &c.full)?;
+                let codes = Codes { high: &c.high, low: &c.low };
+                let vectors = block(shape, c.spans.len(), codes, &c.scales, &c.norms, &c.full)?;
                 let base = (number * CHUNK_DOCUMENTS) as u32;
                 Ok(Some(Rows { vectors, graph: None, first: &c.first, spans: &c.spans, base }))
             }
@@ -240,7 +241,8 @@ fn in_memory(active: &Active, document: u32) -> Result<&Arc<ActiveDocument>> {
 }
 
 fn sealed_rows<'a>(vectors: &'a SegmentVectors, documents: u32, shape: &'a Shape) -> Result<Rows<'a>> {
-    let (codes, scales, norms) = vectors.codes()?;
+    let ([high, low], scales, norms) = vectors.codes()?;
+    let codes = Codes { high, low };
     let (first, spans) = (vectors.first()?, vectors.spans()?);
     let len = match first {
         [] => documents,
@@ -258,7 +260,7 @@ fn sealed_rows<'a>(vectors: &'a SegmentVectors, documents: u32, shape: &'a Shape
 fn block<'a>(
     shape: &'a Shape,
     len: usize,
-    codes: &'a [i8],
+    codes: Codes<'a>,
     scales: &'a [f32],
     norms: &'a [f32],
     full: &'a [f32],

@@ -9,7 +9,7 @@
 //! | offset | size | field | meaning |
 //! |---|---|---|---|
 //! | 0 | 4 | magic | `GRPH` |
-//! | 4 | 4 | version | 1 |
+//! | 4 | 4 | version | 2 |
 //! | 8 | 4 | nodes | number of nodes; less than 2³² − 1 |
 //! | 12 | 4 | stride | links a node has in layer 0, `2 × m`; 1 to 512 |
 //! | 16 | 4 | layers | number of layers above layer 0; at most 15 |
@@ -23,7 +23,8 @@
 //! | 112 | 120 | upper | 15 × (nodes u32, links u32): size of each upper layer, layer 1 first; zero where unused |
 //! | 232 | 8 | length | bytes of the section |
 //! | 240 | 4 | folds | rows that are folded under another |
-//! | 244 | 12 | reserved | zero |
+//! | 244 | 4 | rough | 1: walks compare the high plane of codes alone; 0: both planes |
+//! | 248 | 8 | reserved | zero |
 //!
 //! Body:
 //!
@@ -50,7 +51,7 @@ use crate::error::{Error, Result};
 /// First bytes of a section.
 pub const MAGIC: [u8; 4] = *b"GRPH";
 /// Version of the layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of the header.
 pub const HEADER_LEN: usize = size_of::<Header>();
 /// Multiple at which each part starts.
@@ -118,8 +119,10 @@ pub struct Header {
     pub length: u64,
     /// Rows that are folded under another.
     pub folds: u32,
+    /// 1 where walks compare the high plane of codes alone.
+    pub rough: u32,
     /// Zero.
-    pub reserved: [u32; 3],
+    pub reserved: [u32; 2],
 }
 
 /// A row that equals that of a node, which stands for it: who finds the node has found the row.
@@ -160,6 +163,8 @@ pub struct GraphData {
     pub entry: u32,
     /// Nodes that were linked after construction because a walk or a search missed them.
     pub repaired: usize,
+    /// Whether walks compare the high plane of codes alone.
+    pub rough: bool,
     /// Recall measured at some widths of the beam, ascending.
     pub curve: Vec<RecallPoint>,
     /// `nodes × stride` links.
@@ -191,6 +196,7 @@ impl GraphData {
             m: self.m,
             ef_construction: self.ef_construction,
             repaired: self.repaired,
+            rough: self.rough,
             layer0: &self.layer0,
             upper: upper.collect(),
             folds: &self.folds,
@@ -213,6 +219,7 @@ impl GraphData {
             repaired: self.repaired as u32,
             curve_len: self.curve.len().min(MAX_CURVE) as u32,
             folds: self.folds.len() as u32,
+            rough: self.rough.into(),
             ..Header::zeroed()
         };
         header.curve.iter_mut().zip(&self.curve).for_each(|(to, from)| *to = *from);
@@ -255,6 +262,7 @@ pub struct GraphView<'a> {
     m: usize,
     ef_construction: usize,
     repaired: usize,
+    rough: bool,
     layer0: &'a [u32],
     upper: Vec<UpperView<'a>>,
     folds: &'a [Fold],
@@ -279,8 +287,8 @@ impl<'a> GraphView<'a> {
         if header.version > VERSION {
             return Err(Error::TooNew { file: "graph".into(), needs: format!("graph {}", header.version) });
         }
-        if header.version == 0 {
-            return corrupt(4, "version 0".into());
+        if header.version < VERSION {
+            return corrupt(4, format!("version {}, expected {VERSION}", header.version));
         }
         if header.length != bytes.len() as u64 {
             return corrupt(232, format!("length {}, found {} bytes", header.length, bytes.len()));
@@ -301,6 +309,9 @@ impl<'a> GraphView<'a> {
         let Some(curve) = header.curve.get(..header.curve_len as usize) else {
             return corrupt(44, format!("{} entries in the recall curve", header.curve_len));
         };
+        if header.rough > 1 {
+            return corrupt(244, format!("{} where 0 or 1 is expected", header.rough));
+        }
         let mut parts = Parts { bytes, at: HEADER_LEN };
         let layer0 = parts.take(nodes as u64 * stride as u64)?;
         let mut upper = Vec::with_capacity(layers);
@@ -322,6 +333,7 @@ impl<'a> GraphView<'a> {
             m: header.m as usize,
             ef_construction: header.ef_construction as usize,
             repaired: header.repaired as usize,
+            rough: header.rough == 1,
             layer0,
             upper,
             folds,
@@ -362,6 +374,17 @@ impl<'a> GraphView<'a> {
     /// Nodes that were linked after construction because a walk or a search missed them.
     pub fn repaired(&self) -> usize {
         self.repaired
+    }
+
+    /// Whether walks compare the high plane of codes alone.
+    #[inline]
+    pub fn rough(&self) -> bool {
+        self.rough
+    }
+
+    /// The same graph, walked as told.
+    pub fn walked(&self, rough: bool) -> Self {
+        Self { rough, ..self.clone() }
     }
 
     /// Recall measured at some widths of the beam.
@@ -449,6 +472,7 @@ mod tests {
             seed: 7,
             entry: 1,
             repaired: 0,
+            rough: true,
             curve: vec![RecallPoint { ef: 16, recall: 0.5 }, RecallPoint { ef: 32, recall: 1.0 }],
             layer0: vec![1, NO_NODE, 0, 2, 1, NO_NODE],
             upper: vec![UpperLayer { members: vec![0, 1], offsets: vec![0, 1, 2], links: vec![1, 0] }],

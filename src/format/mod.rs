@@ -18,9 +18,9 @@ pub mod manifest;
 pub mod segment;
 
 /// Major version of every file; another major cannot be read.
-pub const MAJOR: u16 = 1;
+pub const MAJOR: u16 = 2;
 /// Minor version; informative.
-pub const MINOR: u16 = 1;
+pub const MINOR: u16 = 0;
 
 /// Reads a little-endian `u16` at `offset`.
 pub fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {

@@ -64,16 +64,18 @@ pub mod rows {
 
 /// Sections of a generation's vector files (codes, full, graph).
 pub mod vectors {
-    /// `rows × dim` × i8, row by row.
-    pub const CODES: u32 = 1;
+    /// High plane of the codes (see [`crate::kernel::planes`]): `rows` × ⌈dim / 64⌉ × 32 bytes.
+    pub const HIGH: u32 = 1;
+    /// Low plane, of the same length.
+    pub const LOW: u32 = 2;
     /// `rows` × f32: scale of each row.
-    pub const SCALES: u32 = 2;
+    pub const SCALES: u32 = 3;
     /// `rungs × rows` × f32: inverse norms of the codes, rung by rung.
-    pub const NORMS: u32 = 3;
+    pub const NORMS: u32 = 4;
     /// `rows × dim` × f32, row by row.
-    pub const FULL: u32 = 4;
+    pub const FULL: u32 = 5;
     /// The frozen graph (see [`crate::format::graph`]).
-    pub const GRAPH: u32 = 5;
+    pub const GRAPH: u32 = 6;
 }
 
 /// Uncompressed bytes at which a block of documents is closed.

@@ -6,10 +6,20 @@
 
 use std::cmp::Ordering;
 
-use super::quantize::{self, SECOND_PART, TwoPart, inverse_norm, normalize};
+use super::quantize::{self, TwoPart, normalize};
 use crate::error::{Error, Result};
-use crate::kernel::{self, CodeMatrix, CodeQuery};
+use crate::kernel;
+use crate::kernel::planes::{PlaneQuery, join, plane_len};
 use crate::types::Metric;
+
+/// The int8 codes of many rows in two planes, as [`planes`](crate::kernel::planes) lays them out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Codes<'a> {
+    /// The upper four bits of each code.
+    pub high: &'a [u8],
+    /// The lower four bits.
+    pub low: &'a [u8],
+}
 
 /// `len` rows of vectors, borrowed. Under the cosine metric rows are stored normalised.
 #[derive(Debug, Clone, Copy)]
@@ -22,8 +32,8 @@ pub struct VectorBlock<'a> {
     pub ladder: &'a [usize],
     /// Number of rows.
     pub len: usize,
-    /// int8 codes, `len × dim`, row-major; or empty.
-    pub codes: &'a [i8],
+    /// int8 codes; or none.
+    pub codes: Codes<'a>,
     /// Value of one step of a row's codes, `len`; or empty.
     pub scales: &'a [f32],
     /// Inverse norms of the codes, `ladder.len()` columns of `len`; or empty.
@@ -44,7 +54,7 @@ impl<'a> VectorBlock<'a> {
         metric: Metric,
         ladder: &'a [usize],
         len: usize,
-        codes: &'a [i8],
+        codes: Codes<'a>,
         scales: &'a [f32],
         norms: &'a [f32],
         full: &'a [f32],
@@ -53,8 +63,10 @@ impl<'a> VectorBlock<'a> {
         let Some(cells) = len.checked_mul(dim).filter(|_| dim > 0 && u32::try_from(len).is_ok()) else {
             return wrong(format!("{len} rows of {dim} values"));
         };
+        let plane = len.saturating_mul(plane_len(dim));
         let parts = [
-            ("codes", codes.len(), cells),
+            ("bytes in the high plane of codes", codes.high.len(), plane),
+            ("bytes in the low plane of codes", codes.low.len(), plane),
             ("scales", scales.len(), len),
             ("norms", norms.len(), len.saturating_mul(ladder.len())),
             ("f32 values", full.len(), cells),
@@ -62,10 +74,13 @@ impl<'a> VectorBlock<'a> {
         if let Some((name, found, expected)) = parts.iter().find(|(_, found, n)| *found != 0 && found != n) {
             return wrong(format!("{found} {name} for {len} rows of {dim} values, expected {expected}"));
         }
-        if len > 0 && codes.is_empty() && full.is_empty() {
+        if codes.high.len() != codes.low.len() {
+            return wrong("one plane of codes without the other".into());
+        }
+        if len > 0 && codes.high.is_empty() && full.is_empty() {
             return wrong(format!("neither codes nor f32 values for {len} rows"));
         }
-        if !codes.is_empty() && scales.is_empty() && metric != Metric::Cosine {
+        if !codes.high.is_empty() && scales.is_empty() && metric != Metric::Cosine {
             return wrong(format!("codes without scales, which {} needs", metric.name()));
         }
         Ok(Self { dim, metric, ladder, len, codes, scales, norms, full })
@@ -73,7 +88,7 @@ impl<'a> VectorBlock<'a> {
 
     /// Whether int8 codes are stored.
     pub fn has_codes(&self) -> bool {
-        !self.codes.is_empty()
+        !self.codes.high.is_empty()
     }
 
     /// Whether f32 rows are stored.
@@ -81,9 +96,16 @@ impl<'a> VectorBlock<'a> {
         !self.full.is_empty()
     }
 
-    /// The codes of a row; empty where there are none.
-    pub fn codes_of(&self, row: u32) -> &'a [i8] {
-        row_of(self.codes, row, self.dim)
+    /// The two planes of a row's codes; empty where there are none.
+    pub fn planes_of(&self, row: u32) -> [&'a [u8]; 2] {
+        let len = plane_len(self.dim);
+        [self.codes.high, self.codes.low].map(|bytes| row_of(bytes, row, len))
+    }
+
+    /// Writes the codes of a row, `dim` of them; zeros where there are none.
+    pub fn codes_of(&self, row: u32, codes: &mut [i8]) {
+        let [high, low] = self.planes_of(row);
+        join(high, low, codes);
     }
 
     /// The f32 values of a row; empty where there are none.
@@ -110,7 +132,9 @@ impl<'a> VectorBlock<'a> {
             return;
         }
         let scale = self.scale_of(row);
-        out.extend(self.codes_of(row).iter().map(|&code| scale * f32::from(code)));
+        let mut codes = vec![0; if self.has_codes() { self.dim } else { 0 }];
+        self.codes_of(row, &mut codes);
+        out.extend(codes.iter().map(|&code| scale * f32::from(code)));
         if self.metric == Metric::Cosine {
             normalize(out);
         }
@@ -135,10 +159,12 @@ pub struct Query {
     pub values: Vec<f32>,
     /// The same as codes.
     pub codes: TwoPart,
+    /// Both codes as the planes of rows are compared with them.
+    pub(super) parts: [PlaneQuery; 2],
     /// `1 / ‖codes.first‖`, or 0.
-    inverse_norm: f32,
+    pub(super) inverse_norm: f32,
     /// `‖values‖²`.
-    squares: f32,
+    pub(super) squares: f32,
 }
 
 impl Query {
@@ -153,176 +179,9 @@ impl Query {
         }
         let codes = TwoPart::new(&values);
         let inverse_norm = quantize::inverse_norm(&codes.first);
+        let parts = [&codes.first, &codes.second].map(|codes| PlaneQuery::new(codes));
         let squares = kernel::dot_f32(&values, &values);
-        Self { metric, dim: dim_total, rank_dim, values, codes, inverse_norm, squares }
-    }
-}
-
-/// Distances from one query to the rows of one block, through codes: what traversals and first passes use.
-pub(crate) struct CodeDistance<'a> {
-    block: VectorBlock<'a>,
-    query: &'a Query,
-    first: CodeQuery<'a>,
-    second: CodeQuery<'a>,
-    norms: Option<&'a [f32]>,
-}
-
-impl<'a> CodeDistance<'a> {
-    pub(crate) fn new(block: &VectorBlock<'a>, query: &'a Query) -> Self {
-        let norms = block.norm_column(query.rank_dim);
-        let [first, second] = [&query.codes.first, &query.codes.second].map(|codes| CodeQuery::new(codes));
-        Self { block: *block, query, first, second, norms }
-    }
-
-    /// The codes of a row that take part.
-    #[inline]
-    pub(crate) fn prefix(&self, row: u32) -> &'a [i8] {
-        self.matrix().row(row, self.query.rank_dim)
-    }
-
-    #[inline]
-    fn matrix(&self) -> CodeMatrix<'a> {
-        CodeMatrix { codes: self.block.codes, stride: self.block.dim }
-    }
-
-    /// Distances of rows by the first code of the query, in order; `products` is room to work in.
-    #[inline]
-    pub(crate) fn coarse_rows(&self, rows: &[u32], products: &mut [i32], distances: &mut [f32]) {
-        kernel::dot_i8_rows(self.first, self.matrix(), rows, products);
-        for ((&row, &product), distance) in rows.iter().zip(&*products).zip(distances) {
-            *distance = self.of_first(product as f32, row);
-        }
-    }
-
-    /// Distance by the first code of the query.
-    #[inline]
-    pub(crate) fn coarse(&self, row: u32) -> f32 {
-        self.of_first(kernel::dot_i8(&self.query.codes.first, self.prefix(row)) as f32, row)
-    }
-
-    /// Distances of rows by both codes of the query, in order.
-    pub(crate) fn fine_rows(&self, rows: &[u32], distances: &mut [f32]) {
-        let (mut first, mut second) = (vec![0; rows.len()], vec![0; rows.len()]);
-        kernel::dot_i8_rows(self.first, self.matrix(), rows, &mut first);
-        kernel::dot_i8_rows(self.second, self.matrix(), rows, &mut second);
-        for (((&row, first), second), distance) in rows.iter().zip(first).zip(second).zip(distances) {
-            *distance = self.of_product(first as f32 + second as f32 / SECOND_PART, row);
-        }
-    }
-
-    /// Distance by both codes of the query.
-    #[inline]
-    pub(crate) fn fine(&self, row: u32) -> f32 {
-        let codes = self.prefix(row);
-        let first = kernel::dot_i8(&self.query.codes.first, codes) as f32;
-        let second = kernel::dot_i8(&self.query.codes.second, codes) as f32;
-        self.of_product(first + second / SECOND_PART, row)
-    }
-
-    /// Distance from the product of the first codes.
-    #[inline]
-    fn of_first(&self, product: f32, row: u32) -> f32 {
-        if self.query.metric == Metric::Cosine {
-            return 1.0 - product * self.query.inverse_norm * self.inverse_norm(row);
-        }
-        self.of_product(product, row)
-    }
-
-    /// Distance where `product` times the query's scale is the product of the query's values and the codes.
-    #[inline]
-    fn of_product(&self, product: f32, row: u32) -> f32 {
-        let product = product * self.query.codes.scale;
-        match self.query.metric {
-            Metric::Cosine => 1.0 - product * self.inverse_norm(row),
-            Metric::Dot => -product * self.block.scale_of(row),
-            Metric::L2 => {
-                let scale = self.block.scale_of(row);
-                let inverse = self.inverse_norm(row);
-                let norm = if inverse > 0.0 { scale / inverse } else { 0.0 };
-                (self.query.squares + norm * norm - 2.0 * scale * product).max(0.0).sqrt()
-            }
-        }
-    }
-
-    #[inline]
-    fn inverse_norm(&self, row: u32) -> f32 {
-        match self.norms.and_then(|norms| norms.get(row as usize)) {
-            Some(&norm) => norm,
-            None => inverse_norm(self.prefix(row)),
-        }
-    }
-
-    /// Requests from memory what a row's distance needs besides its codes.
-    #[inline]
-    pub(crate) fn request(&self, row: u32) {
-        if let Some(norm) = self.norms.and_then(|norms| norms.get(row as usize)) {
-            kernel::prefetch_value(norm);
-        }
-        if self.query.metric != Metric::Cosine
-            && let Some(scale) = self.block.scales.get(row as usize)
-        {
-            kernel::prefetch_value(scale);
-        }
-    }
-}
-
-/// Distances from one query to the f32 rows of one block.
-pub(crate) struct FullDistance<'a> {
-    block: VectorBlock<'a>,
-    query: &'a Query,
-}
-
-impl<'a> FullDistance<'a> {
-    pub(crate) fn new(block: &VectorBlock<'a>, query: &'a Query) -> Self {
-        Self { block: *block, query }
-    }
-
-    /// The values of a row that take part.
-    #[inline]
-    pub(crate) fn prefix(&self, row: u32) -> &'a [f32] {
-        let start = row as usize * self.block.dim;
-        self.block.full.get(start..start + self.query.rank_dim).unwrap_or(&[])
-    }
-
-    #[inline]
-    pub(crate) fn distance(&self, row: u32) -> f32 {
-        let values = self.prefix(row);
-        match self.query.metric {
-            Metric::L2 => kernel::l2_sq_f32(&self.query.values, values).sqrt(),
-            Metric::Dot => -kernel::dot_f32(&self.query.values, values),
-            Metric::Cosine => {
-                let product = kernel::dot_f32(&self.query.values, values);
-                if self.query.rank_dim == self.block.dim {
-                    return 1.0 - product;
-                }
-                let squares = kernel::dot_f32(values, values);
-                if squares > 0.0 { 1.0 - product / squares.sqrt() } else { 1.0 }
-            }
-        }
-    }
-}
-
-/// The most exact distance the block allows: f32 rows where stored, else both codes of the query.
-pub(crate) enum ExactDistance<'a> {
-    Full(FullDistance<'a>),
-    Codes(CodeDistance<'a>),
-}
-
-impl<'a> ExactDistance<'a> {
-    pub(crate) fn new(block: &VectorBlock<'a>, query: &'a Query) -> Self {
-        if block.has_full() {
-            Self::Full(FullDistance::new(block, query))
-        } else {
-            Self::Codes(CodeDistance::new(block, query))
-        }
-    }
-
-    #[inline]
-    pub(crate) fn distance(&self, row: u32) -> f32 {
-        match self {
-            Self::Full(full) => full.distance(row),
-            Self::Codes(codes) => codes.fine(row),
-        }
+        Self { metric, dim: dim_total, rank_dim, values, codes, parts, inverse_norm, squares }
     }
 }
 
@@ -432,22 +291,29 @@ mod tests {
 
     #[test]
     fn lengths_are_checked() {
-        let ok = |codes: &[i8], scales: &[f32], norms: &[f32], full: &[f32]| {
-            VectorBlock::new(2, Metric::L2, &[1, 2], 3, codes, scales, norms, full).is_ok()
+        let of = |dim, metric, len, planes: [usize; 2], scales, norms, full| {
+            let bytes = [0; 96];
+            let [high, low] = planes.map(|len| &bytes[..len]);
+            let floats = [0.0; 7];
+            let [scales, norms, full]: [&[f32]; 3] = [scales, norms, full].map(|len: usize| &floats[..len]);
+            VectorBlock::new(dim, metric, &[1, 2], len, Codes { high, low }, scales, norms, full).is_ok()
         };
-        assert!(ok(&[0; 6], &[1.0; 3], &[1.0; 6], &[0.0; 6]));
-        assert!(ok(&[0; 6], &[1.0; 3], &[], &[]));
-        assert!(ok(&[], &[], &[], &[0.0; 6]));
-        assert!(!ok(&[], &[], &[], &[]));
-        assert!(!ok(&[0; 6], &[], &[], &[]));
-        assert!(!ok(&[0; 5], &[1.0; 3], &[], &[]));
-        assert!(!ok(&[0; 6], &[1.0; 2], &[], &[]));
-        assert!(!ok(&[0; 6], &[1.0; 3], &[1.0; 5], &[]));
-        assert!(!ok(&[], &[], &[], &[0.0; 7]));
-        assert!(VectorBlock::new(2, Metric::Cosine, &[], 3, &[0; 6], &[], &[], &[]).is_ok());
-        assert!(VectorBlock::new(0, Metric::Cosine, &[], 0, &[], &[], &[], &[]).is_err());
-        assert!(VectorBlock::new(2, Metric::Cosine, &[], usize::MAX, &[], &[], &[], &[]).is_err());
-        assert!(VectorBlock::new(2, Metric::Cosine, &[], 0, &[], &[], &[], &[]).is_ok());
+        let ok = |planes, scales, norms, full| of(2, Metric::L2, 3, planes, scales, norms, full);
+        assert!(ok([96, 96], 3, 6, 6));
+        assert!(ok([96, 96], 3, 0, 0));
+        assert!(ok([0, 0], 0, 0, 6));
+        assert!(!ok([0, 0], 0, 0, 0));
+        assert!(!ok([96, 96], 0, 0, 0));
+        assert!(!ok([95, 96], 3, 0, 0));
+        assert!(!ok([96, 0], 3, 0, 6));
+        assert!(!ok([0, 96], 3, 0, 6));
+        assert!(!ok([96, 96], 2, 0, 0));
+        assert!(!ok([96, 96], 3, 5, 0));
+        assert!(!ok([0, 0], 0, 0, 7));
+        assert!(of(2, Metric::Cosine, 3, [96, 96], 0, 0, 0));
+        assert!(!of(0, Metric::Cosine, 0, [0, 0], 0, 0, 0));
+        assert!(!of(2, Metric::Cosine, usize::MAX, [0, 0], 0, 0, 0));
+        assert!(of(2, Metric::Cosine, 0, [0, 0], 0, 0, 0));
     }
 
     #[test]

@@ -110,6 +110,7 @@ fn scaled(ef: usize, k: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::block::Codes;
     use super::super::testing::{Data, METRICS, overlap};
     use super::*;
     use crate::format::graph::{GraphData, NO_NODE};
@@ -121,7 +122,8 @@ mod tests {
     fn graph_of(data: &Data) -> GraphData {
         let params = BuildParams { m: 8, ef_construction: 60, seed: 1, ..BuildParams::DEFAULT };
         let mut graph = build(&data.block(), &params, &Task::default(), 1).unwrap();
-        graph.curve = calibrate(&data.block(), &graph.view(), 1, &Task::default()).unwrap();
+        let found = calibrate(&data.block(), &graph.view(), 1, &Task::default()).unwrap();
+        (graph.curve, graph.rough) = (found.curve, found.rough);
         graph
     }
 
@@ -192,7 +194,7 @@ mod tests {
         let nodes = 100_000;
         let graph = GraphData { nodes, stride: 32, ..GraphData::default() };
         let values = vec![0.0; nodes];
-        let block = VectorBlock::new(1, Metric::L2, &[1], nodes, &[], &[], &[], &values).unwrap();
+        let block = VectorBlock::new(1, Metric::L2, &[1], nodes, Codes::default(), &[], &[], &values).unwrap();
         let query = Query::new(&[1.0], Metric::L2, 1, 1);
         let params = SearchParams::default();
         let plan = |params: &SearchParams, matching| width(&block, &graph.view(), &query, params, matching);

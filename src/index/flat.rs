@@ -5,7 +5,8 @@
 
 use roaring::RoaringBitmap;
 
-use super::block::{CodeDistance, ExactDistance, Neighbour, Query, TopK, VectorBlock};
+use super::block::{Neighbour, Query, TopK, VectorBlock};
+use super::distance::{CodeDistance, ExactDistance, Grade};
 
 /// How many candidates of an int8 pass are compared again exactly: at least forty, which held all of the
 /// exact top ten in every measurement.
@@ -44,9 +45,9 @@ pub fn scan(
     if !matches(block, query) {
         return Vec::new();
     }
-    let codes = CodeDistance::new(block, query);
+    let codes = CodeDistance::new(block, query, Grade::Coarse);
     let candidates = match allowed {
-        None => nearest(block.len, rescored(k), None, |row| codes.coarse(row)),
+        None => nearest(block.len, rescored(k), None, |row| codes.row(row)),
         Some(rows) => nearest_by_codes(&codes, block.len, rescored(k), rows),
     };
     rescore(block, query, &candidates, k)
@@ -76,7 +77,7 @@ fn by_both_codes(
 ) -> Vec<Neighbour> {
     let rows: Vec<u32> = candidates.iter().map(|n| n.row).collect();
     let mut distances = vec![0.0; rows.len()];
-    CodeDistance::new(block, query).fine_rows(&rows, &mut distances);
+    CodeDistance::new(block, query, Grade::Coarse).fine_rows(&rows, &mut distances);
     let mut top = TopK::new(k);
     rows.iter().zip(distances).for_each(|(&row, distance)| top.push(row, distance));
     top.into_sorted()
@@ -97,7 +98,7 @@ fn nearest_by_codes(
     allowed: &RoaringBitmap,
 ) -> Vec<Neighbour> {
     const BATCH: usize = 256;
-    let (mut products, mut distances) = ([0; BATCH], [0.0; BATCH]);
+    let (mut room, mut distances) = ([0; 2 * BATCH], [0.0; BATCH]);
     let mut top = TopK::new(k);
     let mut rows = Vec::with_capacity(BATCH);
     let mut allowed = allowed.range(0..len as u32);
@@ -107,7 +108,7 @@ fn nearest_by_codes(
         if rows.is_empty() {
             return top.into_sorted();
         }
-        codes.coarse_rows(&rows, &mut products, &mut distances);
+        codes.rows(&rows, &mut room, &mut distances);
         rows.iter().zip(&distances).for_each(|(&row, &distance)| top.push(row, distance));
     }
 }
@@ -130,6 +131,7 @@ fn nearest(
 
 #[cfg(test)]
 mod tests {
+    use super::super::block::Codes;
     use super::super::testing::{Data, METRICS, overlap};
     use super::*;
     use crate::types::{Codec, Metric};
@@ -183,7 +185,7 @@ mod tests {
     fn distances_are_those_of_the_metric() {
         let rows = [3.0, 4.0, 0.0, 1.0];
         for (metric, expected) in [(Metric::L2, [0.0, 18f32.sqrt()]), (Metric::Dot, [-25.0, -4.0])] {
-            let block = VectorBlock::new(2, metric, &[2], 2, &[], &[], &[], &rows).unwrap();
+            let block = VectorBlock::new(2, metric, &[2], 2, Codes::default(), &[], &[], &rows).unwrap();
             let found = scan_exact(&block, &Query::new(&[3.0, 4.0], metric, 2, 2), 2, None);
             assert_eq!(found.iter().map(|n| n.row).collect::<Vec<_>>(), [0, 1]);
             assert!(found.iter().zip(expected).all(|(n, d)| (n.distance - d).abs() < 1e-5), "{found:?}");
@@ -193,7 +195,7 @@ mod tests {
     #[test]
     fn only_allowed_rows_are_returned_and_ties_go_to_the_lower_row() {
         let rows = [1.0f32; 20];
-        let block = VectorBlock::new(2, Metric::L2, &[2], 10, &[], &[], &[], &rows).unwrap();
+        let block = VectorBlock::new(2, Metric::L2, &[2], 10, Codes::default(), &[], &[], &rows).unwrap();
         let query = Query::new(&[1.0, 1.0], Metric::L2, 2, 2);
         let allowed: RoaringBitmap = [3, 5, 7, 12].into_iter().collect();
         let found = |k, allowed| scan(&block, &query, k, allowed).iter().map(|n| n.row).collect::<Vec<_>>();
@@ -212,7 +214,7 @@ mod tests {
 
     #[test]
     fn zero_rows_have_no_direction() {
-        let block = VectorBlock::new(2, Metric::Cosine, &[1, 2], 2, &[], &[], &[], &[0.0, 1.0, 1.0, 0.0]);
+        let block = VectorBlock::new(2, Metric::Cosine, &[1, 2], 2, Codes::default(), &[], &[], &[0.0, 1.0, 1.0, 0.0]);
         let found = scan_exact(&block.unwrap(), &Query::new(&[1.0, 0.0], Metric::Cosine, 2, 1), 2, None);
         assert_eq!(found.iter().map(|n| (n.row, n.distance)).collect::<Vec<_>>(), [(1, 0.0), (0, 1.0)]);
     }

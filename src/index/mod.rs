@@ -3,12 +3,14 @@
 //! | module | what it answers |
 //! |---|---|
 //! | [`block`] | which rows there are, and what a query and a result look like |
+//! | `distance` | how far a row is, by how much of it |
 //! | [`quantize`] | how an f32 row becomes int8 codes with a norm for each rung |
 //! | [`flat`] | the nearest rows by looking at all of them |
 //! | [`hnsw`] | the nearest rows by walking a graph, and where graphs come from |
 //! | [`filter`] | which of the two to use, under a mask of allowed rows |
 
 pub mod block;
+mod distance;
 pub mod filter;
 pub mod flat;
 pub mod hnsw;
@@ -17,7 +19,7 @@ pub mod quantize;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use block::{Neighbour, Query, TopK, VectorBlock};
+pub use block::{Codes, Neighbour, Query, TopK, VectorBlock};
 pub use filter::{SearchParams, search_block};
 pub use hnsw::{BuildParams, Builder, GrowingIndex};
 
@@ -37,6 +39,7 @@ pub fn build_graph(
     threads: usize,
 ) -> Result<GraphData> {
     let mut graph = hnsw::build(block, params, task, threads)?;
-    graph.curve = hnsw::calibrate(block, &graph.view(), params.seed, task)?;
+    let found = hnsw::calibrate(block, &graph.view(), params.seed, task)?;
+    (graph.curve, graph.rough) = (found.curve, found.rough);
     Ok(graph)
 }

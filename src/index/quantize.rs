@@ -63,10 +63,12 @@ pub fn rung_norms(codes: &[i8], ladder: &[usize], out: &mut [f32]) {
 /// `1 / ‖codes‖`, or 0 for codes that are all 0. The sum of squares is an exact integer, so any reader can
 /// recompute a stored norm bit by bit.
 pub fn inverse_norm(codes: &[i8]) -> f32 {
-    match kernel::dot_i8(codes, codes) {
-        0 => 0.0,
-        squares => (1.0 / f64::from(squares).sqrt()) as f32,
-    }
+    inverse_root(kernel::dot_i8(codes, codes))
+}
+
+/// `1 / √squares`, or 0 for 0.
+pub(super) fn inverse_root(squares: i32) -> f32 {
+    if squares == 0 { 0.0 } else { (1.0 / f64::from(squares).sqrt()) as f32 }
 }
 
 /// Scales a vector to length 1; leaves a zero vector as it is.

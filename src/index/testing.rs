@@ -1,7 +1,8 @@
 //! Seeded data for the tests of this module: clustered rows with their stored forms.
 
-use super::block::{Neighbour, VectorBlock};
+use super::block::{Codes, Neighbour, VectorBlock};
 use super::quantize::{normalize, quantize, rung_norms};
+use crate::kernel::planes::split;
 use crate::types::{Codec, Metric};
 
 pub(crate) const METRICS: [Metric; 3] = [Metric::Cosine, Metric::Dot, Metric::L2];
@@ -37,7 +38,8 @@ pub(crate) struct Data {
     pub(crate) rows: Vec<f32>,
     codec: Codec,
     ladder: Vec<usize>,
-    codes: Vec<i8>,
+    high: Vec<u8>,
+    low: Vec<u8>,
     scales: Vec<f32>,
     norms: Vec<f32>,
 }
@@ -51,21 +53,22 @@ impl Data {
             len,
             metric,
             codec,
-            codes: vec![0; len * dim],
+            high: Vec::new(),
+            low: Vec::new(),
             scales: vec![0.0; len],
             norms: vec![0.0; len * ladder.len()],
             ladder,
             rows,
         };
-        let mut norms = [0.0; 2];
+        let (mut codes, mut norms) = (vec![0; dim], [0.0; 2]);
         for row in 0..len {
             let values = &mut data.rows[row * dim..(row + 1) * dim];
             if metric == Metric::Cosine {
                 normalize(values);
             }
-            let codes = &mut data.codes[row * dim..(row + 1) * dim];
-            data.scales[row] = quantize(values, codes);
-            rung_norms(codes, &data.ladder, &mut norms);
+            data.scales[row] = quantize(values, &mut codes);
+            split(&codes, &mut data.high, &mut data.low);
+            rung_norms(&codes, &data.ladder, &mut norms);
             data.norms[row] = norms[0];
             data.norms[len + row] = norms[1];
         }
@@ -87,8 +90,11 @@ impl Data {
     }
 
     pub(crate) fn block(&self) -> VectorBlock<'_> {
-        let (codes, scales, norms): (&[i8], &[f32], &[f32]) =
-            if self.codec.has_codes() { (&self.codes, &self.scales, &self.norms) } else { (&[], &[], &[]) };
+        let codes = Codes { high: &self.high, low: &self.low };
+        let (codes, scales, norms): (Codes<'_>, &[f32], &[f32]) = match self.codec.has_codes() {
+            true => (codes, &self.scales, &self.norms),
+            false => (Codes::default(), &[], &[]),
+        };
         let full: &[f32] = if self.codec.has_full() { &self.rows } else { &[] };
         VectorBlock::new(self.dim, self.metric, &self.ladder, self.len, codes, scales, norms, full).unwrap()
     }

@@ -7,11 +7,14 @@
 //!
 //! Two slices of different lengths are compared over the shorter length; no input panics.
 
+pub mod planes;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use std::sync::OnceLock;
+
+use planes::{Plane, PlaneQuery};
 
 /// One implementation of every kernel.
 #[derive(Clone, Copy)]
@@ -19,6 +22,8 @@ struct Kernels {
     isa: &'static str,
     dot_i8: fn(&[i8], &[i8]) -> i32,
     dot_i8_rows: fn(CodeQuery<'_>, CodeMatrix<'_>, &[u32], &mut [i32]),
+    dot_plane: fn(&[i8], &[u8]) -> i32,
+    dot_plane_rows: fn(&PlaneQuery, Plane<'_>, &[u32], &mut [i32]),
     dot_f32: fn(&[f32], &[f32]) -> f32,
     l2_sq_f32: fn(&[f32], &[f32]) -> f32,
 }
@@ -27,6 +32,8 @@ const SCALAR: Kernels = Kernels {
     isa: "scalar",
     dot_i8: scalar::dot_i8,
     dot_i8_rows: scalar::dot_i8_rows,
+    dot_plane: planes::dot_plane,
+    dot_plane_rows: planes::dot_plane_rows,
     dot_f32: scalar::dot_f32,
     l2_sq_f32: scalar::l2_sq_f32,
 };
@@ -112,6 +119,19 @@ pub fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
 #[inline]
 pub fn dot_i8_rows(query: CodeQuery<'_>, matrix: CodeMatrix<'_>, rows: &[u32], out: &mut [i32]) {
     (kernels().dot_i8_rows)(query, matrix, rows, out);
+}
+
+/// Inner product of a query with one plane of a row of codes: Σ code × nibble. Exact up to 65,536 dimensions.
+#[inline]
+pub fn dot_plane(query: &PlaneQuery, row: &[u8]) -> i32 {
+    (kernels().dot_plane)(query.codes(), row)
+}
+
+/// The same for the rows that are named, in order; 0 for a row that is not there. Rows are requested from memory
+/// ahead of their turn.
+#[inline]
+pub fn dot_plane_rows(query: &PlaneQuery, plane: Plane<'_>, rows: &[u32], out: &mut [i32]) {
+    (kernels().dot_plane_rows)(query, plane, rows, out);
 }
 
 /// Inner product of two f32 vectors.

@@ -4,9 +4,12 @@
 //! out are private to this file and reach no one unless the features they need were found.
 #![allow(unsafe_code)]
 
+mod planes;
+
 use std::arch::x86_64::*;
 
 use super::{CodeMatrix, CodeQuery, Kernels};
+use planes::{dot_plane_avx2, dot_plane_avx512, dot_plane_rows_avx2, dot_plane_rows_avx512};
 
 /// The paths this processor has, the widest first.
 pub(super) fn available() -> Vec<Kernels> {
@@ -22,6 +25,10 @@ pub(super) fn available() -> Vec<Kernels> {
             // SAFETY: as above.
             dot_i8_rows: |query, matrix, rows, out| unsafe { dot_i8_rows_avx512(query, matrix, rows, out) },
             // SAFETY: as above.
+            dot_plane: |query, row| unsafe { dot_plane_avx512(query, row) },
+            // SAFETY: as above.
+            dot_plane_rows: |query, plane, rows, out| unsafe { dot_plane_rows_avx512(query, plane, rows, out) },
+            // SAFETY: as above.
             dot_f32: |a, b| unsafe { dot_f32_avx512(a, b) },
             // SAFETY: as above.
             l2_sq_f32: |a, b| unsafe { l2_sq_f32_avx512(a, b) },
@@ -34,6 +41,10 @@ pub(super) fn available() -> Vec<Kernels> {
             dot_i8: |a, b| unsafe { dot_i8_avx2(a, b) },
             // SAFETY: as above.
             dot_i8_rows: |query, matrix, rows, out| unsafe { dot_i8_rows_avx2(query, matrix, rows, out) },
+            // SAFETY: as above.
+            dot_plane: |query, row| unsafe { dot_plane_avx2(query, row) },
+            // SAFETY: as above.
+            dot_plane_rows: |query, plane, rows, out| unsafe { dot_plane_rows_avx2(query, plane, rows, out) },
             // SAFETY: as above.
             dot_f32: |a, b| unsafe { dot_f32_avx2(a, b) },
             // SAFETY: as above.

@@ -183,16 +183,16 @@ impl SegmentVectors {
         self.rows.scattered(rows::SPANS)
     }
 
-    /// Codes, scales and norms; empty where the codec stores none.
+    /// The high and the low plane of the codes, scales and norms; empty where the codec stores none.
     #[allow(clippy::type_complexity)]
-    pub fn codes(&self) -> Result<(&[i8], &[f32], &[f32])> {
+    pub fn codes(&self) -> Result<([&[u8]; 2], &[f32], &[f32])> {
         match &self.codes {
             Some(file) => Ok((
-                file.scattered(vectors::CODES)?,
+                [file.scattered(vectors::HIGH)?, file.scattered(vectors::LOW)?],
                 file.scattered(vectors::SCALES)?,
                 file.scattered(vectors::NORMS)?,
             )),
-            None => Ok((&[], &[], &[])),
+            None => Ok(([&[], &[]], &[], &[])),
         }
     }
 
@@ -499,9 +499,9 @@ impl Target<'_> {
         let mut runs =
             VectorRuns { first: columns.first.clone(), spans: columns.spans.clone(), runs: Vec::new() };
         let rows = 0..columns.spans.len();
-        let (codes, scales) = (columns.codes.as_slice(), columns.scales.as_slice());
+        let (high, low, scales) = (&columns.high[..], &columns.low[..], columns.scales.as_slice());
         let (norms, full) = (columns.norms.as_slice(), columns.full.as_slice());
-        runs.runs.push(Run { of: rows.len(), rows, codes, scales, norms, full });
+        runs.runs.push(Run { of: rows.len(), rows, high, low, scales, norms, full });
         self.write_runs(segment, set, &runs)
     }
 
@@ -519,11 +519,12 @@ impl Target<'_> {
             (rows::SPANS, vec![bytemuck::cast_slice(spans)]),
         ];
         let mut entries = vec![self.write_pieces(format!("{folder}/rows"), Kind::Rows, &columns)?];
-        if runs.runs.iter().any(|run| !run.codes.is_empty()) {
+        if runs.runs.iter().any(|run| !run.high.is_empty()) {
             let rungs = runs.runs.iter().map(Run::rungs).max().unwrap_or_default();
             let norms = (0..rungs).flat_map(|rung| runs.pieces(move |run| run.norms_of(rung)));
             let columns = [
-                (vectors::CODES, runs.pieces(Run::codes).collect()),
+                (vectors::HIGH, runs.pieces(Run::high).collect()),
+                (vectors::LOW, runs.pieces(Run::low).collect()),
                 (vectors::SCALES, runs.pieces(Run::scales).collect()),
                 (vectors::NORMS, norms.collect()),
             ];
@@ -567,8 +568,10 @@ pub struct VectorColumns {
     pub first: Vec<u32>,
     /// Byte bounds of each row.
     pub spans: Vec<[u32; 2]>,
-    /// Row-major codes; empty without int8.
-    pub codes: Vec<i8>,
+    /// High plane of the codes; empty without int8.
+    pub high: Vec<u8>,
+    /// Low plane.
+    pub low: Vec<u8>,
     /// Scale of each row.
     pub scales: Vec<f32>,
     /// Inverse norms, rung by rung.
@@ -595,8 +598,10 @@ pub struct Run<'a> {
     pub rows: Range<usize>,
     /// Rows of the block.
     pub of: usize,
-    /// Codes of the whole block; empty without int8.
-    pub codes: &'a [i8],
+    /// High plane of the whole block's codes; empty without int8.
+    pub high: &'a [u8],
+    /// Low plane.
+    pub low: &'a [u8],
     /// Scales of the whole block.
     pub scales: &'a [f32],
     /// Inverse norms of the whole block, rung by rung.
@@ -619,8 +624,12 @@ impl<'a> Run<'a> {
         bytemuck::cast_slice(part.unwrap_or_default())
     }
 
-    fn codes(&self) -> &'a [u8] {
-        self.part(self.codes)
+    fn high(&self) -> &'a [u8] {
+        self.part(self.high)
+    }
+
+    fn low(&self) -> &'a [u8] {
+        self.part(self.low)
     }
 
     fn scales(&self) -> &'a [u8] {

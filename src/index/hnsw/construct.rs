@@ -46,7 +46,7 @@ pub(super) fn construct(
 }
 
 /// Pairs (node, row) of rows that are the same point as a lower row, ascending.
-fn equal_rows(points: &Points<'_>) -> Vec<Fold> {
+fn equal_rows(points: &Points) -> Vec<Fold> {
     let hash = |row| xxhash_rust::xxh3::xxh3_64(bytemuck::cast_slice(points.codes(row)));
     let mut hashes: Vec<(u64, u32)> = (0..points.len() as u32).map(|row| (hash(row), row)).collect();
     hashes.sort_unstable();
@@ -75,7 +75,7 @@ struct Levels {
 }
 
 impl Levels {
-    fn new(points: &Points<'_>, folds: &[Fold], params: &BuildParams) -> Self {
+    fn new(points: &Points, folds: &[Fold], params: &BuildParams) -> Self {
         let mut folded = vec![false; points.len()];
         folds.iter().for_each(|fold| folded[fold.row as usize] = true);
         let of: Vec<u8> = (0..points.len() as u64).map(|row| level(row, params)).collect();
@@ -159,7 +159,7 @@ impl Adjacency for Layer {
 }
 
 struct Construction<'c> {
-    points: &'c Points<'c>,
+    points: &'c Points,
     params: &'c BuildParams,
     levels: &'c Levels,
     /// From layer 0 up.
@@ -268,7 +268,7 @@ impl Construction<'_> {
 }
 
 /// Prunes a whole list of links.
-fn shorten(points: &Points<'_>, rule: Rule, pruning: &mut Pruning, list: &mut Vec<Link>) {
+fn shorten(points: &Points, rule: Rule, pruning: &mut Pruning, list: &mut Vec<Link>) {
     list.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance).then(a.node.cmp(&b.node)));
     pruning.prune(points, rule, list);
 }

@@ -33,7 +33,7 @@ pub(super) struct Pruning {
 
 impl Pruning {
     /// Leaves the links that the rule chooses among `candidates`, which must be sorted by distance.
-    pub(super) fn prune(&mut self, points: &Points<'_>, rule: Rule, candidates: &mut Vec<Link>) {
+    pub(super) fn prune(&mut self, points: &Points, rule: Rule, candidates: &mut Vec<Link>) {
         self.chosen.clear();
         self.dropped.clear();
         while let Some((&nearest, rest)) = candidates.split_first() {
@@ -52,7 +52,7 @@ impl Pruning {
     }
 
     /// Removes the first candidate, which was chosen, and all that lie nearer to it than to the node.
-    fn drop_near(&mut self, points: &Points<'_>, alpha: f32, chosen: u32, candidates: &mut Vec<Link>) {
+    fn drop_near(&mut self, points: &Points, alpha: f32, chosen: u32, candidates: &mut Vec<Link>) {
         candidates.remove(0);
         let count = candidates.len();
         self.nodes.clear();

@@ -33,7 +33,11 @@ pub(super) fn build_hnsw_rs(
     let order = insertion_order(block.len, params.seed);
     let lifting = Lifting { metric: block.metric, bound: largest_squares(block) };
     if block.has_codes() {
-        let row = |row, out: &mut Vec<i8>| lifting.codes(block.codes_of(row), block.scale_of(row), out);
+        let row = |row, out: &mut Vec<i8>| {
+            let mut codes = vec![0; block.dim];
+            block.codes_of(row, &mut codes);
+            lifting.codes(&codes, block.scale_of(row), out);
+        };
         let hnsw = hnsw(params.m, block.len, params.ef_construction, LiftedCodes);
         let insert = |node, room: &mut Vec<_>| {
             row(node, room);

@@ -10,6 +10,7 @@
 use std::collections::HashSet;
 
 use super::search::{distance_of, traverse};
+use crate::index::distance::Grade;
 use crate::format::graph::{GraphData, NO_NODE};
 use crate::index::block::{Neighbour, Query, VectorBlock};
 use crate::types::Metric;
@@ -43,7 +44,7 @@ pub fn repair(graph: &mut GraphData, block: &VectorBlock<'_>, missed: Missed) ->
         block.values_of(node, &mut values);
         let query = Query::new(&values, metric, block.dim, block.dim);
         let near = traverse(&block, &graph.view(), &query, BEAM, None, usize::MAX).neighbours;
-        let own = Neighbour { row: node, distance: distance_of(&block, &query, node) };
+        let own = Neighbour { row: node, distance: distance_of(&block, Grade::of(&graph.view()), &query, node) };
         if !tree.reaches(node) || !is_found(own, &near) {
             repaired += 1;
             tree.adopt(graph, node, &near);

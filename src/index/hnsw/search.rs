@@ -13,7 +13,8 @@ use roaring::RoaringBitmap;
 use super::pool::MAX_NODES;
 use super::walk::{Adjacency, Score, Scratch, beam, descend, gated_beam};
 use crate::format::graph::{GraphView, NO_NODE};
-use crate::index::block::{CodeDistance, FullDistance, Neighbour, Query, TopK, VectorBlock};
+use crate::index::block::{Neighbour, Query, TopK, VectorBlock};
+use crate::index::distance::{CodeDistance, FullDistance, Grade};
 use crate::index::flat::{matches, rescore, rescored};
 use crate::kernel;
 
@@ -61,16 +62,16 @@ pub(crate) fn traverse(
         return Found { complete: true, ..Found::default() };
     }
     if block.has_codes() {
-        Walk { graph, score: &CodeDistance::new(block, query) }.run(ef, allowed, budget)
+        Walk { graph, score: &CodeDistance::new(block, query, Grade::of(graph)) }.run(ef, allowed, budget)
     } else {
         Walk { graph, score: &FullDistance::new(block, query) }.run(ef, allowed, budget)
     }
 }
 
 /// The distance that walks see between the query and a row.
-pub(super) fn distance_of(block: &VectorBlock<'_>, query: &Query, row: u32) -> f32 {
+pub(super) fn distance_of(block: &VectorBlock<'_>, grade: Grade, query: &Query, row: u32) -> f32 {
     if block.has_codes() {
-        CodeDistance::new(block, query).score_one(row).distance
+        CodeDistance::new(block, query, grade).score_one(row).distance
     } else {
         FullDistance::new(block, query).score_one(row).distance
     }
@@ -82,16 +83,13 @@ thread_local! {
 
 impl Score for CodeDistance<'_> {
     #[inline]
-    fn score(&self, rows: &[u32], products: &mut [i32], distances: &mut [f32]) {
-        self.coarse_rows(rows, products, distances);
+    fn score(&self, rows: &[u32], room: &mut [i32], distances: &mut [f32]) {
+        self.rows(rows, room, distances);
     }
 
     #[inline]
     fn request(&self, row: u32, whole: bool) {
-        self.request(row);
-        if whole {
-            kernel::prefetch(bytemuck::cast_slice(self.prefix(row)));
-        }
+        self.request(row, whole);
     }
 }
 

@@ -24,8 +24,8 @@ pub(super) trait Adjacency {
 
 /// Distances to the vector that a walk looks for.
 pub(super) trait Score {
-    /// Writes the distances of rows, in order; `products` is room to work in, as long as `rows`.
-    fn score(&self, rows: &[u32], products: &mut [i32], distances: &mut [f32]);
+    /// Writes the distances of rows, in order; `room` to work in is twice as long as `rows`.
+    fn score(&self, rows: &[u32], room: &mut [i32], distances: &mut [f32]);
     /// Requests what belongs to a row from memory; the row itself only if `whole`.
     fn request(&self, row: u32, whole: bool);
 
@@ -33,7 +33,7 @@ pub(super) trait Score {
     #[inline]
     fn score_one(&self, row: u32) -> Neighbour {
         let mut distance = [0.0];
-        self.score(&[row], &mut [0], &mut distance);
+        self.score(&[row], &mut [0; 2], &mut distance);
         Neighbour { row, distance: distance[0] }
     }
 }
@@ -47,7 +47,7 @@ pub(super) struct Scratch {
     visited: Visited,
     pub(super) pool: Pool,
     fresh: Vec<u32>,
-    products: Vec<i32>,
+    room: Vec<i32>,
     distances: Vec<f32>,
 }
 
@@ -79,12 +79,12 @@ impl Scratch {
             }
         });
         let count = fresh.len();
-        if self.products.len() < count {
-            self.products.resize(count, 0);
+        if self.distances.len() < count {
+            self.room.resize(2 * count, 0);
             self.distances.resize(count, 0.0);
         }
-        let (products, distances) = (&mut self.products[..count], &mut self.distances[..count]);
-        score.score(fresh, products, distances);
+        let (room, distances) = (&mut self.room[..2 * count], &mut self.distances[..count]);
+        score.score(fresh, room, distances);
         self.fresh.iter().zip(&self.distances[..count]).map(|(&row, &distance)| Neighbour { row, distance })
     }
 }

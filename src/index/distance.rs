@@ -1,0 +1,237 @@
+//! Distances between a query and the rows of a block, in three grades.
+//!
+//! | grade | what it reads of a row | who asks |
+//! |---|---|---|
+//! | rough | the high plane of its codes | walks, where calibration found it good enough |
+//! | coarse | both planes | walks, scans |
+//! | fine | both planes, against a query of two codes; f32 values where stored | the last choice |
+
+use super::block::{Query, VectorBlock};
+use super::quantize::{SECOND_PART, inverse_root};
+use crate::format::graph::GraphView;
+use crate::kernel::planes::{GROUP_BYTES, GROUP_CODES, Plane, join, plane_len};
+use crate::kernel;
+use crate::types::Metric;
+
+/// Which planes of the codes take part in a distance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Grade {
+    /// The high plane.
+    Rough,
+    /// Both.
+    Coarse,
+}
+
+impl Grade {
+    /// What walks through a graph compare.
+    pub(crate) fn of(graph: &GraphView<'_>) -> Self {
+        if graph.rough() { Self::Rough } else { Self::Coarse }
+    }
+}
+
+/// Distances through codes: what traversals and first passes use.
+pub(crate) struct CodeDistance<'a> {
+    block: VectorBlock<'a>,
+    query: &'a Query,
+    grade: Grade,
+    norms: Option<&'a [f32]>,
+    high: Plane<'a>,
+    low: Plane<'a>,
+}
+
+impl<'a> CodeDistance<'a> {
+    pub(crate) fn new(block: &VectorBlock<'a>, query: &'a Query, grade: Grade) -> Self {
+        let stride = plane_len(block.dim);
+        let [high, low] = [block.codes.high, block.codes.low].map(|bytes| Plane { bytes, stride });
+        Self { block: *block, query, grade, norms: block.norm_column(query.rank_dim), high, low }
+    }
+
+    /// Distances of rows by the first code of the query, in order; `room` is twice as long as `rows`.
+    #[inline]
+    pub(crate) fn rows(&self, rows: &[u32], room: &mut [i32], distances: &mut [f32]) {
+        let [first, _] = &self.query.parts;
+        let (high, low) = room.split_at_mut(rows.len().min(room.len()));
+        kernel::dot_plane_rows(first, self.high, rows, high);
+        if self.grade == Grade::Rough {
+            for ((&row, &high), distance) in rows.iter().zip(&*high).zip(distances) {
+                *distance = self.of_first(first.rough(high), row);
+            }
+            return;
+        }
+        kernel::dot_plane_rows(first, self.low, rows, low);
+        for (((&row, &high), &low), distance) in rows.iter().zip(&*high).zip(&*low).zip(distances) {
+            *distance = self.of_first(first.exact(high, low) as f32, row);
+        }
+    }
+
+    /// Distance of a row by the first code of the query.
+    #[inline]
+    pub(crate) fn row(&self, row: u32) -> f32 {
+        let [first, _] = &self.query.parts;
+        let len = first.plane_len();
+        let high = kernel::dot_plane(first, self.high.row(row, len));
+        if self.grade == Grade::Rough {
+            return self.of_first(first.rough(high), row);
+        }
+        let low = kernel::dot_plane(first, self.low.row(row, len));
+        self.of_first(first.exact(high, low) as f32, row)
+    }
+
+    /// Distances of rows by both codes of the query and both planes, in order.
+    pub(crate) fn fine_rows(&self, rows: &[u32], distances: &mut [f32]) {
+        let mut products = [(); 4].map(|()| vec![0; rows.len()]);
+        let planes = [self.high, self.low];
+        for (n, products) in products.iter_mut().enumerate() {
+            kernel::dot_plane_rows(&self.query.parts[n / 2], planes[n % 2], rows, products);
+        }
+        let [first_high, first_low, second_high, second_low] = &products;
+        let [first, second] = &self.query.parts;
+        for (n, (&row, distance)) in rows.iter().zip(distances).enumerate() {
+            let first = first.exact(first_high[n], first_low[n]) as f32;
+            let second = second.exact(second_high[n], second_low[n]) as f32;
+            *distance = self.of_product(first + second / SECOND_PART, row);
+        }
+    }
+
+    /// Distance by both codes of the query and both planes.
+    #[inline]
+    pub(crate) fn fine(&self, row: u32) -> f32 {
+        let [first, second] = [0, 1].map(|part| {
+            let query = &self.query.parts[part];
+            let [high, low] =
+                [self.high, self.low].map(|plane| kernel::dot_plane(query, plane.row(row, query.plane_len())));
+            query.exact(high, low) as f32
+        });
+        self.of_product(first + second / SECOND_PART, row)
+    }
+
+    /// Distance from the product of the first codes.
+    #[inline]
+    fn of_first(&self, product: f32, row: u32) -> f32 {
+        if self.query.metric == Metric::Cosine {
+            return 1.0 - product * self.query.inverse_norm * self.inverse_norm(row);
+        }
+        self.of_product(product, row)
+    }
+
+    /// Distance where `product` times the query's scale is the product of the query's values and the codes.
+    #[inline]
+    fn of_product(&self, product: f32, row: u32) -> f32 {
+        let product = product * self.query.codes.scale;
+        match self.query.metric {
+            Metric::Cosine => 1.0 - product * self.inverse_norm(row),
+            Metric::Dot => -product * self.block.scale_of(row),
+            Metric::L2 => {
+                let scale = self.block.scale_of(row);
+                let inverse = self.inverse_norm(row);
+                let norm = if inverse > 0.0 { scale / inverse } else { 0.0 };
+                (self.query.squares + norm * norm - 2.0 * scale * product).max(0.0).sqrt()
+            }
+        }
+    }
+
+    #[inline]
+    fn inverse_norm(&self, row: u32) -> f32 {
+        match self.norms.and_then(|norms| norms.get(row as usize)) {
+            Some(&norm) => norm,
+            None => self.norm_of_prefix(row),
+        }
+    }
+
+    /// For a number of dimensions that is no rung.
+    #[cold]
+    fn norm_of_prefix(&self, row: u32) -> f32 {
+        let [high, low] = self.block.planes_of(row);
+        let groups = high.chunks(GROUP_BYTES).zip(low.chunks(GROUP_BYTES));
+        let mut rest = self.query.rank_dim;
+        let mut squares = 0;
+        for (high, low) in groups {
+            let mut codes = [0; GROUP_CODES];
+            join(high, low, &mut codes);
+            let codes = codes.get(..rest).unwrap_or(&codes);
+            squares += kernel::dot_i8(codes, codes);
+            rest -= codes.len();
+        }
+        inverse_root(squares)
+    }
+
+    /// Requests from memory what a row's distance needs; its codes only if `whole`.
+    #[inline]
+    pub(crate) fn request(&self, row: u32, whole: bool) {
+        if let Some(norm) = self.norms.and_then(|norms| norms.get(row as usize)) {
+            kernel::prefetch_value(norm);
+        }
+        if self.query.metric != Metric::Cosine
+            && let Some(scale) = self.block.scales.get(row as usize)
+        {
+            kernel::prefetch_value(scale);
+        }
+        if whole {
+            let len = self.query.parts[0].plane_len();
+            kernel::prefetch(self.high.row(row, len));
+            if self.grade == Grade::Coarse {
+                kernel::prefetch(self.low.row(row, len));
+            }
+        }
+    }
+}
+
+/// Distances from one query to the f32 rows of one block.
+pub(crate) struct FullDistance<'a> {
+    block: VectorBlock<'a>,
+    query: &'a Query,
+}
+
+impl<'a> FullDistance<'a> {
+    pub(crate) fn new(block: &VectorBlock<'a>, query: &'a Query) -> Self {
+        Self { block: *block, query }
+    }
+
+    /// The values of a row that take part.
+    #[inline]
+    pub(crate) fn prefix(&self, row: u32) -> &'a [f32] {
+        let start = row as usize * self.block.dim;
+        self.block.full.get(start..start + self.query.rank_dim).unwrap_or(&[])
+    }
+
+    #[inline]
+    pub(crate) fn distance(&self, row: u32) -> f32 {
+        let values = self.prefix(row);
+        match self.query.metric {
+            Metric::L2 => kernel::l2_sq_f32(&self.query.values, values).sqrt(),
+            Metric::Dot => -kernel::dot_f32(&self.query.values, values),
+            Metric::Cosine => {
+                let product = kernel::dot_f32(&self.query.values, values);
+                if self.query.rank_dim == self.block.dim {
+                    return 1.0 - product;
+                }
+                let squares = kernel::dot_f32(values, values);
+                if squares > 0.0 { 1.0 - product / squares.sqrt() } else { 1.0 }
+            }
+        }
+    }
+}
+
+/// The most exact distance the block allows: f32 rows where stored, else both codes of the query.
+pub(crate) enum ExactDistance<'a> {
+    Full(FullDistance<'a>),
+    Codes(CodeDistance<'a>),
+}
+
+impl<'a> ExactDistance<'a> {
+    pub(crate) fn new(block: &VectorBlock<'a>, query: &'a Query) -> Self {
+        if block.has_full() {
+            Self::Full(FullDistance::new(block, query))
+        } else {
+            Self::Codes(CodeDistance::new(block, query, Grade::Coarse))
+        }
+    }
+
+    #[inline]
+    pub(crate) fn distance(&self, row: u32) -> f32 {
+        match self {
+            Self::Full(full) => full.distance(row),
+            Self::Codes(codes) => codes.fine(row),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Products of a query with planes of codes: nibbles are unsigned bytes below 16, which the byte products of both
+//! instruction sets take as they are.
+
+use std::arch::x86_64::*;
+
+use super::{GROUP, prefetch, sum_across};
+use crate::kernel::planes::{GROUP_BYTES, GROUP_CODES, Plane, PlaneQuery};
+
+/// Two groups of a row fill a vector.
+const PAIR_BYTES: usize = 2 * GROUP_BYTES;
+const PAIR_CODES: usize = 2 * GROUP_CODES;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) fn dot_plane_avx512(query: &[i8], row: &[u8]) -> i32 {
+    let groups = (query.len() / GROUP_CODES).min(row.len() / GROUP_BYTES);
+    let (query, row) = (&query[..groups * GROUP_CODES], &row[..groups * GROUP_BYTES]);
+    let (pairs, last) = query.as_chunks::<PAIR_CODES>();
+    let (row_pairs, row_last) = row.as_chunks::<PAIR_BYTES>();
+    let mut sum = _mm512_setzero_si512();
+    for (codes, row) in pairs.iter().zip(row_pairs) {
+        let codes = pair(codes);
+        // SAFETY: the part is 64 bytes long; the load needs no alignment.
+        let row = unsafe { _mm512_loadu_si512(row.as_ptr().cast()) };
+        sum = add_nibbles(sum, row, codes);
+    }
+    if let (Some(codes), Some(row)) = (last.first_chunk(), row_last.first_chunk()) {
+        sum = add_nibbles(sum, single(row), halves(codes).map(|half| _mm512_zextsi256_si512(half)));
+    }
+    _mm512_reduce_add_epi32(sum)
+}
+
+/// The codes that meet the lower, and those that meet the upper halves of the bytes of one group.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn halves(codes: &[i8; GROUP_CODES]) -> [__m256i; 2] {
+    // SAFETY: the group is 64 bytes long, so both loads of 32 lie inside; they need no alignment.
+    unsafe {
+        [
+            _mm256_loadu_si256(codes.as_ptr().cast()),
+            _mm256_loadu_si256(codes.as_ptr().add(GROUP_BYTES).cast()),
+        ]
+    }
+}
+
+/// The same of two groups.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn pair(codes: &[i8; PAIR_CODES]) -> [__m512i; 2] {
+    let (first, second) = codes.split_at(GROUP_CODES);
+    let [[a, b], [c, d]] = [first, second].map(|group| halves(group.first_chunk().unwrap_or(&[0; GROUP_CODES])));
+    [
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), c),
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(b), d),
+    ]
+}
+
+/// A group of a row that has no second to go with it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn single(row: &[u8; GROUP_BYTES]) -> __m512i {
+    // SAFETY: the group is 32 bytes long; the load needs no alignment.
+    _mm512_zextsi256_si512(unsafe { _mm256_loadu_si256(row.as_ptr().cast()) })
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn add_nibbles(sum: __m512i, row: __m512i, [lower, upper]: [__m512i; 2]) -> __m512i {
+    let nibble = _mm512_set1_epi8(15);
+    let sum = _mm512_dpbusd_epi32(sum, _mm512_and_si512(row, nibble), lower);
+    _mm512_dpbusd_epi32(sum, _mm512_and_si512(_mm512_srli_epi16::<4>(row), nibble), upper)
+}
+
+/// Requests the rows of a group that are there.
+#[inline(always)]
+fn prefetch_rows(plane: Plane<'_>, rows: &[u32], len: usize) {
+    for &row in rows {
+        prefetch(plane.row(row, len));
+    }
+}
+
+/// Four rows at a time share the loads of the query and the sums across lanes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) fn dot_plane_rows_avx512(query: &PlaneQuery, plane: Plane<'_>, rows: &[u32], out: &mut [i32]) {
+    let (groups, rest) = rows.as_chunks::<GROUP>();
+    let mut ahead = rows.chunks(GROUP).skip(1);
+    let (out_groups, out_rest) = out.split_at_mut((groups.len() * GROUP).min(out.len()));
+    let len = query.plane_len();
+    for (group, out) in groups.iter().zip(out_groups.chunks_mut(GROUP)) {
+        prefetch_rows(plane, ahead.next().unwrap_or_default(), len);
+        let four = group.map(|row| plane.row(row, len));
+        if four.iter().any(|row| row.len() < len) {
+            out.iter_mut().zip(four).for_each(|(out, row)| *out = dot_plane_avx512(query.codes(), row));
+            continue;
+        }
+        out.iter_mut().zip(dot_four_avx512(query.codes(), four)).for_each(|(out, sum)| *out = sum);
+    }
+    for (&row, out) in rest.iter().zip(out_rest) {
+        *out = dot_plane_avx512(query.codes(), plane.row(row, len));
+    }
+}
+
+/// Products with four rows, each as long as the query asks for.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn dot_four_avx512(query: &[i8], rows: [&[u8]; GROUP]) -> [i32; GROUP] {
+    let (pairs, last) = query.as_chunks::<PAIR_CODES>();
+    let parts = rows.map(|row| row.as_chunks::<PAIR_BYTES>());
+    let mut sums = [_mm512_setzero_si512(); GROUP];
+    for (at, codes) in pairs.iter().enumerate() {
+        let codes = pair(codes);
+        for (sum, (parts, _)) in sums.iter_mut().zip(&parts) {
+            // SAFETY: the part is 64 bytes long; the load needs no alignment. The row is as long as the query
+            // asks for, so it has this part.
+            let row = unsafe { _mm512_loadu_si512(parts[at].as_ptr().cast()) };
+            *sum = add_nibbles(*sum, row, codes);
+        }
+    }
+    if let Some(codes) = last.first_chunk() {
+        let codes = halves(codes).map(|half| _mm512_zextsi256_si512(half));
+        for (sum, (_, last)) in sums.iter_mut().zip(&parts) {
+            if let Some(row) = last.first_chunk() {
+                *sum = add_nibbles(*sum, single(row), codes);
+            }
+        }
+    }
+    sum_across(sums.map(|sum| {
+        _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum))
+    }))
+}
+
+/// A nibble times a code is at most 15 × 128, and four such products fit 16 bits: nothing saturates.
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn dot_plane_avx2(query: &[i8], row: &[u8]) -> i32 {
+    let (nibble, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
+    let mut sum = _mm256_setzero_si256();
+    for (codes, row) in query.as_chunks::<GROUP_CODES>().0.iter().zip(row.as_chunks::<GROUP_BYTES>().0) {
+        // SAFETY: the group has 64 codes and 32 bytes, so all three loads of 32 bytes lie inside; they need no
+        // alignment.
+        let (row, lower, upper) = unsafe {
+            (
+                _mm256_loadu_si256(row.as_ptr().cast()),
+                _mm256_loadu_si256(codes.as_ptr().cast()),
+                _mm256_loadu_si256(codes.as_ptr().add(GROUP_BYTES).cast()),
+            )
+        };
+        let lower = _mm256_maddubs_epi16(_mm256_and_si256(row, nibble), lower);
+        let upper = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(row), nibble), upper);
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_add_epi16(lower, upper), ones));
+    }
+    let half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+    let quarter = _mm_add_epi32(half, _mm_shuffle_epi32::<0b01_00_11_10>(half));
+    _mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32::<0b10_11_00_01>(quarter)))
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn dot_plane_rows_avx2(query: &PlaneQuery, plane: Plane<'_>, rows: &[u32], out: &mut [i32]) {
+    let len = query.plane_len();
+    prefetch_rows(plane, rows.get(..GROUP).unwrap_or(rows), len);
+    for (at, (&row, out)) in rows.iter().zip(out).enumerate() {
+        prefetch_rows(plane, rows.get(at + GROUP..at + GROUP + 1).unwrap_or_default(), len);
+        *out = dot_plane_avx2(query.codes(), plane.row(row, len));
+    }
+}
