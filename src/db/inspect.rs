@@ -75,7 +75,7 @@ impl Db {
         let snapshot = self.inner.snapshot();
         let mut count = 0;
         for part in &snapshot.parts {
-            count += mask::allowed(part, Some(&filter))?.map_or(0, |m| m.len());
+            count += mask::allowed(part, Some(&filter))?.map_or(0, |m| m.len() as u64);
         }
         let notes = if count == 0 { mask::unknown_keys(&snapshot, &filter)? } else { Vec::new() };
         Ok(Counted { count, notes })
@@ -87,7 +87,7 @@ impl Db {
         let snapshot = self.inner.snapshot();
         let mut ids = Vec::new();
         for part in &snapshot.parts {
-            for document in mask::allowed(part, Some(&filter))?.into_iter().flatten() {
+            for document in mask::allowed(part, Some(&filter))?.iter().flat_map(|m| m.iter()) {
                 ids.push(part.id(document)?);
             }
         }

@@ -16,12 +16,11 @@
 //! scan: a search returns `min(k, allowed)` rows whatever the graph is worth, and costs at most half as much
 //! again as a scan.
 
-use roaring::RoaringBitmap;
-
 use super::block::{Neighbour, Query, VectorBlock};
 use super::flat::{matches, scan, scan_exact};
 use super::hnsw::calibrate::{MEASURED_K, ef_for};
 use super::hnsw::search::{finish, traverse};
+use super::mask::RowMask;
 use crate::format::graph::GraphView;
 
 /// Up to so many rows a filter leaves, they are scanned: a fraction of a millisecond.
@@ -57,12 +56,14 @@ pub fn search_block(
     graph: Option<&GraphView<'_>>,
     query: &Query,
     params: &SearchParams,
-    allowed: Option<&RoaringBitmap>,
+    allowed: Option<&RowMask>,
 ) -> Vec<Neighbour> {
     if params.exact {
         return scan_exact(block, query, params.k, allowed);
     }
-    let matching = count(block.len, allowed);
+    let allowed = allowed.map(|rows| rows.below(block.len));
+    let allowed = allowed.as_deref();
+    let matching = allowed.map_or(block.len, RowMask::len);
     if let Some(graph) = graph
         && let Some(ef) = width(block, graph, query, params, matching)
     {
@@ -73,10 +74,6 @@ pub fn search_block(
         }
     }
     scan(block, query, params.k, allowed)
-}
-
-fn count(len: usize, allowed: Option<&RoaringBitmap>) -> usize {
-    allowed.map_or(len, |rows| rows.range_cardinality(0..len as u32) as usize)
 }
 
 /// The width of the beam, or `None` where a scan is the better plan.
@@ -146,11 +143,11 @@ mod tests {
                     if order == "far" {
                         all.reverse();
                     }
-                    let allowed: RoaringBitmap =
-                        all.iter().take((3000.0 * share) as usize).copied().collect();
+                    let some = all.iter().take((3000.0 * share) as usize).copied();
+                    let allowed = RowMask::from_rows(3000, some);
                     let found =
                         search_block(&data.block(), Some(&graph.view()), &query, &params, Some(&allowed));
-                    assert_eq!(found.len(), 10.min(allowed.len() as usize));
+                    assert_eq!(found.len(), 10.min(allowed.len()));
                     assert!(found.iter().all(|n| allowed.contains(n.row)));
                     let truth = rows(&scan_exact(&data.block(), &query, 10, Some(&allowed)));
                     recall += if truth.is_empty() { 0.1 } else { overlap(&truth, &found) / 10.0 };

@@ -3,9 +3,8 @@
 //! Scanning needs no graph and no luck: it is the oracle of every other search, the plan for small blocks,
 //! for selective filters and for any Matryoshka dimension, and the last resort when a graph falls short.
 
-use roaring::RoaringBitmap;
-
 use super::block::{CodeDistance, ExactDistance, Neighbour, Query, TopK, VectorBlock};
+use super::mask::{BATCH, RowMask};
 
 /// How many candidates of an int8 pass are compared again exactly: at least forty, which held all of the
 /// exact top ten in every measurement.
@@ -19,7 +18,7 @@ pub fn scan_exact(
     block: &VectorBlock<'_>,
     query: &Query,
     k: usize,
-    allowed: Option<&RoaringBitmap>,
+    allowed: Option<&RowMask>,
 ) -> Vec<Neighbour> {
     if !matches(block, query) {
         return Vec::new();
@@ -32,12 +31,7 @@ pub fn scan_exact(
 
 /// The `k` nearest rows: one pass over the codes, then the best `max(4k, 40)` compared exactly. Without
 /// codes the same as [`scan_exact`].
-pub fn scan(
-    block: &VectorBlock<'_>,
-    query: &Query,
-    k: usize,
-    allowed: Option<&RoaringBitmap>,
-) -> Vec<Neighbour> {
+pub fn scan(block: &VectorBlock<'_>, query: &Query, k: usize, allowed: Option<&RowMask>) -> Vec<Neighbour> {
     if !block.has_codes() {
         return scan_exact(block, query, k, allowed);
     }
@@ -47,7 +41,7 @@ pub fn scan(
     let codes = CodeDistance::new(block, query);
     let candidates = match allowed {
         None => nearest(block.len, rescored(k), None, |row| codes.coarse(row)),
-        Some(rows) => nearest_by_codes(&codes, block.len, rescored(k), rows),
+        Some(rows) => nearest_by_codes(&codes, rescored(k), &rows.below(block.len)),
     };
     rescore(block, query, &candidates, k)
 }
@@ -90,40 +84,25 @@ pub(super) fn matches(block: &VectorBlock<'_>, query: &Query) -> bool {
 /// The `k` nearest of the allowed rows by the first code of the query. Rows that lie apart are compared many at
 /// a time, since the next are then requested from memory; for rows one after the other the processor does that
 /// better by itself.
-fn nearest_by_codes(
-    codes: &CodeDistance<'_>,
-    len: usize,
-    k: usize,
-    allowed: &RoaringBitmap,
-) -> Vec<Neighbour> {
-    const BATCH: usize = 256;
+fn nearest_by_codes(codes: &CodeDistance<'_>, k: usize, allowed: &RowMask) -> Vec<Neighbour> {
     let (mut products, mut distances) = ([0; BATCH], [0.0; BATCH]);
     let mut top = TopK::new(k);
-    let mut rows = Vec::with_capacity(BATCH);
-    let mut allowed = allowed.range(0..len as u32);
-    loop {
-        rows.clear();
-        rows.extend(allowed.by_ref().take(BATCH));
-        if rows.is_empty() {
-            return top.into_sorted();
-        }
-        codes.coarse_rows(&rows, &mut products, &mut distances);
+    allowed.for_each_batch(|rows| {
+        codes.coarse_rows(rows, &mut products, &mut distances);
         rows.iter().zip(&distances).for_each(|(&row, &distance)| top.push(row, distance));
-    }
+    });
+    top.into_sorted()
 }
 
 #[inline]
-fn nearest(
-    len: usize,
-    k: usize,
-    allowed: Option<&RoaringBitmap>,
-    distance: impl Fn(u32) -> f32,
-) -> Vec<Neighbour> {
+fn nearest(len: usize, k: usize, allowed: Option<&RowMask>, distance: impl Fn(u32) -> f32) -> Vec<Neighbour> {
     let len = len as u32;
     let mut top = TopK::new(k);
     match allowed {
         None => (0..len).for_each(|row| top.push(row, distance(row))),
-        Some(rows) => rows.range(0..len).for_each(|row| top.push(row, distance(row))),
+        Some(rows) => rows
+            .below(len as usize)
+            .for_each_batch(|rows| rows.iter().for_each(|&row| top.push(row, distance(row)))),
     }
     top.into_sorted()
 }
@@ -195,7 +174,7 @@ mod tests {
         let rows = [1.0f32; 20];
         let block = VectorBlock::new(2, Metric::L2, &[2], 10, &[], &[], &[], &rows).unwrap();
         let query = Query::new(&[1.0, 1.0], Metric::L2, 2, 2);
-        let allowed: RoaringBitmap = [3, 5, 7, 12].into_iter().collect();
+        let allowed = RowMask::from_rows(10, [3, 5, 7, 12]);
         let found = |k, allowed| scan(&block, &query, k, allowed).iter().map(|n| n.row).collect::<Vec<_>>();
         assert_eq!(found(2, Some(&allowed)), [3, 5]);
         assert_eq!(found(9, Some(&allowed)), [3, 5, 7]);

@@ -131,6 +131,7 @@ mod tests {
     use super::*;
     use crate::index::block::Query;
     use crate::index::flat::scan_exact;
+    use crate::index::mask::RowMask;
     use crate::index::testing::{self, Data, METRICS, overlap};
     use crate::types::{Codec, Metric};
 
@@ -217,7 +218,7 @@ mod tests {
             let found = search(&data.block(), &graph.view(), &query, 43, 43, None);
             let exact = scan_exact(&data.block(), &query, 43, None);
             assert_eq!(found, exact);
-            let odd = (0..940).filter(|row| row % 2 == 1).collect();
+            let odd = RowMask::from_rows(940, (0..940).filter(|row| row % 2 == 1));
             let found = search(&data.block(), &graph.view(), &query, 20, 50, Some(&odd));
             assert_eq!(found, scan_exact(&data.block(), &query, 20, Some(&odd)));
         }

@@ -8,13 +8,12 @@
 
 use std::cell::RefCell;
 
-use roaring::RoaringBitmap;
-
 use super::pool::MAX_NODES;
 use super::walk::{Adjacency, Score, Scratch, beam, descend, gated_beam};
 use crate::format::graph::{GraphView, NO_NODE};
 use crate::index::block::{CodeDistance, FullDistance, Neighbour, Query, TopK, VectorBlock};
 use crate::index::flat::{matches, rescore, rescored};
+use crate::index::mask::RowMask;
 use crate::kernel;
 
 /// What a walk through the graph came to.
@@ -36,7 +35,7 @@ pub fn search(
     query: &Query,
     k: usize,
     ef: usize,
-    allowed: Option<&RoaringBitmap>,
+    allowed: Option<&RowMask>,
 ) -> Vec<Neighbour> {
     let found = traverse(block, graph, query, ef.max(k), allowed, usize::MAX);
     finish(block, query, &found, k)
@@ -54,7 +53,7 @@ pub(crate) fn traverse(
     graph: &GraphView<'_>,
     query: &Query,
     ef: usize,
-    allowed: Option<&RoaringBitmap>,
+    allowed: Option<&RowMask>,
     budget: usize,
 ) -> Found {
     if !matches(block, query) || graph.nodes() != block.len || block.len == 0 || block.len > MAX_NODES {
@@ -161,7 +160,7 @@ struct Walk<'w, 'a, S> {
 }
 
 impl<S: Score> Walk<'_, '_, S> {
-    fn run(&self, ef: usize, allowed: Option<&RoaringBitmap>, budget: usize) -> Found {
+    fn run(&self, ef: usize, allowed: Option<&RowMask>, budget: usize) -> Found {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut spent = 0;
             let entry = self.score.score_one(self.graph.entry());
@@ -195,7 +194,7 @@ impl<S: Score> Walk<'_, '_, S> {
         &self,
         starts: &[Neighbour],
         ef: usize,
-        allowed: &RoaringBitmap,
+        allowed: &RowMask,
         budget: usize,
         spent: usize,
         scratch: &mut Scratch,
@@ -255,7 +254,7 @@ mod tests {
     fn a_mask_gates_results_but_not_the_walk() {
         let data = Data::clustered(900, 12, Metric::Cosine, Codec::Int8F32, 6);
         let graph = graph_of(&data);
-        let allowed: RoaringBitmap = (0..900).filter(|row| row % 2 == 1).collect();
+        let allowed = RowMask::from_rows(900, (0..900).filter(|row| row % 2 == 1));
         let mut recall = 0.0;
         for vector in data.queries(30, 2) {
             let query = Query::new(&vector, Metric::Cosine, 12, 12);
@@ -273,7 +272,7 @@ mod tests {
         let data = Data::clustered(500, 12, Metric::Cosine, Codec::Int8F32, 6);
         let graph = graph_of(&data);
         let query = Query::new(&data.queries(1, 2)[0], Metric::Cosine, 12, 12);
-        let all = (0..500).collect();
+        let all = RowMask::all(500);
         let walk = |budget| traverse(&data.block(), &graph.view(), &query, 500, Some(&all), budget);
         let (short, long) = (walk(100), walk(usize::MAX));
         assert!(!short.complete && short.spent < 100 + 2 * FAST.m);
