@@ -194,6 +194,20 @@ impl<'a> CodeDistance<'a> {
         }
     }
 
+    /// Requests the beginnings of rows that are compared soon, so that their addresses are known by then: of long
+    /// rows that lie apart each is in a page of its own.
+    #[inline]
+    pub(crate) fn announce(&self, rows: &[u32]) {
+        const LONG: usize = 256;
+        if self.query.rank_dim < LONG {
+            return;
+        }
+        for &row in rows {
+            self.request(row);
+            self.prefix(row).first().into_iter().for_each(kernel::prefetch_value);
+        }
+    }
+
     /// Distance by the first code of the query.
     #[inline]
     pub(crate) fn coarse(&self, row: u32) -> f32 {

@@ -43,7 +43,14 @@ pub fn scan(block: &VectorBlock<'_>, query: &Query, k: usize, allowed: Option<&R
         None => nearest(block.len, rescored(k), None, |row| codes.coarse(row)),
         Some(rows) => nearest_by_codes(&codes, rescored(k), &rows.below(block.len)),
     };
-    rescore(block, query, &candidates, k)
+    if candidates.len() < rescored(k) {
+        return nearest_of(block, query, candidates.iter().map(|n| n.row), k);
+    }
+    let found = rescore(block, query, &candidates, k);
+    match Crowd::around(block, query, &candidates, &found) {
+        Some(crowd) => crowd.search(block.len, k, allowed),
+        None => found,
+    }
 }
 
 /// The `k` nearest of `candidates`, compared exactly. Where f32 rows are stored, both codes of the query choose
@@ -55,9 +62,19 @@ pub fn rescore(block: &VectorBlock<'_>, query: &Query, candidates: &[Neighbour],
     } else {
         candidates.iter().map(|n| n.row).collect()
     };
+    nearest_of(block, query, chosen.into_iter(), k)
+}
+
+/// The `k` nearest of some rows, compared exactly.
+fn nearest_of(
+    block: &VectorBlock<'_>,
+    query: &Query,
+    rows: impl Iterator<Item = u32>,
+    k: usize,
+) -> Vec<Neighbour> {
     let exact = ExactDistance::new(block, query);
     let mut top = TopK::new(k);
-    chosen.into_iter().for_each(|row| top.push(row, exact.distance(row)));
+    rows.for_each(|row| top.push(row, exact.distance(row)));
     top.into_sorted()
 }
 
@@ -81,17 +98,107 @@ pub(super) fn matches(block: &VectorBlock<'_>, query: &Query) -> bool {
     query.dim == block.dim && query.metric == block.metric
 }
 
-/// The `k` nearest of the allowed rows by the first code of the query. Rows that lie apart are compared many at
-/// a time, since the next are then requested from memory; for rows one after the other the processor does that
-/// better by itself.
+/// Whether rows that a walk did not compare may well be as near as the last it found: see [`Crowd`]. Never where
+/// there are no codes.
+pub(super) fn in_crowd(
+    block: &VectorBlock<'_>,
+    query: &Query,
+    candidates: &[Neighbour],
+    found: &[Neighbour],
+) -> bool {
+    block.has_codes() && Crowd::around(block, query, candidates, found).is_some()
+}
+
+/// Rows about as far from the query as the last one found, more than the first pass kept.
+///
+/// That pass keeps the nearest by codes, which err a little. Where rows lie far apart, as they do near a query,
+/// that is no loss. A filter that lets through only what is far from the query has its nearest rows where rows are
+/// many and differ by less than codes err: there the best forty by codes hold as little as a third of the best ten.
+struct Crowd<'a> {
+    codes: CodeDistance<'a>,
+    exact: ExactDistance<'a>,
+    /// Distance of the last row found.
+    last: f32,
+    /// How much the distances by the first code err, and those by both codes.
+    errors: [f32; 2],
+}
+
+impl<'a> Crowd<'a> {
+    /// Errors are measured on at least so many rows.
+    const SAMPLE: usize = 16;
+    /// Rows within so many times the root mean square of the errors may be nearer than the last found.
+    const REACH: f32 = 3.0;
+    /// So many rows for each neighbour wanted are compared exactly, but no fewer than for ten.
+    const COMPARED: usize = 256;
+
+    /// A crowd, unless all rows that may be nearer than the last of `found` were among the `candidates`.
+    fn around(
+        block: &VectorBlock<'a>,
+        query: &'a Query,
+        candidates: &[Neighbour],
+        found: &[Neighbour],
+    ) -> Option<Self> {
+        let (bound, last) = (candidates.last()?.distance, found.last()?.distance);
+        let (codes, exact) = (CodeDistance::new(block, query), ExactDistance::new(block, query));
+        let mut squares = [0.0; 2];
+        let sample = candidates.get(..found.len().max(Self::SAMPLE)).unwrap_or(candidates);
+        for near in sample {
+            let distance = exact.distance(near.row);
+            squares[0] += (near.distance - distance).powi(2);
+            squares[1] += (codes.fine(near.row) - distance).powi(2);
+        }
+        let errors = squares.map(|sum| (sum / sample.len() as f32).sqrt());
+        let crowd = Self { codes, exact, last, errors };
+        (bound < crowd.reach(0)).then_some(crowd)
+    }
+
+    /// Distance by codes up to which rows may be nearer than the last found.
+    fn reach(&self, errors: usize) -> f32 {
+        self.last + Self::REACH * self.errors[errors]
+    }
+
+    fn search(&self, len: usize, k: usize, allowed: Option<&RowMask>) -> Vec<Neighbour> {
+        let reach = self.reach(0);
+        let mut near = Vec::new();
+        let mut look = |rows: &[u32], distances: &[f32]| {
+            let rows = rows.iter().zip(distances).filter(|&(_, &distance)| distance <= reach);
+            near.extend(rows.map(|(&row, _)| row));
+        };
+        match allowed {
+            Some(rows) => for_each_by_codes(&self.codes, &rows.below(len), look),
+            None => (0..len as u32).for_each(|row| look(&[row], &[self.codes.coarse(row)])),
+        }
+        let mut distances = vec![0.0; near.len()];
+        self.codes.fine_rows(&near, &mut distances);
+        let reach = self.reach(1);
+        let mut by_both = TopK::new(k.max(10).saturating_mul(Self::COMPARED));
+        let nearer = near.iter().zip(distances).filter(|&(_, distance)| distance <= reach);
+        nearer.for_each(|(&row, distance)| by_both.push(row, distance));
+        let mut top = TopK::new(k);
+        by_both.into_sorted().iter().for_each(|near| top.push(near.row, self.exact.distance(near.row)));
+        top.into_sorted()
+    }
+}
+
+/// The `k` nearest of the allowed rows by the first code of the query.
 fn nearest_by_codes(codes: &CodeDistance<'_>, k: usize, allowed: &RowMask) -> Vec<Neighbour> {
-    let (mut products, mut distances) = ([0; BATCH], [0.0; BATCH]);
     let mut top = TopK::new(k);
-    allowed.for_each_batch(|rows| {
-        codes.coarse_rows(rows, &mut products, &mut distances);
-        rows.iter().zip(&distances).for_each(|(&row, &distance)| top.push(row, distance));
+    for_each_by_codes(codes, allowed, |rows, distances| {
+        rows.iter().zip(distances).for_each(|(&row, &distance)| top.push(row, distance));
     });
     top.into_sorted()
+}
+
+/// Hands out the allowed rows with their distances by the first code of the query. Rows that lie apart are compared
+/// many at a time, since the next are then requested from memory; for rows one after the other the processor does
+/// that better by itself.
+fn for_each_by_codes(codes: &CodeDistance<'_>, allowed: &RowMask, mut each: impl FnMut(&[u32], &[f32])) {
+    let (mut products, mut distances) = ([0; BATCH], [0.0; BATCH]);
+    allowed.for_each_batch(|rows| {
+        codes.announce(rows);
+        codes.coarse_rows(rows, &mut products, &mut distances);
+        each(rows, &distances);
+    });
 }
 
 #[inline]
@@ -155,6 +262,25 @@ mod tests {
                 assert!(exact >= floor, "{metric:?} {codec:?}: exact {exact}");
                 assert!(staged >= floor, "{metric:?} {codec:?}: staged {staged}");
             }
+        }
+    }
+
+    /// Thousands of rows at nearly one distance, of which codes alone would find a few of the nearest.
+    #[test]
+    fn the_nearest_of_a_crowd_are_found() {
+        for (metric, codec) in [(Metric::Cosine, Codec::Int8F32), (Metric::L2, Codec::Int8F32)] {
+            let data = Data::clustered(6000, 24, metric, codec, 3);
+            let mut recall = 0.0;
+            for vector in data.queries(10, 8) {
+                let query = Query::new(&vector, metric, 24, 24);
+                let all = scan_exact(&data.block(), &query, 6000, None);
+                let allowed = RowMask::from_rows(6000, all.iter().skip(2500).map(|n| n.row));
+                let truth: Vec<u32> = all.iter().skip(2500).take(10).map(|n| n.row).collect();
+                let found = scan(&data.block(), &query, 10, Some(&allowed));
+                assert_eq!(found.len(), 10);
+                recall += overlap(&truth, &found) / 10.0;
+            }
+            assert!(recall > 0.97, "{metric:?}: {recall}");
         }
     }
 

@@ -112,6 +112,22 @@ impl RowMask {
         }))
     }
 
+    /// About `count` rows from all over the set; all of them if there are fewer.
+    pub(crate) fn sample(&self, count: usize) -> Vec<u32> {
+        match &self.form {
+            Form::List(rows) => rows.iter().step_by((rows.len() / count.max(1)).max(1)).copied().collect(),
+            Form::Bits(words) => {
+                let step = (words.len() / count.max(1)).max(1);
+                let stretches = words.chunks(step).zip((0u32..).step_by(step));
+                let first = |(words, base): (&[u64], u32)| {
+                    let at = words.iter().position(|&word| word != 0)?;
+                    words.get(at).map(|word| (base + at as u32) * 64 + word.trailing_zeros())
+                };
+                stretches.filter_map(first).collect()
+            }
+        }
+    }
+
     /// Hands out the rows, ascending, up to [`BATCH`] at once.
     #[inline]
     pub(crate) fn for_each_batch(&self, mut each: impl FnMut(&[u32])) {
@@ -341,6 +357,9 @@ mod tests {
     fn check(mask: &RowMask, model: &BTreeSet<u32>, what: &str) {
         assert_eq!(mask.len(), model.len(), "{what}");
         assert!(mask.iter().eq(model.iter().copied()), "{what}");
+        let sample = mask.sample(16);
+        assert!(sample.iter().all(|row| model.contains(row)) && sample.is_sorted_by(|a, b| a < b), "{what}");
+        assert_eq!(sample.is_empty(), model.is_empty(), "{what}");
         let mut batches = Vec::new();
         mask.for_each_batch(|batch| {
             assert!(!batch.is_empty() && batch.len() <= BATCH);
