@@ -241,4 +241,6 @@ impl<'a> Single<'a> {
 }
 
 #[cfg(test)]
+mod grid;
+#[cfg(test)]
 mod tests;
