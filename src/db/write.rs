@@ -322,7 +322,7 @@ impl Writing<'_> {
         manifest.database[8..].copy_from_slice(&vfs.random().to_le_bytes());
         manifest.metric = options.metric as u8;
         manifest.codec = options.codec as u8;
-        manifest.index = options.index as u8;
+        manifest.set_index(options.index, options.builder);
         manifest.asked_ladder = options.dims.iter().flatten().map(|&d| d as u32).collect();
         manifest.active_generation = 1;
         manifest.next_generation = 2;

@@ -19,7 +19,7 @@ pub(crate) mod testing;
 
 pub use block::{Neighbour, Query, TopK, VectorBlock};
 pub use filter::{SearchParams, search_block};
-pub use hnsw::{BuildParams, Builder, GrowingIndex};
+pub use hnsw::{BuildParams, GrowingIndex};
 
 use crate::error::Result;
 use crate::format::graph::GraphData;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use embdb::options::limits;
-use embdb::types::{Codec, IndexKind, Metric, Precision};
+use embdb::types::{Builder, Codec, IndexKind, Metric, Precision};
 use embdb::{Error, Result};
 
 use crate::commands::{
@@ -161,6 +161,12 @@ pub fn index(text: &str) -> std::result::Result<IndexKind, String> {
         "dense" => Ok(IndexKind::Dense),
         _ => Err("expected fast or dense".into()),
     }
+}
+
+/// `--builder`.
+pub fn builder(text: &str) -> std::result::Result<Builder, String> {
+    let all = [Builder::Flat, Builder::HnswRs];
+    all.into_iter().find(|b| b.name() == text).ok_or_else(|| "expected flat or hnsw_rs".into())
 }
 
 /// `--codec`.
