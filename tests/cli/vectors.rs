@@ -63,6 +63,29 @@ fn either_builder_makes_a_graph_that_is_searched_and_checked() {
     assert!(!place.path("x").exists());
 }
 
+#[test]
+fn queries_come_from_arrays_and_fvecs() {
+    let place = Place::with_vectors(20);
+    let rows = super::support::vectors(3);
+    place.write_npy("q.npy", &rows);
+    let fvecs = rows.iter().flat_map(|row| {
+        4i32.to_le_bytes().into_iter().chain(row.iter().flat_map(|value| value.to_le_bytes()))
+    });
+    place.write("q.fvecs", fvecs.collect::<Vec<u8>>());
+    for file in ["q.npy", "q.fvecs"] {
+        let report = place.json(&["v", "knn", "--queries", file, "-k", "2", "--out", "ids.npy"]);
+        assert_eq!(report["queries"], 3);
+        let found = ids(&place.path("ids.npy"), 2);
+        assert_eq!(found.iter().map(|row| row[0]).collect::<Vec<_>>(), [0, 1, 2], "{file}");
+    }
+    place.write("q.parquet", "no parquet");
+    place.run(&["v", "knn", "--queries", "q.parquet"]).code(1).says(&["q.parquet", "Parquet"]);
+    place.run(&["v", "import", "q.parquet"]).code(1).says(&["q.parquet", "Parquet"]);
+    place.run(&["v", "knn", "--queries", "missing.parquet"]).code(1).says(&["no such file"]);
+    place.write("none.fvecs", "");
+    assert_eq!(place.json(&["v", "knn", "--queries", "none.fvecs"])["queries"], 0);
+}
+
 /// Integer sums do not depend on their order, so the answer is the same to the byte.
 #[test]
 fn codes_give_the_same_answer_on_every_instruction_set() {

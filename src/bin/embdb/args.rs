@@ -266,7 +266,6 @@ mod tests {
             (vec!["create", "--precision", "int8"], "--precision"),
             (vec!["retrain", "--method", "lora"], "--method"),
             (vec!["retrain", "--loss", "cosent"], "--loss"),
-            (vec!["import", "x", "--format", "parquet"], "--format"),
         ] {
             let error = Statement::try_parse_from(line).unwrap_err();
             let text = error.to_string();
