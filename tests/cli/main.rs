@@ -8,6 +8,7 @@
 
 #[cfg(feature = "trainer")]
 mod bad_input;
+mod bad_vectors;
 #[cfg(feature = "trainer")]
 mod documents;
 #[cfg(feature = "trainer")]
