@@ -113,3 +113,33 @@ fn codes_give_the_same_answer_on_every_instruction_set() {
         }
     }
 }
+
+/// One processor without AVX, one with it alone (2012), one with AVX2 (2013): every command runs, and codes give the same answers.
+#[test]
+#[ignore = "needs qemu-x86_64 (Debian's qemu-user) and a minute"]
+fn old_processors_run_the_program() {
+    let place = Place::new();
+    place.write_npy("v.npy", &random_rows(5_000, 40, 4));
+    place.write_npy("q.npy", &random_rows(20, 40, 5));
+    let run = |processor: &str, args: &[&str]| {
+        let mut emulated = std::process::Command::new("qemu-x86_64");
+        emulated.args(["-cpu", processor, env!("CARGO_BIN_EXE_embdb")]).args(args);
+        let output = emulated.current_dir(place.path("")).output().unwrap();
+        assert!(output.status.success(), "{processor} {args:?}: {output:?}");
+    };
+    let answers = ["Nehalem", "IvyBridge", "Haswell"].map(|processor| {
+        for args in [
+            &["create", "--vectors", "40", "--codec", "int8"][..],
+            &["import", "v.npy"],
+            &["compact"],
+            &["knn", "--queries", "q.npy"],
+            &["knn", "--queries", "q.npy", "--exact", "--out", "ids.npy"],
+            &["count", "--where", "id = '7'"],
+            &["check", "--deep"],
+        ] {
+            run(processor, &[&[processor], args].concat());
+        }
+        ids(&place.path("ids.npy"), 10)
+    });
+    assert!(answers.iter().all(|answer| *answer == answers[0]));
+}
