@@ -62,6 +62,8 @@ pub struct Info {
     pub metric: &'static str,
     /// Kind of index.
     pub index: &'static str,
+    /// What builds graphs.
+    pub builder: &'static str,
     /// Bytes on disk.
     pub bytes: Bytes,
     /// Version of the format.
@@ -117,6 +119,7 @@ impl Db {
             precision: "f32",
             metric: manifest.metric().name(),
             index: manifest.index().name(),
+            builder: manifest.builder().name(),
             bytes: self.bytes()?,
             format: format!("{MAJOR}.{MINOR}"),
         })

@@ -137,8 +137,10 @@ pub struct Query {
     pub codes: TwoPart,
     /// `1 / ‖codes.first‖`, or 0.
     inverse_norm: f32,
-    /// `‖values‖²`.
-    squares: f32,
+    /// The squared length of what the first code stands for, and of both. With the length of the values themselves a
+    /// squared distance by codes could fall below 0, and rows that are told apart by it would be held for equal. Only
+    /// under L2.
+    squares: [f32; 2],
 }
 
 impl Query {
@@ -153,9 +155,18 @@ impl Query {
         }
         let codes = TwoPart::new(&values);
         let inverse_norm = quantize::inverse_norm(&codes.first);
-        let squares = kernel::dot_f32(&values, &values);
+        let squares = if metric == Metric::L2 { squares(&codes) } else { [0.0; 2] };
         Self { metric, dim: dim_total, rank_dim, values, codes, inverse_norm, squares }
     }
+}
+
+/// The squared length of what the first code stands for, and of both: the same on every processor.
+fn squares(codes: &TwoPart) -> [f32; 2] {
+    [0.0, 1.0 / SECOND_PART].map(|share| {
+        let parts = codes.first.iter().zip(&codes.second);
+        let values = parts.map(|(&a, &b)| f64::from(codes.scale * (f32::from(a) + share * f32::from(b))));
+        values.map(|value| value * value).sum::<f64>() as f32
+    })
 }
 
 /// Distances from one query to the rows of one block, through codes: what traversals and first passes use.
@@ -220,7 +231,8 @@ impl<'a> CodeDistance<'a> {
         kernel::dot_i8_rows(self.first, self.matrix(), rows, &mut first);
         kernel::dot_i8_rows(self.second, self.matrix(), rows, &mut second);
         for (((&row, first), second), distance) in rows.iter().zip(first).zip(second).zip(distances) {
-            *distance = self.of_product(first as f32 + second as f32 / SECOND_PART, row);
+            *distance =
+                self.of_product(first as f32 + second as f32 / SECOND_PART, self.query.squares[1], row);
         }
     }
 
@@ -230,7 +242,7 @@ impl<'a> CodeDistance<'a> {
         let codes = self.prefix(row);
         let first = kernel::dot_i8(&self.query.codes.first, codes) as f32;
         let second = kernel::dot_i8(&self.query.codes.second, codes) as f32;
-        self.of_product(first + second / SECOND_PART, row)
+        self.of_product(first + second / SECOND_PART, self.query.squares[1], row)
     }
 
     /// Distance from the product of the first codes.
@@ -239,12 +251,13 @@ impl<'a> CodeDistance<'a> {
         if self.query.metric == Metric::Cosine {
             return 1.0 - product * self.query.inverse_norm * self.inverse_norm(row);
         }
-        self.of_product(product, row)
+        self.of_product(product, self.query.squares[0], row)
     }
 
-    /// Distance where `product` times the query's scale is the product of the query's values and the codes.
+    /// Distance where `product` times the query's scale is the product of the query's values and the codes, and
+    /// `squares` the squared length of these values.
     #[inline]
-    fn of_product(&self, product: f32, row: u32) -> f32 {
+    fn of_product(&self, product: f32, squares: f32, row: u32) -> f32 {
         let product = product * self.query.codes.scale;
         match self.query.metric {
             Metric::Cosine => 1.0 - product * self.inverse_norm(row),
@@ -253,7 +266,7 @@ impl<'a> CodeDistance<'a> {
                 let scale = self.block.scale_of(row);
                 let inverse = self.inverse_norm(row);
                 let norm = if inverse > 0.0 { scale / inverse } else { 0.0 };
-                (self.query.squares + norm * norm - 2.0 * scale * product).max(0.0).sqrt()
+                (squares + norm * norm - 2.0 * scale * product).max(0.0).sqrt()
             }
         }
     }
@@ -443,6 +456,24 @@ impl TopK {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// A query that is shorter than its codes say, near rows that are far from 0.
+    #[test]
+    fn near_rows_are_not_held_for_equal() {
+        let (codes, scales) = ([100i8, 60, 99, 60, 100, 61], [0.1f32; 3]);
+        let norms: Vec<f32> = codes.chunks(2).map(quantize::inverse_norm).collect();
+        let block = VectorBlock::new(2, Metric::L2, &[2], 3, &codes, &scales, &norms, &[]).unwrap();
+        // 127 steps of the first value; the second is rounded up by nearly half a step.
+        let query = Query::new(&[10.0, 5.945], Metric::L2, 2, 2);
+        let distance = CodeDistance::new(&block, &query);
+        for (row, [x, y]) in [[10.0, 6.0], [9.9, 6.0], [10.0, 6.1f32]].into_iter().enumerate() {
+            let rounded = (5.945 / 10.0 * 127.0f32).round() * 10.0 / 127.0;
+            let coarse = ((10.0 - x).powi(2) + (rounded - y).powi(2)).sqrt();
+            let fine = ((10.0 - x).powi(2) + (5.945 - y).powi(2)).sqrt();
+            assert!((distance.coarse(row as u32) - coarse).abs() < 0.005, "row {row}");
+            assert!((distance.fine(row as u32) - fine).abs() < 0.005, "row {row}");
+        }
+    }
 
     #[test]
     fn lengths_are_checked() {

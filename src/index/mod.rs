@@ -21,7 +21,7 @@ pub(crate) mod testing;
 
 pub use block::{Neighbour, Query, TopK, VectorBlock};
 pub use filter::{SearchParams, search_block};
-pub use hnsw::{BuildParams, Builder, GrowingIndex};
+pub use hnsw::{BuildParams, GrowingIndex};
 pub use mask::RowMask;
 
 use crate::error::Result;

@@ -7,17 +7,7 @@ use crate::error::{Error, Result};
 use crate::format::graph::GraphData;
 use crate::index::block::VectorBlock;
 use crate::options::Task;
-use crate::types::IndexKind;
-
-/// What builds graphs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Builder {
-    /// Our own, over flat arrays.
-    #[default]
-    Flat,
-    /// hnsw_rs, frozen into the same layout: the reference.
-    HnswRs,
-}
+use crate::types::{Builder, IndexKind};
 
 /// How a graph is built.
 #[derive(Debug, Clone, Copy, PartialEq)]
