@@ -124,7 +124,8 @@ struct Crowd<'a> {
 }
 
 impl<'a> Crowd<'a> {
-    /// Errors are measured on at least so many rows.
+    /// Errors are measured on so many rows: the same for every query, so that they stay in the processor's cache, and
+    /// not on candidates, which are candidates because their codes err towards the query.
     const SAMPLE: usize = 16;
     /// Rows within so many times the root mean square of the errors may be nearer than the last found.
     const REACH: f32 = 3.0;
@@ -141,13 +142,12 @@ impl<'a> Crowd<'a> {
         let (bound, last) = (candidates.last()?.distance, found.last()?.distance);
         let (codes, exact) = (CodeDistance::new(block, query), ExactDistance::new(block, query));
         let mut squares = [0.0; 2];
-        let sample = candidates.get(..found.len().max(Self::SAMPLE)).unwrap_or(candidates);
-        for near in sample {
-            let distance = exact.distance(near.row);
-            squares[0] += (near.distance - distance).powi(2);
-            squares[1] += (codes.fine(near.row) - distance).powi(2);
+        for row in (0..Self::SAMPLE).map(|i| (block.len * i / Self::SAMPLE) as u32) {
+            let distance = exact.distance(row);
+            squares[0] += (codes.coarse(row) - distance).powi(2);
+            squares[1] += (codes.fine(row) - distance).powi(2);
         }
-        let errors = squares.map(|sum| (sum / sample.len() as f32).sqrt());
+        let errors = squares.map(|sum| (sum / Self::SAMPLE as f32).sqrt());
         let crowd = Self { codes, exact, last, errors };
         (bound < crowd.reach(0)).then_some(crowd)
     }

@@ -4,7 +4,7 @@
 //! more than four bytes for each row of the set, nor more than an eighth of a byte for each row of the block. Which of
 //! the two it is follows from the numbers alone: equal sets are equal values.
 //!
-//! Searches take the rows in batches ([`RowMask::for_each_batch`]): what a bitmap costs for each row would be a third
+//! Searches take the rows in batches (`RowMask::for_each_batch`): what a bitmap costs for each row would be a third
 //! of a scan of one row in ten.
 
 use std::borrow::Cow;
