@@ -30,6 +30,15 @@ fn vector(n: u64) -> Vec<f32> {
     (0..DIM).map(|_| (next() >> 40) as f32 / (1u64 << 24) as f32 - 0.5).collect()
 }
 
+/// How many clusters [`clustered`] has.
+const CLUSTERS: u64 = 600;
+
+/// A vector of cluster `n % CLUSTERS`.
+fn clustered(n: u64) -> Vec<f32> {
+    let centre = vector(n % CLUSTERS);
+    centre.iter().zip(vector(n + CLUSTERS)).map(|(centre, noise)| centre + 0.7 * noise).collect()
+}
+
 fn text(n: u64) -> String {
     const WORDS: [&str; 12] = [
         "revenue",
@@ -152,6 +161,59 @@ fn filter(c: &mut Criterion) {
     group.finish();
 }
 
+/// Filtered searches over a grid: the share of documents that the filter leaves × how it relates to the query (`any`
+/// documents, those `near` to it, those `far` from it). The name of each cell says what recall it had.
+fn filter_grid(c: &mut Criterion) {
+    const LEN: u64 = 60_000;
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::create(dir.path().join("a.embdb"), plain()).unwrap();
+    let query = clustered(0);
+    let dot = |vector: &[f32]| vector.iter().zip(&query).map(|(x, y)| x * y).sum::<f32>();
+    let mut order: Vec<u64> = (0..LEN).collect();
+    let products: Vec<f32> = order.iter().map(|&n| dot(&clustered(n))).collect();
+    order.sort_by(|&a, &b| products[b as usize].total_cmp(&products[a as usize]));
+    let mut rank = vec![0; order.len()];
+    order.iter().zip(0u64..).for_each(|(&n, at)| rank[n as usize] = at);
+    for start in (0..LEN).step_by(5000) {
+        let with_meta = |n: u64| {
+            let document = Document::from_vector(n.to_string(), clustered(n));
+            document.meta("near", rank[n as usize]).meta("any", n * 7919 % LEN)
+        };
+        db.add((start..start + 5000).map(with_meta)).unwrap();
+    }
+    db.compact(&Task::default()).unwrap();
+    let mut group = c.benchmark_group(format!("filter grid, {LEN} documents"));
+    group.sample_size(20);
+    for per_ten_thousand in [5000, 3900, 2000, 1000, 500, 100, 10, 1] {
+        let left = LEN * per_ten_thousand / 10_000;
+        let filters = [format!("any < {left}"), format!("near < {left}"), format!("near >= {}", LEN - left)];
+        for (expression, relation) in filters.iter().zip(["any", "near", "far"]) {
+            let options = |exact| {
+                let filter = Some(Filter::parse(expression).unwrap());
+                SearchOptions { filter, exact, ..SearchOptions::default() }
+            };
+            let (exact, fast) = (db.searcher(&options(true)).unwrap(), db.searcher(&options(false)).unwrap());
+            let (mut hits, mut wanted) = (0, 0usize);
+            for n in 0..20 {
+                let truth = exact.search(&clustered(n * CLUSTERS)).unwrap();
+                let found = fast.search(&clustered(n * CLUSTERS)).unwrap();
+                wanted += truth.len();
+                hits += found.iter().filter(|hit| truth.iter().any(|other| other.id == hit.id)).count();
+            }
+            let recall = hits as f64 / wanted as f64;
+            let name = format!("{} % {relation}, recall {recall:.3}", per_ten_thousand as f64 / 100.0);
+            let mut n = 0;
+            group.bench_function(name, |b| {
+                b.iter(|| {
+                    n += 1;
+                    fast.search(&clustered(n % 20 * CLUSTERS)).unwrap().len()
+                })
+            });
+        }
+    }
+    group.finish();
+}
+
 fn open(c: &mut Criterion) {
     let dir = tempfile::tempdir().unwrap();
     let (log, sealed) = (dir.path().join("log.embdb"), dir.path().join("sealed.embdb"));
@@ -166,6 +228,6 @@ fn open(c: &mut Criterion) {
 criterion_group! {
     name = engine;
     config = Criterion::default().measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
-    targets = import, scan, filter, open
+    targets = import, scan, filter, filter_grid, open
 }
 criterion_main!(engine);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
-use crate::types::{Codec, IndexKind, Metric, Precision};
+use crate::types::{Builder, Codec, IndexKind, Metric, Precision};
 
 /// Limits on what is accepted; above them a call fails with [`Error::Limit`].
 pub mod limits {
@@ -52,6 +52,8 @@ pub struct CreateOptions {
     pub precision: Precision,
     /// How much is spent on graphs.
     pub index: IndexKind,
+    /// What builds them.
+    pub builder: Builder,
 }
 
 /// How a database is opened.

@@ -139,6 +139,27 @@ impl IndexKind {
     }
 }
 
+/// What builds graphs; both make the same kind of file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Builder {
+    /// Our own, over flat arrays.
+    #[default]
+    Flat,
+    /// hnsw_rs, frozen into the same layout: the reference. Slower to build.
+    HnswRs,
+}
+
+impl Builder {
+    /// The name used in commands and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flat => "flat",
+            Self::HnswRs => "hnsw_rs",
+        }
+    }
+}
+
 /// Arithmetic of the encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]

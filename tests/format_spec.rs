@@ -224,7 +224,8 @@ fn sections_are_numbered_as_the_table_says() {
         ("Tombstones", "BITMAP", tombstones::BITMAP),
         ("Rows", "FIRST", rows::FIRST),
         ("Rows", "SPANS", rows::SPANS),
-        ("Codes", "CODES", vectors::CODES),
+        ("Codes", "HIGH", vectors::HIGH),
+        ("Codes", "LOW", vectors::LOW),
         ("Codes", "SCALES", vectors::SCALES),
         ("Codes", "NORMS", vectors::NORMS),
         ("Full", "FULL", vectors::FULL),
@@ -303,7 +304,7 @@ fn the_graph_header_lies_as_the_table_says() {
     let (curve, upper) = (size_of::<graph::RecallPoint>(), size_of::<graph::UpperSize>());
     header!(magic: 4, version: 4, nodes: 4, stride: 4, layers: 4, entry: 4, m: 4, ef_construction: 4, seed: 8,
         repaired: 4, curve_len: 4, curve: graph::MAX_CURVE * curve, upper: graph::MAX_LAYERS * upper, length: 8, folds: 4,
-        reserved: 12);
+        rough: 4, reserved: 8);
 }
 
 #[test]

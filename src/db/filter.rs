@@ -25,13 +25,13 @@ mod parse;
 mod select;
 mod test;
 
-use roaring::RoaringBitmap;
-
 pub use self::columns::{Columns, SegmentColumns};
 use self::test::Test;
 use crate::error::Result;
 pub use crate::format::attrs::Scalar;
 use crate::format::attrs::scalars_of;
+use crate::index::RowMask;
+use crate::index::mask::RowBits;
 use crate::types::Meta;
 
 /// Key of the external id.
@@ -84,7 +84,7 @@ impl Filter {
     ///
     /// # Errors
     /// Those of reading the columns.
-    pub fn mask(&self, source: &dyn Columns) -> Result<RoaringBitmap> {
+    pub fn mask(&self, source: &dyn Columns) -> Result<RowMask> {
         self.root.mask(source, true)
     }
 
@@ -105,10 +105,10 @@ impl Node {
     }
 
     /// The documents for which the node is `wanted`. Of the rest it is the opposite, or unknown.
-    fn mask(&self, source: &dyn Columns, wanted: bool) -> Result<RoaringBitmap> {
+    fn mask(&self, source: &dyn Columns, wanted: bool) -> Result<RowMask> {
         match self {
-            Self::Constant(value) if *value == wanted => Ok(everything(source)),
-            Self::Constant(_) => Ok(RoaringBitmap::new()),
+            Self::Constant(value) if *value == wanted => Ok(RowMask::all(source.docs())),
+            Self::Constant(_) => Ok(RowMask::none(source.docs())),
             Self::Leaf { key, test } => match source.column(key)? {
                 Some(column) => select::documents(&column, test, wanted, source.docs()),
                 None => scan(source, key, test, wanted),
@@ -118,16 +118,16 @@ impl Node {
                     Some(column) => select::present(&column, source.docs())?,
                     None => present(source, key)?,
                 };
-                Ok(if wanted { everything(source) - present } else { present })
+                Ok(if wanted { RowMask::all(source.docs()).minus(&present) } else { present })
             }
             Self::Not(inner) => inner.mask(source, !wanted),
             // AND is true where all parts are, and false where any is; OR the other way round.
             Self::All(parts) if wanted => intersection(parts, source, wanted),
             Self::Any(parts) if !wanted => intersection(parts, source, wanted),
             Self::All(parts) | Self::Any(parts) => {
-                let mut any = RoaringBitmap::new();
+                let mut any = RowMask::none(source.docs());
                 for part in parts {
-                    any |= part.mask(source, wanted)?;
+                    any = part.mask(source, wanted)?.or(&any);
                 }
                 Ok(any)
             }
@@ -171,45 +171,40 @@ fn fold(parts: impl Iterator<Item = Option<bool>>, decisive: bool) -> Option<boo
     answer
 }
 
-fn everything(source: &dyn Columns) -> RoaringBitmap {
-    let mut all = RoaringBitmap::new();
-    all.insert_range(0..source.docs());
-    all
-}
-
 /// The documents for which each part is `wanted`.
-fn intersection(parts: &[Node], source: &dyn Columns, wanted: bool) -> Result<RoaringBitmap> {
-    let Some((first, rest)) = parts.split_first() else { return Ok(everything(source)) };
+fn intersection(parts: &[Node], source: &dyn Columns, wanted: bool) -> Result<RowMask> {
+    let Some((first, rest)) = parts.split_first() else { return Ok(RowMask::all(source.docs())) };
     let mut all = first.mask(source, wanted)?;
     for part in rest {
         if all.is_empty() {
             break;
         }
-        all &= part.mask(source, wanted)?;
+        all = all.and(&part.mask(source, wanted)?);
     }
     Ok(all)
 }
 
 /// A condition on a key without a column, value by value.
-fn scan(source: &dyn Columns, key: &str, test: &Test, wanted: bool) -> Result<RoaringBitmap> {
-    let (mut yes, mut no) = (RoaringBitmap::new(), RoaringBitmap::new());
+fn scan(source: &dyn Columns, key: &str, test: &Test, wanted: bool) -> Result<RowMask> {
+    let (mut yes, mut no) = (RowBits::new(source.docs()), RowBits::new(source.docs()));
     for_each(source, key, &mut |doc, scalar| match test.of(scalar) {
-        Some(true) => drop(yes.insert(doc)),
-        Some(false) => drop(no.insert(doc)),
+        Some(true) => yes.insert(doc),
+        Some(false) => no.insert(doc),
         None => (),
     })?;
-    Ok(if wanted { yes } else { no - yes })
+    let yes = yes.finish();
+    Ok(if wanted { yes } else { no.finish().minus(&yes) })
 }
 
 /// The documents that have a value under a key without a column.
-fn present(source: &dyn Columns, key: &str) -> Result<RoaringBitmap> {
-    let mut present = RoaringBitmap::new();
+fn present(source: &dyn Columns, key: &str) -> Result<RowMask> {
+    let mut present = RowBits::new(source.docs());
     for_each(source, key, &mut |doc, scalar| {
         if scalar != Scalar::Null {
             present.insert(doc);
         }
     })?;
-    Ok(present)
+    Ok(present.finish())
 }
 
 /// A source's values of a key, without documents that it says it does not have.
@@ -245,5 +240,7 @@ impl<'a> Single<'a> {
     }
 }
 
+#[cfg(test)]
+mod grid;
 #[cfg(test)]
 mod tests;

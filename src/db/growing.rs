@@ -10,13 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use roaring::RoaringBitmap;
 
 use super::columns::Shape;
 use super::snapshot::{Rows, Snapshot, Source};
 use crate::error::Result;
 use crate::index::hnsw::GrowingIndex;
-use crate::index::{Neighbour, Query, SearchParams, flat};
+use crate::index::{Neighbour, Query, RowMask, SearchParams, flat};
 
 /// Rows from which an index pays; below, a scan is faster.
 const ROWS: usize = 8_000;
@@ -110,7 +109,7 @@ impl Growing {
     /// the rows that may be hits. Returns hits as (block, neighbour) and the number of blocks covered.
     pub fn search(
         &self,
-        blocks: &[(&Rows<'_>, Option<&RoaringBitmap>)],
+        blocks: &[(&Rows<'_>, Option<&RowMask>)],
         query: &Query,
         params: &SearchParams,
     ) -> Option<(Vec<(usize, Neighbour)>, usize)> {
@@ -126,8 +125,7 @@ impl Growing {
             starts.push(next);
         }
         let covered = starts.len() - 1;
-        let allowed =
-            |n: usize| blocks.get(n).map_or(0, |(r, a)| a.map_or(r.vectors.len, |a| a.len() as usize));
+        let allowed = |n: usize| blocks.get(n).map_or(0, |(r, a)| a.map_or(r.vectors.len, |a| a.len()));
         let possible: usize = (0..covered).map(allowed).sum();
         // A filter that leaves little is served better, and exactly, by the scan.
         if covered == 0 || possible * 2 < starts[covered] {

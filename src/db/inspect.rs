@@ -62,6 +62,8 @@ pub struct Info {
     pub metric: &'static str,
     /// Kind of index.
     pub index: &'static str,
+    /// What builds graphs.
+    pub builder: &'static str,
     /// Bytes on disk.
     pub bytes: Bytes,
     /// Version of the format.
@@ -75,7 +77,7 @@ impl Db {
         let snapshot = self.inner.snapshot();
         let mut count = 0;
         for part in &snapshot.parts {
-            count += mask::allowed(part, Some(&filter))?.map_or(0, |m| m.len());
+            count += mask::allowed(part, Some(&filter))?.map_or(0, |m| m.len() as u64);
         }
         let notes = if count == 0 { mask::unknown_keys(&snapshot, &filter)? } else { Vec::new() };
         Ok(Counted { count, notes })
@@ -87,7 +89,7 @@ impl Db {
         let snapshot = self.inner.snapshot();
         let mut ids = Vec::new();
         for part in &snapshot.parts {
-            for document in mask::allowed(part, Some(&filter))?.into_iter().flatten() {
+            for document in mask::allowed(part, Some(&filter))?.iter().flat_map(|m| m.iter()) {
                 ids.push(part.id(document)?);
             }
         }
@@ -117,6 +119,7 @@ impl Db {
             precision: "f32",
             metric: manifest.metric().name(),
             index: manifest.index().name(),
+            builder: manifest.builder().name(),
             bytes: self.bytes()?,
             format: format!("{MAJOR}.{MINOR}"),
         })

@@ -379,7 +379,8 @@ impl Inner {
     /// lock and a pin.
     pub fn build_graphs(&self, threads: usize, task: &Task) -> Result<()> {
         let snapshot = self.snapshot();
-        let params = BuildParams::of(snapshot.manifest.index());
+        let manifest = &snapshot.manifest;
+        let params = BuildParams { builder: manifest.builder(), ..BuildParams::of(manifest.index()) };
         for (part, set) in graphless(&snapshot)? {
             let Source::Sealed(segment) = &part.source else { continue };
             for rows in part.rows(set.generation, snapshot.shape_of(set.generation)?)? {

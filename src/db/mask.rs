@@ -1,35 +1,28 @@
 //! Filters over parts: from an expression to the exact set of documents.
 
-use roaring::RoaringBitmap;
-
 use super::filter::{Columns, Filter, SegmentColumns};
 use super::snapshot::{Part, Snapshot, Source};
 use crate::error::Result;
+use crate::index::RowMask;
 use crate::storage::segment::Segment;
 
 /// Live documents of a part that a filter lets through; `None` if all of them may.
-pub(crate) fn allowed(part: &Part, filter: Option<&Filter>) -> Result<Option<RoaringBitmap>> {
+pub(crate) fn allowed(part: &Part, filter: Option<&Filter>) -> Result<Option<RowMask>> {
     match filter {
         None if part.dead.is_empty() => Ok(None),
-        None => Ok(Some(everything(part) - part.dead.as_ref())),
-        Some(filter) => Ok(Some(matching(part, filter)? - part.dead.as_ref())),
+        None => Ok(Some(RowMask::all(part.documents()).minus_bitmap(&part.dead))),
+        Some(filter) => Ok(Some(matching(part, filter)?.minus_bitmap(&part.dead))),
     }
 }
 
-fn everything(part: &Part) -> RoaringBitmap {
-    let mut all = RoaringBitmap::new();
-    all.insert_range(0..part.documents());
-    all
-}
-
-fn matching(part: &Part, filter: &Filter) -> Result<RoaringBitmap> {
+fn matching(part: &Part, filter: &Filter) -> Result<RowMask> {
     match &part.source {
         Source::Sealed(segment) => with_columns(segment, |columns| filter.mask(columns)),
         Source::Active(_, active) => {
             let matches = |n: &u32| {
                 active.document(*n).is_some_and(|d| filter.matches(&d.id, d.text.title.as_deref(), d.meta()))
             };
-            Ok((0..part.documents()).filter(matches).collect())
+            Ok(RowMask::from_rows(part.documents(), (0..part.documents()).filter(matches)))
         }
     }
 }

@@ -8,14 +8,12 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use roaring::RoaringBitmap;
-
 use super::growing::{Growing, GrowingSlot};
 use super::mask;
 use super::search::SearchOptions;
 use super::snapshot::{Place, Rows, Snapshot, Source};
 use crate::error::{Error, Result};
-use crate::index::{Query, SearchParams, search_block};
+use crate::index::{Query, RowMask, SearchParams, search_block};
 use crate::types::{ChunkRef, Document, Metric, vector_problem};
 
 /// Up to so many documents with several rows, a list is faster than a set.
@@ -45,7 +43,7 @@ struct Block {
     /// Which of the part's blocks.
     number: usize,
     /// Those that may be hits, if not all.
-    allowed: Option<RoaringBitmap>,
+    allowed: Option<RowMask>,
 }
 
 /// A document that was found, without its contents.
@@ -119,7 +117,7 @@ impl Searcher {
             let Some(rows) = part.block(block, self.generation, shape)? else { continue };
             let masked = documents.as_ref().map(|d| rows.mask(d));
             let (count, matches) = match &masked {
-                Some((allowed, matches)) => (allowed.len() as usize, *matches),
+                Some((allowed, matches)) => (allowed.len(), *matches),
                 None => (rows.vectors.len, rows.documents().len()),
             };
             self.rows += count;
@@ -398,7 +396,7 @@ mod tests {
         let found = Chosen::new(5).documents(ranked.into_iter(), 0, &rows);
         let places: Vec<_> = found.iter().map(|f| (f.place.document, f.chunk.index, f.distance)).collect();
         assert_eq!(places, [(0, 0, 0.1), (2, 1, 0.2)]);
-        let (mask, count) = rows.mask(&RoaringBitmap::from_iter([0, 1, 7]));
-        assert_eq!((mask, count), (RoaringBitmap::from_iter([0, 1, 2]), 1));
+        let (mask, count) = rows.mask(&RowMask::from_rows(8, [0, 1, 7]));
+        assert_eq!((mask, count), (RowMask::from_rows(6, [0, 1, 2]), 1));
     }
 }

@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 use crate::format::graph::GraphView;
 use crate::format::manifest::{Generation, Manifest};
 use crate::format::segment::DocumentRows;
-use crate::index::{Codes, VectorBlock};
+use crate::index::mask::RowBits;
+use crate::index::{Codes, RowMask, VectorBlock};
 use crate::storage::segment::{Segment, SegmentVectors};
 use crate::types::{ChunkRef, Document};
 
@@ -101,19 +102,20 @@ impl Rows<'_> {
     }
 
     /// The rows of the given documents (numbers in the part), and how many of these documents have any.
-    pub fn mask(&self, documents: &RoaringBitmap) -> (RoaringBitmap, usize) {
-        let all = self.documents();
-        if self.first.is_empty() && self.base == 0 {
-            let mut rows = documents.clone();
-            rows.remove_range(all.end..);
-            let count = rows.len() as usize;
-            return (rows, count);
+    pub fn mask(&self, documents: &RowMask) -> (RowMask, usize) {
+        let documents = documents.slice(self.documents());
+        if self.first.is_empty() {
+            let count = documents.len();
+            return (documents, count);
         }
-        let (mut rows, mut count) = (RoaringBitmap::new(), 0);
-        for document in documents.range(all) {
-            count += usize::from(rows.insert_range(self.rows_of(document)) > 0);
-        }
-        (rows, count)
+        let (mut bits, mut count) = (RowBits::new(self.vectors.len as u32), 0);
+        documents.for_each_batch(|batch| {
+            for rows in batch.iter().map(|document| self.rows_of(self.base + document)) {
+                count += usize::from(!rows.is_empty());
+                bits.insert_range(rows);
+            }
+        });
+        (bits.finish(), count)
     }
 
     /// A document's rows with their vectors in f32.

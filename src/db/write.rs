@@ -322,7 +322,7 @@ impl Writing<'_> {
         manifest.database[8..].copy_from_slice(&vfs.random().to_le_bytes());
         manifest.metric = options.metric as u8;
         manifest.codec = options.codec as u8;
-        manifest.index = options.index as u8;
+        manifest.set_index(options.index, options.builder);
         manifest.asked_ladder = options.dims.iter().flatten().map(|&d| d as u32).collect();
         manifest.active_generation = 1;
         manifest.next_generation = 2;
@@ -447,12 +447,15 @@ struct Seed {
 impl Seed {
     fn new(options: &CreateOptions) -> Result<Self> {
         let generation = |model_id: String, dim: usize| -> Result<Generation> {
-            if dim == 0 || dim > limits::DIM {
+            if dim == 0 {
+                return Err(Error::input("the dimension of vectors is 0: they need at least one value"));
+            }
+            if dim > limits::DIM {
                 return Err(Error::Limit {
                     what: "the dimension of vectors".into(),
                     limit: limits::DIM as u64,
                     actual: dim as u64,
-                    raise: "use vectors of 1 to 65,536 values".into(),
+                    raise: "use shorter vectors".into(),
                 });
             }
             let ladder =

@@ -364,7 +364,7 @@ mod tests {
         let bytes = sample();
         assert_eq!(Layout::parse(&bytes, Kind::Ids, Path::new("f")).unwrap_err().exit_code(), 2);
         let mut newer = bytes.clone();
-        newer[MAJOR_OFFSET] = 2;
+        newer[MAJOR_OFFSET] = MAJOR as u8 + 1;
         assert_eq!(Layout::parse(&newer, Kind::Docs, Path::new("f")).unwrap_err().exit_code(), 2);
         let sum = xxh3_64(&newer[..CHECKSUM_OFFSET]);
         newer[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());

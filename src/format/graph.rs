@@ -490,11 +490,12 @@ mod tests {
             std::mem::offset_of!(Header, upper),
             std::mem::offset_of!(Header, length),
             std::mem::offset_of!(Header, folds),
+            std::mem::offset_of!(Header, rough),
             std::mem::offset_of!(Header, reserved),
         ];
-        assert_eq!(offsets, [8, 32, 48, 112, 232, 240, 244]);
+        assert_eq!(offsets, [8, 32, 48, 112, 232, 240, 244, 248]);
         let bytes = small().encode();
-        assert_eq!(&bytes[..12], b"GRPH\x01\0\0\0\x03\0\0\0");
+        assert_eq!(&bytes[..12], b"GRPH\x02\0\0\0\x03\0\0\0");
         assert_eq!(bytes.len(), 256 + 5 * 64);
         assert_eq!(bytes[256..264], [1, 0, 0, 0, 255, 255, 255, 255]);
     }
@@ -541,12 +542,12 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        for (at, value) in [(0, 0), (4, 0), (8, NO_NODE), (12, 0), (12, 513), (16, 16), (20, 3), (44, 9)] {
+        for (at, value) in [(0, 0), (4, 0), (8, NO_NODE), (12, 0), (12, 513), (16, 16), (20, 3), (44, 9), (244, 2)] {
             assert_eq!(offset_of(at, value), at as u64, "{value} at {at}");
         }
         assert_eq!(offset_of(8, 1 << 31), 256);
         let mut newer = small().encode();
-        newer[4] = 2;
+        newer[4] = 3;
         assert!(matches!(GraphView::parse(&newer), Err(Error::TooNew { .. })));
     }
 }

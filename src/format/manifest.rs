@@ -8,12 +8,15 @@ use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 use super::file::{DatabaseId, FileBuilder, Kind, Layout};
 use crate::error::{Error, Result};
-use crate::types::{Codec, IndexKind, Metric, Precision};
+use crate::types::{Builder, Codec, IndexKind, Metric, Precision};
 
 /// Section of the rkyv body.
 pub const BODY: u32 = 1;
 /// Largest manifest that is read.
 pub const MANIFEST_BYTES: u64 = 64 << 20;
+/// Bits of [`Manifest::index`].
+const DENSE: u8 = 1;
+const HNSW_RS: u8 = 2;
 
 /// One immutable file.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -93,7 +96,7 @@ pub struct Manifest {
     pub codec: u8,
     /// Precision of the encoder: 0 f32.
     pub precision: u8,
-    /// Graphs: 0 fast, 1 dense.
+    /// Graphs: bit 0, dense instead of fast; bit 1, built by hnsw_rs.
     pub index: u8,
     /// Ladder that was asked for at creation; empty for the default.
     pub asked_ladder: Vec<u32>,
@@ -138,7 +141,18 @@ impl Manifest {
 
     /// How much is spent on graphs.
     pub fn index(&self) -> IndexKind {
-        if self.index == 1 { IndexKind::Dense } else { IndexKind::Fast }
+        if self.index & DENSE != 0 { IndexKind::Dense } else { IndexKind::Fast }
+    }
+
+    /// What builds graphs.
+    pub fn builder(&self) -> Builder {
+        if self.index & HNSW_RS != 0 { Builder::HnswRs } else { Builder::Flat }
+    }
+
+    /// Sets what is spent on graphs, and what builds them.
+    pub fn set_index(&mut self, kind: IndexKind, builder: Builder) {
+        let kind = if kind == IndexKind::Dense { DENSE } else { 0 };
+        self.index = kind | if builder == Builder::HnswRs { HNSW_RS } else { 0 };
     }
 
     /// Precision of the encoder.
@@ -188,7 +202,7 @@ impl Manifest {
         if self.number != number || self.database != *database {
             return Err("the manifest is not the one that its file name and header say".into());
         }
-        if self.metric > 2 || self.codec > 2 || self.precision > 0 || self.index > 1 {
+        if self.metric > 2 || self.codec > 2 || self.precision > 0 || self.index > (DENSE | HNSW_RS) {
             return Err("unknown metric, codec, precision or index".into());
         }
         if self.active_generation != 0 && self.active().is_none() {
@@ -270,6 +284,23 @@ mod tests {
             copy[bit / 8] ^= 1 << (bit % 8);
             assert!(Manifest::parse(&copy, 3, Path::new("m")).is_err(), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn kind_and_builder_of_graphs_share_a_byte() {
+        let mut manifest = sample();
+        let mut bytes = Vec::new();
+        for builder in [Builder::Flat, Builder::HnswRs] {
+            for kind in [IndexKind::Fast, IndexKind::Dense] {
+                manifest.set_index(kind, builder);
+                bytes.push(manifest.index);
+                let read = Manifest::parse(&manifest.encode().unwrap(), 3, Path::new("m")).unwrap();
+                assert_eq!((read.index(), read.builder()), (kind, builder));
+            }
+        }
+        assert_eq!(bytes, [0, 1, 2, 3]);
+        manifest.index = 4;
+        assert!(Manifest::parse(&manifest.encode().unwrap(), 3, Path::new("m")).is_err());
     }
 
     #[test]

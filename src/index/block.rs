@@ -6,9 +6,8 @@
 
 use std::cmp::Ordering;
 
-use super::quantize::{self, TwoPart, normalize};
+use super::quantize::{self, SECOND_PART, TwoPart, normalize};
 use crate::error::{Error, Result};
-use crate::kernel;
 use crate::kernel::planes::{PlaneQuery, join, plane_len};
 use crate::types::Metric;
 
@@ -163,8 +162,10 @@ pub struct Query {
     pub(super) parts: [PlaneQuery; 2],
     /// `1 / ‖codes.first‖`, or 0.
     pub(super) inverse_norm: f32,
-    /// `‖values‖²`.
-    pub(super) squares: f32,
+    /// The squared length of what the first code stands for, and of both. With the length of the values themselves a
+    /// squared distance by codes could fall below 0, and rows that are told apart by it would be held for equal. Only
+    /// under L2.
+    pub(super) squares: [f32; 2],
 }
 
 impl Query {
@@ -180,9 +181,18 @@ impl Query {
         let codes = TwoPart::new(&values);
         let inverse_norm = quantize::inverse_norm(&codes.first);
         let parts = [&codes.first, &codes.second].map(|codes| PlaneQuery::new(codes));
-        let squares = kernel::dot_f32(&values, &values);
+        let squares = if metric == Metric::L2 { squares(&codes) } else { [0.0; 2] };
         Self { metric, dim: dim_total, rank_dim, values, codes, parts, inverse_norm, squares }
     }
+}
+
+/// The squared length of what the first code stands for, and of both: the same on every processor.
+fn squares(codes: &TwoPart) -> [f32; 2] {
+    [0.0, 1.0 / SECOND_PART].map(|share| {
+        let parts = codes.first.iter().zip(&codes.second);
+        let values = parts.map(|(&a, &b)| f64::from(codes.scale * (f32::from(a) + share * f32::from(b))));
+        values.map(|value| value * value).sum::<f64>() as f32
+    })
 }
 
 /// A row and its distance. Ordered by distance, then row; NaN comes last.

@@ -30,6 +30,7 @@ impl Grade {
 }
 
 /// Distances through codes: what traversals and first passes use.
+#[derive(Clone)]
 pub(crate) struct CodeDistance<'a> {
     block: VectorBlock<'a>,
     query: &'a Query,
@@ -44,6 +45,14 @@ impl<'a> CodeDistance<'a> {
         let stride = plane_len(block.dim);
         let [high, low] = [block.codes.high, block.codes.low].map(|bytes| Plane { bytes, stride });
         Self { block: *block, query, grade, norms: block.norm_column(query.rank_dim), high, low }
+    }
+
+    pub(crate) fn block(&self) -> &VectorBlock<'a> {
+        &self.block
+    }
+
+    pub(crate) fn query(&self) -> &'a Query {
+        self.query
     }
 
     /// Distances of rows by the first code of the query, in order; `room` is twice as long as `rows`.
@@ -61,6 +70,22 @@ impl<'a> CodeDistance<'a> {
         kernel::dot_plane_rows(first, self.low, rows, low);
         for (((&row, &high), &low), distance) in rows.iter().zip(&*high).zip(&*low).zip(distances) {
             *distance = self.of_first(first.exact(high, low) as f32, row);
+        }
+    }
+
+    /// Requests the beginnings of rows that are compared soon, so that their addresses are known by then: of long
+    /// rows that lie apart each is in a page of its own.
+    #[inline]
+    pub(crate) fn announce(&self, rows: &[u32]) {
+        const LONG: usize = 256;
+        if self.query.rank_dim < LONG {
+            return;
+        }
+        for &row in rows {
+            self.request(row, false);
+            let planes = [Some(self.high), (self.grade == Grade::Coarse).then_some(self.low)];
+            let starts = planes.into_iter().flatten().filter_map(|plane| plane.row(row, 1).first());
+            starts.for_each(kernel::prefetch_value);
         }
     }
 
@@ -89,7 +114,7 @@ impl<'a> CodeDistance<'a> {
         for (n, (&row, distance)) in rows.iter().zip(distances).enumerate() {
             let first = first.exact(first_high[n], first_low[n]) as f32;
             let second = second.exact(second_high[n], second_low[n]) as f32;
-            *distance = self.of_product(first + second / SECOND_PART, row);
+            *distance = self.of_product(first + second / SECOND_PART, self.query.squares[1], row);
         }
     }
 
@@ -102,7 +127,7 @@ impl<'a> CodeDistance<'a> {
                 [self.high, self.low].map(|plane| kernel::dot_plane(query, plane.row(row, query.plane_len())));
             query.exact(high, low) as f32
         });
-        self.of_product(first + second / SECOND_PART, row)
+        self.of_product(first + second / SECOND_PART, self.query.squares[1], row)
     }
 
     /// Distance from the product of the first codes.
@@ -111,12 +136,13 @@ impl<'a> CodeDistance<'a> {
         if self.query.metric == Metric::Cosine {
             return 1.0 - product * self.query.inverse_norm * self.inverse_norm(row);
         }
-        self.of_product(product, row)
+        self.of_product(product, self.query.squares[0], row)
     }
 
-    /// Distance where `product` times the query's scale is the product of the query's values and the codes.
+    /// Distance where `product` times the query's scale is the product of the query's values and the codes, and
+    /// `squares` the squared length of these values.
     #[inline]
-    fn of_product(&self, product: f32, row: u32) -> f32 {
+    fn of_product(&self, product: f32, squares: f32, row: u32) -> f32 {
         let product = product * self.query.codes.scale;
         match self.query.metric {
             Metric::Cosine => 1.0 - product * self.inverse_norm(row),
@@ -125,7 +151,7 @@ impl<'a> CodeDistance<'a> {
                 let scale = self.block.scale_of(row);
                 let inverse = self.inverse_norm(row);
                 let norm = if inverse > 0.0 { scale / inverse } else { 0.0 };
-                (self.query.squares + norm * norm - 2.0 * scale * product).max(0.0).sqrt()
+                (squares + norm * norm - 2.0 * scale * product).max(0.0).sqrt()
             }
         }
     }
@@ -232,6 +258,35 @@ impl<'a> ExactDistance<'a> {
         match self {
             Self::Full(full) => full.distance(row),
             Self::Codes(codes) => codes.fine(row),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::block::Codes;
+    use super::super::quantize;
+    use super::*;
+    use crate::kernel::planes::split;
+
+    /// A query that is shorter than its codes say, near rows that are far from 0.
+    #[test]
+    fn near_rows_are_not_held_for_equal() {
+        let (codes, scales) = ([100i8, 60, 99, 60, 100, 61], [0.1f32; 3]);
+        let norms: Vec<f32> = codes.chunks(2).map(quantize::inverse_norm).collect();
+        let (mut high, mut low) = (vec![], vec![]);
+        codes.chunks(2).for_each(|codes| split(codes, &mut high, &mut low));
+        let planes = Codes { high: &high, low: &low };
+        let block = VectorBlock::new(2, Metric::L2, &[2], 3, planes, &scales, &norms, &[]).unwrap();
+        // 127 steps of the first value; the second is rounded up by nearly half a step.
+        let query = Query::new(&[10.0, 5.945], Metric::L2, 2, 2);
+        let distance = CodeDistance::new(&block, &query, Grade::Coarse);
+        for (row, [x, y]) in [[10.0, 6.0], [9.9, 6.0], [10.0, 6.1f32]].into_iter().enumerate() {
+            let rounded = (5.945 / 10.0 * 127.0f32).round() * 10.0 / 127.0;
+            let coarse = ((10.0 - x).powi(2) + (rounded - y).powi(2)).sqrt();
+            let fine = ((10.0 - x).powi(2) + (5.945 - y).powi(2)).sqrt();
+            assert!((distance.row(row as u32) - coarse).abs() < 0.005, "row {row}");
+            assert!((distance.fine(row as u32) - fine).abs() < 0.005, "row {row}");
         }
     }
 }

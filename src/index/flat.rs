@@ -3,10 +3,9 @@
 //! Scanning needs no graph and no luck: it is the oracle of every other search, the plan for small blocks,
 //! for selective filters and for any Matryoshka dimension, and the last resort when a graph falls short.
 
-use roaring::RoaringBitmap;
-
 use super::block::{Neighbour, Query, TopK, VectorBlock};
 use super::distance::{CodeDistance, ExactDistance, Grade};
+use super::mask::{BATCH, RowMask};
 
 /// How many candidates of an int8 pass are compared again exactly: at least forty, which held all of the
 /// exact top ten in every measurement.
@@ -20,7 +19,7 @@ pub fn scan_exact(
     block: &VectorBlock<'_>,
     query: &Query,
     k: usize,
-    allowed: Option<&RoaringBitmap>,
+    allowed: Option<&RowMask>,
 ) -> Vec<Neighbour> {
     if !matches(block, query) {
         return Vec::new();
@@ -31,26 +30,43 @@ pub fn scan_exact(
     }
 }
 
-/// The `k` nearest rows: one pass over the codes, then the best `max(4k, 40)` compared exactly. Without
-/// codes the same as [`scan_exact`].
-pub fn scan(
-    block: &VectorBlock<'_>,
-    query: &Query,
-    k: usize,
-    allowed: Option<&RoaringBitmap>,
-) -> Vec<Neighbour> {
+/// The `k` nearest rows: one pass over the high plane of the codes, then the best `max(4k, 40)` compared exactly.
+/// Where that plane cannot tell these from the others, once more over both planes. Without codes the same as
+/// [`scan_exact`].
+pub fn scan(block: &VectorBlock<'_>, query: &Query, k: usize, allowed: Option<&RowMask>) -> Vec<Neighbour> {
     if !block.has_codes() {
         return scan_exact(block, query, k, allowed);
     }
     if !matches(block, query) {
         return Vec::new();
     }
-    let codes = CodeDistance::new(block, query, Grade::Coarse);
+    let allowed = allowed.map(|rows| rows.below(block.len));
+    let allowed = allowed.as_deref();
+    let [rough, coarse] = [Grade::Rough, Grade::Coarse].map(|grade| CodeDistance::new(block, query, grade));
+    scan_by(&rough, k, allowed)
+        .or_else(|_| scan_by(&coarse, k, allowed))
+        .unwrap_or_else(|crowd| crowd.search(block.len, k, allowed))
+}
+
+/// The `k` nearest of the rows that are the best by codes, unless these lie in a crowd.
+fn scan_by<'a>(
+    codes: &CodeDistance<'a>,
+    k: usize,
+    allowed: Option<&RowMask>,
+) -> Result<Vec<Neighbour>, Crowd<'a>> {
+    let (block, query) = (codes.block(), codes.query());
     let candidates = match allowed {
         None => nearest(block.len, rescored(k), None, |row| codes.row(row)),
-        Some(rows) => nearest_by_codes(&codes, block.len, rescored(k), rows),
+        Some(rows) => nearest_by_codes(codes, rescored(k), rows),
     };
-    rescore(block, query, &candidates, k)
+    if candidates.len() < rescored(k) {
+        return Ok(nearest_of(block, query, candidates.iter().map(|n| n.row), k));
+    }
+    let found = rescore(block, query, &candidates, k);
+    match Crowd::around(codes, &candidates, &found) {
+        Some(crowd) => Err(crowd),
+        None => Ok(found),
+    }
 }
 
 /// The `k` nearest of `candidates`, compared exactly. Where f32 rows are stored, both codes of the query choose
@@ -62,9 +78,19 @@ pub fn rescore(block: &VectorBlock<'_>, query: &Query, candidates: &[Neighbour],
     } else {
         candidates.iter().map(|n| n.row).collect()
     };
+    nearest_of(block, query, chosen.into_iter(), k)
+}
+
+/// The `k` nearest of some rows, compared exactly.
+fn nearest_of(
+    block: &VectorBlock<'_>,
+    query: &Query,
+    rows: impl Iterator<Item = u32>,
+    k: usize,
+) -> Vec<Neighbour> {
     let exact = ExactDistance::new(block, query);
     let mut top = TopK::new(k);
-    chosen.into_iter().for_each(|row| top.push(row, exact.distance(row)));
+    rows.for_each(|row| top.push(row, exact.distance(row)));
     top.into_sorted()
 }
 
@@ -88,43 +114,115 @@ pub(super) fn matches(block: &VectorBlock<'_>, query: &Query) -> bool {
     query.dim == block.dim && query.metric == block.metric
 }
 
-/// The `k` nearest of the allowed rows by the first code of the query. Rows that lie apart are compared many at
-/// a time, since the next are then requested from memory; for rows one after the other the processor does that
-/// better by itself.
-fn nearest_by_codes(
-    codes: &CodeDistance<'_>,
-    len: usize,
-    k: usize,
-    allowed: &RoaringBitmap,
-) -> Vec<Neighbour> {
-    const BATCH: usize = 256;
-    let (mut room, mut distances) = ([0; 2 * BATCH], [0.0; BATCH]);
-    let mut top = TopK::new(k);
-    let mut rows = Vec::with_capacity(BATCH);
-    let mut allowed = allowed.range(0..len as u32);
-    loop {
-        rows.clear();
-        rows.extend(allowed.by_ref().take(BATCH));
-        if rows.is_empty() {
-            return top.into_sorted();
+/// Whether rows that a walk did not compare may well be as near as the last it found: see [`Crowd`]. Never where
+/// there are no codes.
+pub(super) fn in_crowd(
+    block: &VectorBlock<'_>,
+    grade: Grade,
+    query: &Query,
+    candidates: &[Neighbour],
+    found: &[Neighbour],
+) -> bool {
+    block.has_codes() && Crowd::around(&CodeDistance::new(block, query, grade), candidates, found).is_some()
+}
+
+/// Rows about as far from the query as the last one found, more than the first pass kept.
+///
+/// That pass keeps the nearest by codes, which err a little. Where rows lie far apart, as they do near a query,
+/// that is no loss. A filter that lets through only what is far from the query has its nearest rows where rows are
+/// many and differ by less than codes err: there the best forty by codes hold as little as a third of the best ten.
+struct Crowd<'a> {
+    codes: CodeDistance<'a>,
+    exact: ExactDistance<'a>,
+    /// Distance of the last row found.
+    last: f32,
+    /// How much the distances of the first pass err, and those by both codes of the query.
+    errors: [f32; 2],
+}
+
+impl<'a> Crowd<'a> {
+    /// Errors are measured on so many rows: the same for every query, so that they stay in the processor's cache, and
+    /// not on candidates, which are candidates because their codes err towards the query.
+    const SAMPLE: usize = 16;
+    /// Rows within so many times the root mean square of the errors may be nearer than the last found.
+    const REACH: f32 = 3.0;
+    /// So many rows for each neighbour wanted are compared exactly, but no fewer than for ten.
+    const COMPARED: usize = 256;
+
+    /// A crowd, unless all rows that may be nearer than the last of `found` were among the `candidates`.
+    fn around(codes: &CodeDistance<'a>, candidates: &[Neighbour], found: &[Neighbour]) -> Option<Self> {
+        let (bound, last) = (candidates.last()?.distance, found.last()?.distance);
+        let (codes, block) = (codes.clone(), codes.block());
+        let exact = ExactDistance::new(block, codes.query());
+        let mut squares = [0.0; 2];
+        for row in (0..Self::SAMPLE).map(|i| (block.len * i / Self::SAMPLE) as u32) {
+            let distance = exact.distance(row);
+            squares[0] += (codes.row(row) - distance).powi(2);
+            squares[1] += (codes.fine(row) - distance).powi(2);
         }
-        codes.rows(&rows, &mut room, &mut distances);
-        rows.iter().zip(&distances).for_each(|(&row, &distance)| top.push(row, distance));
+        let errors = squares.map(|sum| (sum / Self::SAMPLE as f32).sqrt());
+        let crowd = Self { codes, exact, last, errors };
+        (bound < crowd.reach(0)).then_some(crowd)
+    }
+
+    /// Distance by codes up to which rows may be nearer than the last found.
+    fn reach(&self, errors: usize) -> f32 {
+        self.last + Self::REACH * self.errors[errors]
+    }
+
+    fn search(&self, len: usize, k: usize, allowed: Option<&RowMask>) -> Vec<Neighbour> {
+        let reach = self.reach(0);
+        let mut near = Vec::new();
+        let mut look = |rows: &[u32], distances: &[f32]| {
+            let rows = rows.iter().zip(distances).filter(|&(_, &distance)| distance <= reach);
+            near.extend(rows.map(|(&row, _)| row));
+        };
+        match allowed {
+            Some(rows) => for_each_by_codes(&self.codes, rows, look),
+            None => (0..len as u32).for_each(|row| look(&[row], &[self.codes.row(row)])),
+        }
+        let mut distances = vec![0.0; near.len()];
+        self.codes.fine_rows(&near, &mut distances);
+        let reach = self.reach(1);
+        let mut by_both = TopK::new(k.max(10).saturating_mul(Self::COMPARED));
+        let nearer = near.iter().zip(distances).filter(|&(_, distance)| distance <= reach);
+        nearer.for_each(|(&row, distance)| by_both.push(row, distance));
+        let mut top = TopK::new(k);
+        by_both.into_sorted().iter().for_each(|near| top.push(near.row, self.exact.distance(near.row)));
+        top.into_sorted()
     }
 }
 
+/// The `k` nearest of the allowed rows by the first code of the query.
+fn nearest_by_codes(codes: &CodeDistance<'_>, k: usize, allowed: &RowMask) -> Vec<Neighbour> {
+    let mut top = TopK::new(k);
+    for_each_by_codes(codes, allowed, |rows, distances| {
+        rows.iter().zip(distances).for_each(|(&row, &distance)| top.push(row, distance));
+    });
+    top.into_sorted()
+}
+
+/// Hands out the allowed rows with their distances by the first code of the query. Rows that lie apart are compared
+/// many at a time, since the next are then requested from memory; for rows one after the other the processor does
+/// that better by itself.
+fn for_each_by_codes(codes: &CodeDistance<'_>, allowed: &RowMask, mut each: impl FnMut(&[u32], &[f32])) {
+    let (mut room, mut distances) = ([0; 2 * BATCH], [0.0; BATCH]);
+    allowed.for_each_batch(|rows| {
+        codes.announce(rows);
+        codes.rows(rows, &mut room, &mut distances);
+        each(rows, &distances);
+    });
+}
+
 #[inline]
-fn nearest(
-    len: usize,
-    k: usize,
-    allowed: Option<&RoaringBitmap>,
-    distance: impl Fn(u32) -> f32,
-) -> Vec<Neighbour> {
+fn nearest(len: usize, k: usize, allowed: Option<&RowMask>, distance: impl Fn(u32) -> f32) -> Vec<Neighbour> {
     let len = len as u32;
     let mut top = TopK::new(k);
     match allowed {
         None => (0..len).for_each(|row| top.push(row, distance(row))),
-        Some(rows) => rows.range(0..len).for_each(|row| top.push(row, distance(row))),
+        Some(rows) => rows
+            .below(len as usize)
+            .for_each_batch(|rows| rows.iter().for_each(|&row| top.push(row, distance(row)))),
     }
     top.into_sorted()
 }
@@ -181,6 +279,25 @@ mod tests {
         }
     }
 
+    /// Thousands of rows at nearly one distance, of which codes alone would find a few of the nearest.
+    #[test]
+    fn the_nearest_of_a_crowd_are_found() {
+        for (metric, codec) in [(Metric::Cosine, Codec::Int8F32), (Metric::L2, Codec::Int8F32)] {
+            let data = Data::clustered(6000, 24, metric, codec, 3);
+            let mut recall = 0.0;
+            for vector in data.queries(10, 8) {
+                let query = Query::new(&vector, metric, 24, 24);
+                let all = scan_exact(&data.block(), &query, 6000, None);
+                let allowed = RowMask::from_rows(6000, all.iter().skip(2500).map(|n| n.row));
+                let truth: Vec<u32> = all.iter().skip(2500).take(10).map(|n| n.row).collect();
+                let found = scan(&data.block(), &query, 10, Some(&allowed));
+                assert_eq!(found.len(), 10);
+                recall += overlap(&truth, &found) / 10.0;
+            }
+            assert!(recall > 0.97, "{metric:?}: {recall}");
+        }
+    }
+
     #[test]
     fn distances_are_those_of_the_metric() {
         let rows = [3.0, 4.0, 0.0, 1.0];
@@ -197,7 +314,7 @@ mod tests {
         let rows = [1.0f32; 20];
         let block = VectorBlock::new(2, Metric::L2, &[2], 10, Codes::default(), &[], &[], &rows).unwrap();
         let query = Query::new(&[1.0, 1.0], Metric::L2, 2, 2);
-        let allowed: RoaringBitmap = [3, 5, 7, 12].into_iter().collect();
+        let allowed = RowMask::from_rows(10, [3, 5, 7, 12]);
         let found = |k, allowed| scan(&block, &query, k, allowed).iter().map(|n| n.row).collect::<Vec<_>>();
         assert_eq!(found(2, Some(&allowed)), [3, 5]);
         assert_eq!(found(9, Some(&allowed)), [3, 5, 7]);

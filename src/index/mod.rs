@@ -5,6 +5,7 @@
 //! | [`block`] | which rows there are, and what a query and a result look like |
 //! | `distance` | how far a row is, by how much of it |
 //! | [`quantize`] | how an f32 row becomes int8 codes with a norm for each rung |
+//! | [`mask`] | which rows of a block a search may return |
 //! | [`flat`] | the nearest rows by looking at all of them |
 //! | [`hnsw`] | the nearest rows by walking a graph, and where graphs come from |
 //! | [`filter`] | which of the two to use, under a mask of allowed rows |
@@ -14,6 +15,7 @@ mod distance;
 pub mod filter;
 pub mod flat;
 pub mod hnsw;
+pub mod mask;
 pub mod quantize;
 
 #[cfg(test)]
@@ -21,7 +23,8 @@ pub(crate) mod testing;
 
 pub use block::{Codes, Neighbour, Query, TopK, VectorBlock};
 pub use filter::{SearchParams, search_block};
-pub use hnsw::{BuildParams, Builder, GrowingIndex};
+pub use hnsw::{BuildParams, GrowingIndex};
+pub use mask::RowMask;
 
 use crate::error::Result;
 use crate::format::graph::GraphData;

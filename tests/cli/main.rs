@@ -2,15 +2,26 @@
 //!
 //! Texts are encoded with the tiny model of `tests/fixtures`, vectors written by the tests themselves.
 
-#![cfg(all(feature = "shell", feature = "trainer"))]
+#![cfg(feature = "shell")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+#![cfg_attr(not(feature = "trainer"), allow(dead_code, reason = "helpers of the tests with texts"))]
 
+#[cfg(feature = "trainer")]
 mod bad_input;
+mod bad_vectors;
+#[cfg(feature = "trainer")]
 mod documents;
+#[cfg(feature = "trainer")]
 mod feedback;
+#[cfg(feature = "trainer")]
 mod importing;
+#[cfg(feature = "trainer")]
 mod maintenance;
+#[cfg(feature = "trainer")]
 mod searching;
+#[cfg(feature = "trainer")]
 mod shell;
 mod support;
+#[cfg(feature = "trainer")]
 mod usage;
+mod vectors;

@@ -167,6 +167,7 @@ fn info_has_the_keys_of_the_interface() {
             "precision",
             "metric",
             "index",
+            "builder",
             "bytes",
             "format"
         ]

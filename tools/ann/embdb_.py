@@ -14,3 +14,13 @@ class Embdb(Adapter):
 class EmbdbInt8(Embdb):
     name = "embdb_int8"
     args = ["--codec", "int8"]
+
+
+class EmbdbDense(Embdb):
+    name = "embdb_dense"
+    args = ["--index", "dense"]
+
+
+class EmbdbHnswRs(Embdb):
+    name = "embdb_hnsw_rs"
+    args = ["--builder", "hnsw_rs"]

@@ -17,6 +17,8 @@ export EMBDB_ANN=$target/release/embdb-ann
 copy=$(mktemp -d); trap 'rm -rf "$copy"' EXIT
 cp -r "$ANN_HARNESS"/. "$copy"
 cp "$here/embdb_.py" "$copy/adapters/"
-sed -i "s/^R={/R={\n 'embdb':('embdb_','Embdb'),'embdb_int8':('embdb_','EmbdbInt8'),/" "$copy/adapters/registry.py"
+peers_of_ours="'embdb':('embdb_','Embdb'),'embdb_int8':('embdb_','EmbdbInt8'),"
+peers_of_ours+="'embdb_dense':('embdb_','EmbdbDense'),'embdb_hnsw_rs':('embdb_','EmbdbHnswRs'),"
+sed -i "s/^R={/R={\n $peers_of_ours/" "$copy/adapters/registry.py"
 "$BENCH_DIR/venv/bin/python" "$copy/bench.py" --dataset "$dataset" --peers "$peers" --out "$out" "$@"
 "$BENCH_DIR/venv/bin/python" "$copy/report.py" "$out"

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use embdb::options::limits;
-use embdb::types::{Codec, IndexKind, Metric, Precision};
+use embdb::types::{Builder, Codec, IndexKind, Metric, Precision};
 use embdb::{Error, Result};
 
 use crate::commands::{
@@ -163,6 +163,12 @@ pub fn index(text: &str) -> std::result::Result<IndexKind, String> {
     }
 }
 
+/// `--builder`.
+pub fn builder(text: &str) -> std::result::Result<Builder, String> {
+    let all = [Builder::Flat, Builder::HnswRs];
+    all.into_iter().find(|b| b.name() == text).ok_or_else(|| "expected flat or hnsw_rs".into())
+}
+
 /// `--codec`.
 pub fn codec(text: &str) -> std::result::Result<Codec, String> {
     let all = [Codec::Int8F32, Codec::Int8, Codec::F32];
@@ -260,7 +266,6 @@ mod tests {
             (vec!["create", "--precision", "int8"], "--precision"),
             (vec!["retrain", "--method", "lora"], "--method"),
             (vec!["retrain", "--loss", "cosent"], "--loss"),
-            (vec!["import", "x", "--format", "parquet"], "--format"),
         ] {
             let error = Statement::try_parse_from(line).unwrap_err();
             let text = error.to_string();

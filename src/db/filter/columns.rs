@@ -1,10 +1,9 @@
 //! What a filter is evaluated over: the values of a key for all documents of a segment.
 
-use roaring::RoaringBitmap;
-
 use super::{ID, TITLE};
 use crate::error::Result;
 use crate::format::attrs::{AttrsView, ColumnView, Scalar};
+use crate::index::mask::RowBits;
 
 /// Values by key, for documents `0..docs()`.
 pub trait Columns {
@@ -61,7 +60,7 @@ impl Columns for SegmentColumns<'_> {
         if key == ID {
             return (self.ids)(&mut |doc, id| f(doc, Scalar::Text(id)));
         }
-        let mut listed = RoaringBitmap::new();
+        let mut listed = RowBits::new(self.docs);
         if let Some(column) = self.attrs(key)? {
             column.for_each(&mut |doc, scalar| {
                 listed.insert(doc);
@@ -71,6 +70,7 @@ impl Columns for SegmentColumns<'_> {
         if key != TITLE {
             return Ok(());
         }
+        let listed = listed.finish();
         (self.titles)(&mut |doc, title| {
             if !listed.contains(doc) {
                 f(doc, Scalar::Text(title));

@@ -7,24 +7,16 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use roaring::RoaringBitmap;
-
 use super::test::{Test, compare};
 use crate::error::Result;
 use crate::format::attrs::{ColumnView, Scalar};
+use crate::index::RowMask;
 
 /// Asking a value costs about a quarter of finding a constant.
 const BINARY_FROM: usize = 4;
-/// One document in so many makes a bitmap cheaper than sorting.
-const SPARSE: usize = 1024;
 
 /// The documents of `0..docs` for which the condition is `wanted`.
-pub(super) fn documents(
-    column: &ColumnView<'_>,
-    test: &Test,
-    wanted: bool,
-    docs: u32,
-) -> Result<RoaringBitmap> {
+pub(super) fn documents(column: &ColumnView<'_>, test: &Test, wanted: bool, docs: u32) -> Result<RowMask> {
     let bounds = test.bounds();
     let (mut yes, mut no) = (Vec::new(), Vec::new());
     for kind in column.kinds().into_iter().filter(|kind| !kind.is_empty()) {
@@ -38,11 +30,11 @@ pub(super) fn documents(
     }
     // A document with several values is true if any of them is.
     let yes = gather(column, &yes, docs)?;
-    Ok(if wanted { yes } else { gather(column, &no, docs)? - yes })
+    Ok(if wanted { yes } else { gather(column, &no, docs)?.minus(&yes) })
 }
 
 /// The documents of `0..docs` with any value but null.
-pub(super) fn present(column: &ColumnView<'_>, docs: u32) -> Result<RoaringBitmap> {
+pub(super) fn present(column: &ColumnView<'_>, docs: u32) -> Result<RowMask> {
     let [_, values @ ..] = column.kinds();
     gather(column, &values, docs)
 }
@@ -80,21 +72,8 @@ fn push(ranges: &mut Vec<Range<usize>>, piece: Range<usize>) {
 }
 
 /// The documents of ranges of values, as a set.
-fn gather(column: &ColumnView<'_>, values: &[Range<usize>], docs: u32) -> Result<RoaringBitmap> {
+fn gather(column: &ColumnView<'_>, values: &[Range<usize>], docs: u32) -> Result<RowMask> {
     let lists = values.iter().filter(|range| !range.is_empty()).map(|range| column.documents(range.clone()));
     let lists: Vec<&[u32]> = lists.collect::<Result<_>>()?;
-    let total: usize = lists.iter().map(|list| list.len()).sum();
-    let listed = lists.into_iter().flatten().copied().filter(|&document| document < docs);
-    if total.saturating_mul(SPARSE) < docs as usize {
-        let mut sorted: Vec<u32> = listed.collect();
-        sorted.sort_unstable();
-        return Ok(sorted.into_iter().collect());
-    }
-    let mut bits = vec![0u8; docs.div_ceil(8) as usize];
-    for document in listed {
-        if let Some(byte) = bits.get_mut(document as usize / 8) {
-            *byte |= 1 << (document % 8);
-        }
-    }
-    Ok(RoaringBitmap::from_lsb0_bytes(0, &bits))
+    Ok(RowMask::from_lists(docs, &lists))
 }

@@ -7,17 +7,7 @@ use crate::error::{Error, Result};
 use crate::format::graph::GraphData;
 use crate::index::block::VectorBlock;
 use crate::options::Task;
-use crate::types::IndexKind;
-
-/// What builds graphs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Builder {
-    /// Our own, over flat arrays.
-    #[default]
-    Flat,
-    /// hnsw_rs, frozen into the same layout: the reference.
-    HnswRs,
-}
+use crate::types::{Builder, IndexKind};
 
 /// How a graph is built.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -131,6 +121,7 @@ mod tests {
     use super::*;
     use crate::index::block::Query;
     use crate::index::flat::scan_exact;
+    use crate::index::mask::RowMask;
     use crate::index::testing::{self, Data, METRICS, overlap};
     use crate::types::{Codec, Metric};
 
@@ -217,7 +208,7 @@ mod tests {
             let found = search(&data.block(), &graph.view(), &query, 43, 43, None);
             let exact = scan_exact(&data.block(), &query, 43, None);
             assert_eq!(found, exact);
-            let odd = (0..940).filter(|row| row % 2 == 1).collect();
+            let odd = RowMask::from_rows(940, (0..940).filter(|row| row % 2 == 1));
             let found = search(&data.block(), &graph.view(), &query, 20, 50, Some(&odd));
             assert_eq!(found, scan_exact(&data.block(), &query, 20, Some(&odd)));
         }

@@ -32,6 +32,6 @@ mod rows;
 pub mod search;
 mod walk;
 
-pub use build::{BuildParams, Builder, build};
+pub use build::{BuildParams, build};
 pub use calibrate::{calibrate, ef_for};
 pub use growing::GrowingIndex;

@@ -8,14 +8,13 @@
 
 use std::cell::RefCell;
 
-use roaring::RoaringBitmap;
-
 use super::pool::MAX_NODES;
-use super::walk::{Adjacency, Score, Scratch, beam, descend, gated_beam};
+use super::walk::{Adjacency, Score, Scratch, beam, descend, gated_beam, gated_hops, share_around};
 use crate::format::graph::{GraphView, NO_NODE};
 use crate::index::block::{Neighbour, Query, TopK, VectorBlock};
 use crate::index::distance::{CodeDistance, FullDistance, Grade};
 use crate::index::flat::{matches, rescore, rescored};
+use crate::index::mask::RowMask;
 use crate::kernel;
 
 /// What a walk through the graph came to.
@@ -25,7 +24,7 @@ pub struct Found {
     pub neighbours: Vec<Neighbour>,
     /// Distances computed.
     pub spent: usize,
-    /// False if the budget ended the walk.
+    /// False if the budget ended the walk, or nothing around the query is allowed.
     pub complete: bool,
 }
 
@@ -37,7 +36,7 @@ pub fn search(
     query: &Query,
     k: usize,
     ef: usize,
-    allowed: Option<&RoaringBitmap>,
+    allowed: Option<&RowMask>,
 ) -> Vec<Neighbour> {
     let found = traverse(block, graph, query, ef.max(k), allowed, usize::MAX);
     finish(block, query, &found, k)
@@ -50,12 +49,15 @@ pub(crate) fn finish(block: &VectorBlock<'_>, query: &Query, found: &Found, k: u
 }
 
 /// Walks the graph with a beam of width `ef`; under a mask, until `budget` distances were computed.
+///
+/// Walks with a budget end before they begin where around the query less than half of the share of rows is allowed
+/// that is allowed in all: the nearest of them then lie elsewhere, in no order that a walk could follow.
 pub(crate) fn traverse(
     block: &VectorBlock<'_>,
     graph: &GraphView<'_>,
     query: &Query,
     ef: usize,
-    allowed: Option<&RoaringBitmap>,
+    allowed: Option<&RowMask>,
     budget: usize,
 ) -> Found {
     if !matches(block, query) || graph.nodes() != block.len || block.len == 0 || block.len > MAX_NODES {
@@ -65,6 +67,25 @@ pub(crate) fn traverse(
         Walk { graph, score: &CodeDistance::new(block, query, Grade::of(graph)) }.run(ef, allowed, budget)
     } else {
         Walk { graph, score: &FullDistance::new(block, query) }.run(ef, allowed, budget)
+    }
+}
+
+/// Walks from one allowed row to the next, over rows that are not allowed, until `budget` distances were computed.
+pub(crate) fn traverse_allowed(
+    block: &VectorBlock<'_>,
+    graph: &GraphView<'_>,
+    query: &Query,
+    ef: usize,
+    allowed: &RowMask,
+    budget: usize,
+) -> Found {
+    if !matches(block, query) || graph.nodes() != block.len || block.len == 0 || block.len > MAX_NODES {
+        return Found { complete: true, ..Found::default() };
+    }
+    if block.has_codes() {
+        Walk { graph, score: &CodeDistance::new(block, query, Grade::of(graph)) }.hops(ef, allowed, budget)
+    } else {
+        Walk { graph, score: &FullDistance::new(block, query) }.hops(ef, allowed, budget)
     }
 }
 
@@ -159,20 +180,66 @@ struct Walk<'w, 'a, S> {
 }
 
 impl<S: Score> Walk<'_, '_, S> {
-    fn run(&self, ef: usize, allowed: Option<&RoaringBitmap>, budget: usize) -> Found {
+    fn run(&self, ef: usize, allowed: Option<&RowMask>, budget: usize) -> Found {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut spent = 0;
-            let entry = self.score.score_one(self.graph.entry());
-            let mut start = entry;
-            for layer in (1..=self.graph.layers()).rev() {
-                start = descend(&Upper(self.graph, layer), self.score, start, scratch, &mut spent);
-            }
+            let [start, entry] = self.starts(scratch, &mut spent);
             match allowed {
                 None => self.free(&[start, entry], ef, spent, scratch),
+                Some(rows) if budget < usize::MAX && self.is_far(start.row, rows) => {
+                    Found { spent, ..Found::default() }
+                }
                 Some(rows) => {
                     self.gated(&[start, entry], ef, rows, budget.saturating_sub(spent), spent, scratch)
                 }
             }
+        })
+    }
+
+    /// Where the layers above lead to, and the entry.
+    fn starts(&self, scratch: &mut Scratch, spent: &mut usize) -> [Neighbour; 2] {
+        let entry = self.score.score_one(self.graph.entry());
+        let mut start = entry;
+        for layer in (1..=self.graph.layers()).rev() {
+            start = descend(&Upper(self.graph, layer), self.score, start, scratch, spent);
+        }
+        [start, entry]
+    }
+
+    /// Whether a node or any row that it stands for is allowed.
+    fn passes(&self, node: u32, allowed: &RowMask) -> bool {
+        let folded = || self.graph.folded(node).iter().any(|fold| allowed.contains(fold.row));
+        allowed.contains(node) || !self.graph.folds().is_empty() && folded()
+    }
+
+    /// Whether around a node less than half as many rows are allowed as everywhere.
+    fn is_far(&self, node: u32, allowed: &RowMask) -> bool {
+        let share = allowed.len() as f64 / self.graph.nodes().max(1) as f64;
+        share_around(&Bottom(self.graph), node, |node| self.passes(node, allowed)) < share / 2.0
+    }
+
+    fn hops(&self, ef: usize, allowed: &RowMask, budget: usize) -> Found {
+        /// Allowed rows to start from, in case the query is far from all of them.
+        const SEEDS: usize = 16;
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut spent = 0;
+            let bottom = Bottom(self.graph);
+            let mut starts = self.starts(scratch, &mut spent).to_vec();
+            if self.is_far(starts[0].row, allowed) {
+                return Found { spent, ..Found::default() };
+            }
+            let passes = |node| self.passes(node, allowed);
+            starts.extend(allowed.sample(SEEDS).into_iter().map(|row| self.score.score_one(row)));
+            let keep = |node: Neighbour, nearest: &mut TopK| {
+                self.rows_of(node, |row| {
+                    if allowed.contains(row) {
+                        nearest.push(row, node.distance);
+                    }
+                });
+            };
+            let budget = budget.saturating_sub(spent);
+            let gated = gated_hops(&bottom, self.score, &starts, passes, ef, budget, scratch, keep);
+            Found { neighbours: gated.nearest, spent: spent + gated.spent, complete: gated.complete }
         })
     }
 
@@ -193,7 +260,7 @@ impl<S: Score> Walk<'_, '_, S> {
         &self,
         starts: &[Neighbour],
         ef: usize,
-        allowed: &RoaringBitmap,
+        allowed: &RowMask,
         budget: usize,
         spent: usize,
         scratch: &mut Scratch,
@@ -253,7 +320,7 @@ mod tests {
     fn a_mask_gates_results_but_not_the_walk() {
         let data = Data::clustered(900, 12, Metric::Cosine, Codec::Int8F32, 6);
         let graph = graph_of(&data);
-        let allowed: RoaringBitmap = (0..900).filter(|row| row % 2 == 1).collect();
+        let allowed = RowMask::from_rows(900, (0..900).filter(|row| row % 2 == 1));
         let mut recall = 0.0;
         for vector in data.queries(30, 2) {
             let query = Query::new(&vector, Metric::Cosine, 12, 12);
@@ -267,11 +334,42 @@ mod tests {
     }
 
     #[test]
+    fn a_walk_over_rows_that_are_not_allowed_finds_those_that_are() {
+        let data = Data::clustered(3000, 12, Metric::Cosine, Codec::Int8F32, 6);
+        let graph = graph_of(&data);
+        let allowed = RowMask::from_rows(3000, (0..3000).filter(|row| row % 5 == 1));
+        let (mut recall, mut spent) = (0.0, 0);
+        for vector in data.queries(30, 2) {
+            let query = Query::new(&vector, Metric::Cosine, 12, 12);
+            let walk = traverse_allowed(&data.block(), &graph.view(), &query, 40, &allowed, usize::MAX);
+            assert!(walk.neighbours.iter().all(|n| n.row % 5 == 1));
+            let found = finish(&data.block(), &query, &walk, 10);
+            let truth = scan(&data.block(), &query, 10, Some(&allowed));
+            recall += overlap(&truth.iter().map(|n| n.row).collect::<Vec<_>>(), &found) / 30.0;
+            spent += walk.spent;
+        }
+        assert!(recall > 0.95 && spent < 30 * 600, "{recall}, {} distances", spent / 30);
+    }
+
+    #[test]
+    fn a_walk_is_not_begun_where_nothing_around_the_query_is_allowed() {
+        let data = Data::clustered(3000, 12, Metric::Cosine, Codec::Int8F32, 6);
+        let graph = graph_of(&data);
+        for vector in data.queries(10, 2) {
+            let query = Query::new(&vector, Metric::Cosine, 12, 12);
+            let all = scan(&data.block(), &query, 3000, None);
+            let far = RowMask::from_rows(3000, all.iter().skip(2400).map(|n| n.row));
+            let walk = traverse_allowed(&data.block(), &graph.view(), &query, 40, &far, usize::MAX);
+            assert!(!walk.complete && walk.spent < 200, "{}", walk.spent);
+        }
+    }
+
+    #[test]
     fn a_budget_ends_the_walk() {
         let data = Data::clustered(500, 12, Metric::Cosine, Codec::Int8F32, 6);
         let graph = graph_of(&data);
         let query = Query::new(&data.queries(1, 2)[0], Metric::Cosine, 12, 12);
-        let all = (0..500).collect();
+        let all = RowMask::all(500);
         let walk = |budget| traverse(&data.block(), &graph.view(), &query, 500, Some(&all), budget);
         let (short, long) = (walk(100), walk(usize::MAX));
         assert!(!short.complete && short.spent < 100 + 2 * FAST.m);

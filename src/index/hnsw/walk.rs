@@ -78,6 +78,57 @@ impl Scratch {
                 fresh.push(link);
             }
         });
+        self.scored(score)
+    }
+
+    /// Collects the links of a node that pass and were not visited before, and where they are fewer than `wanted`,
+    /// those of its links that do not; `blocked` is room to work in.
+    fn gather(
+        &mut self,
+        graph: &impl Adjacency,
+        score: &impl Score,
+        node: u32,
+        passes: impl Fn(u32) -> bool,
+        wanted: usize,
+        blocked: &mut Vec<u32>,
+    ) {
+        self.fresh.clear();
+        blocked.clear();
+        let (fresh, visited) = (&mut self.fresh, &mut self.visited);
+        let nodes = graph.nodes();
+        graph.for_each(node, |link| {
+            if !passes(link) {
+                if (link as usize) < nodes {
+                    graph.request(link);
+                    blocked.push(link);
+                }
+            } else if visited.insert(link) {
+                score.request(link, fresh.len() < AHEAD);
+                fresh.push(link);
+            }
+        });
+        for &link in &*blocked {
+            if fresh.len() >= wanted {
+                break;
+            }
+            if visited.insert(link) {
+                graph.for_each(link, |link| {
+                    if passes(link) && visited.insert(link) {
+                        score.request(link, fresh.len() < AHEAD);
+                        fresh.push(link);
+                    }
+                });
+            }
+        }
+    }
+
+    /// The distances of the links that were collected.
+    #[inline]
+    fn scored<'s, S: Score>(
+        &'s mut self,
+        score: &S,
+    ) -> impl ExactSizeIterator<Item = Neighbour> + use<'s, S> {
+        let fresh = &self.fresh;
         let count = fresh.len();
         if self.distances.len() < count {
             self.room.resize(2 * count, 0);
@@ -166,6 +217,74 @@ pub(super) fn gated_beam(
         }
     }
     Gated { nearest: nearest.into_sorted(), spent, complete }
+}
+
+/// Walks from one node that passes to the next (ACORN-1, Patel et al., SIGMOD 2024): in the place of a link that
+/// does not pass stand those of its links that do, as long as a node has fewer than `wanted` neighbours. Only nodes
+/// that pass are compared. Keeps what `keep` pushes for them, and ends once `budget` distances were computed. The
+/// starts need not pass.
+#[expect(clippy::too_many_arguments, reason = "those of a gated beam, and which nodes pass")]
+pub(super) fn gated_hops(
+    graph: &impl Adjacency,
+    score: &impl Score,
+    starts: &[Neighbour],
+    passes: impl Fn(u32) -> bool,
+    ef: usize,
+    budget: usize,
+    scratch: &mut Scratch,
+    keep: impl Fn(Neighbour, &mut TopK),
+) -> Gated {
+    /// About as many as an unfiltered node has links.
+    const WANTED: usize = 32;
+    scratch.begin(graph.nodes());
+    let mut nearest = TopK::new(ef);
+    let mut open = BinaryHeap::with_capacity(2 * ef.min(1 << 12));
+    for &start in starts {
+        if scratch.visit(start.row) {
+            if passes(start.row) {
+                keep(start, &mut nearest);
+            }
+            open.push(Reverse(start.key()));
+        }
+    }
+    let (mut spent, mut complete) = (starts.len(), true);
+    let mut blocked = Vec::new();
+    while let Some(Reverse(key)) = open.pop() {
+        if key > nearest.bound() {
+            break;
+        }
+        if spent >= budget {
+            complete = false;
+            break;
+        }
+        scratch.gather(graph, score, Neighbour::from_key(key).row, &passes, WANTED, &mut blocked);
+        for near in scratch.scored(score) {
+            spent += 1;
+            if near.key() < nearest.bound() {
+                open.push(Reverse(near.key()));
+                keep(near, &mut nearest);
+            }
+        }
+    }
+    Gated { nearest: nearest.into_sorted(), spent, complete }
+}
+
+/// Of the nodes within two links of one, how many pass: a share, some of them counted more than once.
+pub(super) fn share_around(graph: &impl Adjacency, node: u32, passes: impl Fn(u32) -> bool) -> f64 {
+    let mut links = Vec::new();
+    graph.for_each(node, |link| {
+        if (link as usize) < graph.nodes() {
+            graph.request(link);
+            links.push(link);
+        }
+    });
+    let (mut all, mut passing) = (0u32, 0u32);
+    let mut look = |link| {
+        all += 1;
+        passing += u32::from(passes(link));
+    };
+    links.iter().for_each(|&link| graph.for_each(link, &mut look));
+    f64::from(passing) / f64::from(all.max(1))
 }
 
 /// Goes on to the nearest link as long as it is nearer than the node itself.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use embdb::options::Durability;
-use embdb::types::Codec;
+use embdb::types::{Builder, Codec, IndexKind};
 use embdb::{CreateOptions, OpenOptions};
 
 use crate::Failure;
@@ -18,6 +18,10 @@ pub struct Options {
     pub dataset: String,
     /// Stored forms of the vectors.
     pub codec: Codec,
+    /// How much is spent on graphs.
+    pub index: IndexKind,
+    /// What builds them.
+    pub builder: Builder,
     /// Documents of a batch while building.
     pub batch: usize,
     /// Threads that build; 0: one a core.
@@ -41,6 +45,8 @@ impl Options {
             path: next("the path of the database")?.into(),
             dataset: next("the data set")?,
             codec: Codec::Int8F32,
+            index: IndexKind::Fast,
+            builder: Builder::Flat,
             batch: 1024,
             threads: 0,
             k: 10,
@@ -50,7 +56,18 @@ impl Options {
         };
         while let Ok(flag) = next("") {
             match flag.as_str() {
-                "--codec" => options.codec = codec(&next("the codec")?)?,
+                "--codec" => {
+                    let all = [Codec::Int8F32, Codec::Int8, Codec::F32];
+                    options.codec = named(&all, Codec::name, &next("the codec")?)?;
+                }
+                "--index" => {
+                    let all = [IndexKind::Fast, IndexKind::Dense];
+                    options.index = named(&all, IndexKind::name, &next("the kind of index")?)?;
+                }
+                "--builder" => {
+                    let all = [Builder::Flat, Builder::HnswRs];
+                    options.builder = named(&all, Builder::name, &next("the builder")?)?;
+                }
                 "--batch" => options.batch = next("the batch")?.parse()?,
                 "--threads" => options.threads = next("the threads")?.parse()?,
                 "--k" => options.k = next("k")?.parse()?,
@@ -68,12 +85,20 @@ impl Options {
 
     /// How the database is opened.
     pub fn open(&self, dim: usize, durability: Durability) -> OpenOptions {
-        let create = CreateOptions { vectors: Some(dim), codec: self.codec, ..CreateOptions::default() };
+        let create = CreateOptions {
+            vectors: Some(dim),
+            codec: self.codec,
+            index: self.index,
+            builder: self.builder,
+            ..CreateOptions::default()
+        };
         OpenOptions { create, durability, threads: self.threads, ..OpenOptions::default() }
     }
 }
 
-fn codec(name: &str) -> Result<Codec, Failure> {
-    let known = [Codec::Int8F32, Codec::Int8, Codec::F32].into_iter().find(|codec| codec.name() == name);
-    known.ok_or_else(|| format!("unknown codec {name:?}").into())
+/// The value that goes by a name.
+fn named<T: Copy>(all: &[T], name_of: fn(T) -> &'static str, name: &str) -> Result<T, Failure> {
+    let known = all.iter().copied().find(|&value| name_of(value) == name);
+    let names = || all.iter().map(|&value| name_of(value)).collect::<Vec<_>>().join(", ");
+    known.ok_or_else(|| format!("{name:?} is none of {}", names()).into())
 }

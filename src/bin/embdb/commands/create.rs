@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use embdb::Db;
 use embdb::options::CreateOptions;
-use embdb::types::{Codec, IndexKind, Metric, Precision};
+use embdb::types::{Builder, Codec, IndexKind, Metric, Precision};
 
 use crate::args;
 use crate::context::Context;
@@ -35,6 +35,9 @@ pub struct Create {
     /// Kind of graph: fast to build, or dense, for more searches a second at a high recall
     #[arg(long, default_value = "fast", value_parser = args::index)]
     index: IndexKind,
+    /// What builds graphs: flat (our own), or hnsw_rs, the reference, which takes longer
+    #[arg(long, default_value = "flat", value_parser = args::builder)]
+    builder: Builder,
 }
 
 impl Create {
@@ -48,6 +51,7 @@ impl Create {
             codec: self.codec,
             precision: self.precision,
             index: self.index,
+            builder: self.builder,
         };
         let db = Db::create(&context.path, context.options(options, 0))?;
         if context.out.is_json() {

@@ -39,7 +39,7 @@ pub struct Import {
     /// Files and folders; - is standard input
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// auto, jsonl, csv, beir, text, npy or fvecs
+    /// auto, jsonl, csv, parquet, beir, text, npy or fvecs
     #[arg(long, default_value = "auto", value_parser = format)]
     format: FormatFlag,
     /// Field of the id, instead of `id` or `_id`
@@ -66,10 +66,7 @@ pub struct Import {
 struct FormatFlag(Option<Format>);
 
 fn format(text: &str) -> std::result::Result<FormatFlag, String> {
-    if text == "parquet" {
-        return args::later(text).map(|_| FormatFlag(None));
-    }
-    let expected = |_| "expected auto, jsonl, csv, beir, text, npy or fvecs".to_string();
+    let expected = |_| "expected auto, jsonl, csv, parquet, beir, text, npy or fvecs".to_string();
     Format::from_name(text).map(FormatFlag).map_err(expected)
 }
 

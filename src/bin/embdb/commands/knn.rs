@@ -13,13 +13,13 @@ use super::search::options;
 use crate::args::{Ranking, positive};
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::input::npy;
+use crate::input::{npy, queries};
 
 /// Search for many vectors
 #[derive(Debug, Args)]
 pub struct Knn {
-    /// Queries: a NumPy array, one vector a row
-    #[arg(long, value_name = "FILE.npy")]
+    /// Queries, one vector a row: a NumPy array, .fvecs or .parquet
+    #[arg(long, value_name = "FILE")]
     queries: PathBuf,
     #[command(flatten)]
     ranking: Ranking,
@@ -35,9 +35,10 @@ impl Knn {
     /// Searches; prints speed, writes ids.
     pub fn run(self, context: &mut Context) -> Outcome {
         let options = options(&self.ranking)?;
-        let (rows, columns, queries) = npy::read_matrix(&self.queries)?;
+        let (rows, columns, values) = queries::read(&self.queries)?;
         let db = context.read()?;
         if let Some(&dim) = db.info()?.dims.last()
+            && rows > 0
             && columns != dim as usize
         {
             let name = self.queries.display();
@@ -47,8 +48,8 @@ impl Knn {
         }
         let work = context.work();
         let report = match db.exists() {
-            true => db.knn(&queries, &options, self.threads, &work.task)?,
-            false => nothing(&db, &queries, columns, &options)?,
+            true => db.knn(&values, &options, self.threads, &work.task)?,
+            false => nothing(&db, &values, columns, &options)?,
         };
         drop(work);
         if let Some(out) = &self.out {

@@ -39,13 +39,23 @@ impl Fields {
     /// The document of an object. What is not id, title, text, vector, `meta` or `metadata` becomes metadata, after
     /// that of `meta`, whose keys win over others of the same name. An empty title is none. `None`: passed over.
     pub(super) fn document(&self, mut object: Meta, place: &str) -> Result<Option<Document>> {
-        let id = self.id(&mut object, place)?;
-        let text = string(object.shift_remove(&self.text), &self.text, place)?;
-        let title = string(object.shift_remove("title"), "title", place)?.filter(|title| !title.is_empty());
         let vector = match object.shift_remove(&self.vector) {
             None | Some(Value::Null) => None,
             Some(value) => Some(vector(&value, &self.vector, place)?),
         };
+        self.document_with(object, vector, place)
+    }
+
+    /// The same where the vector is known.
+    pub(super) fn document_with(
+        &self,
+        mut object: Meta,
+        vector: Option<Vec<f32>>,
+        place: &str,
+    ) -> Result<Option<Document>> {
+        let id = self.id(&mut object, place)?;
+        let text = string(object.shift_remove(&self.text), &self.text, place)?;
+        let title = string(object.shift_remove("title"), "title", place)?.filter(|title| !title.is_empty());
         let document = Document { id, title, text: String::new(), meta: meta(object, place)?, vector };
         self.with_text(document, text, place)
     }

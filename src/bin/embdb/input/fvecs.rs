@@ -52,6 +52,17 @@ fn read_dim(reader: &mut impl Read, path: &Path) -> Result<i32> {
     Ok(i32::from_le_bytes(dim))
 }
 
+/// Reads all vectors of a file: number of rows, of columns, and the values row by row.
+pub(super) fn read_matrix(path: &Path) -> Result<(usize, usize, Vec<f32>)> {
+    let mut file = open(path, 0, Arc::default())?;
+    // The file is as long as its first vector says.
+    let mut values = Vec::with_capacity(file.rows as usize * file.dim.unsigned_abs() as usize);
+    while file.next < file.rows {
+        file.read_row(&mut values)?;
+    }
+    Ok((file.rows as usize, file.dim.unsigned_abs() as usize, values))
+}
+
 /// The vectors of a file as documents.
 pub(super) struct Rows {
     reader: BufReader<Metered>,
@@ -68,20 +79,31 @@ impl Rows {
         self.rows
     }
 
-    fn read(&mut self) -> Result<Located> {
-        let place = format!("{}: row {}", self.path.display(), self.next);
+    fn place(&self) -> String {
+        format!("{}: row {}", self.path.display(), self.next)
+    }
+
+    /// Appends the next row to `out`.
+    fn read_row(&mut self, out: &mut Vec<f32>) -> Result<()> {
         // The first row's dimension was read on opening.
         let dim = if self.next == 0 { self.dim } else { read_dim(&mut self.reader, &self.path)? };
         if dim != self.dim {
-            return Err(Error::input(format!("{place}: dimension {dim}, the rows before have {}", self.dim)));
+            let what = format!("dimension {dim}, the rows before have {}", self.dim);
+            return Err(Error::input(format!("{}: {what}", self.place())));
         }
         let mut bytes = vec![0; 4 * dim.unsigned_abs() as usize];
         self.reader.read_exact(&mut bytes).map_err(Error::io("read", &self.path))?;
         let (values, _) = bytes.as_chunks::<4>();
-        let vector = values.iter().map(|&value| f32::from_le_bytes(value)).collect();
-        let document = Document::from_vector((self.first + self.next).to_string(), vector);
+        out.extend(values.iter().map(|&value| f32::from_le_bytes(value)));
         self.next += 1;
-        Ok(Located { document, place })
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<Located> {
+        let (place, id) = (self.place(), (self.first + self.next).to_string());
+        let mut vector = Vec::new();
+        self.read_row(&mut vector)?;
+        Ok(Located { document: Document::from_vector(id, vector), place })
     }
 }
 

@@ -12,6 +12,8 @@ mod fvecs;
 mod jsonl;
 mod lines;
 pub mod npy;
+mod parquet;
+pub mod queries;
 mod text;
 
 use std::fs;
@@ -44,13 +46,15 @@ pub enum Format {
     Npy,
     /// Vectors, each after its dimension.
     Fvecs,
+    /// Columns that are named as the keys of JSON lines.
+    Parquet,
 }
 
 impl Format {
     /// The format of a `--format` value; `None` for `auto`.
     ///
     /// # Errors
-    /// [`Error::Input`] for an unknown name, and for `parquet`.
+    /// [`Error::Input`] for an unknown name.
     pub fn from_name(name: &str) -> Result<Option<Self>> {
         Ok(Some(match name {
             "auto" => return Ok(None),
@@ -60,13 +64,9 @@ impl Format {
             "text" => Self::Text,
             "npy" => Self::Npy,
             "fvecs" => Self::Fvecs,
-            "parquet" => {
-                return Err(Error::input(
-                    "--format parquet is not supported in this version; convert to jsonl",
-                ));
-            }
+            "parquet" => Self::Parquet,
             _ => {
-                let all = "auto, jsonl, csv, beir, text, npy or fvecs";
+                let all = "auto, jsonl, csv, parquet, beir, text, npy or fvecs";
                 return Err(Error::input(format!("--format {name} is unknown; use {all}")));
             }
         }))
@@ -156,6 +156,7 @@ impl Input {
                 Box::new(jsonl::open(&path, fields, progress)?)
             }
             Source::Csv(path) => Box::new(csv::open(&path, self.fields.clone(), progress)?),
+            Source::Parquet(path) => Box::new(parquet::open(&path, self.fields.clone(), progress)?),
             Source::Text(files) => Box::new(text::open(files, progress)),
             Source::Npy(path) => {
                 let documents = npy::open(&path, first, progress)?;
@@ -207,6 +208,7 @@ enum Source {
     /// The corpus itself.
     Beir(PathBuf),
     Csv(PathBuf),
+    Parquet(PathBuf),
     Text(Vec<text::File>),
     Npy(PathBuf),
     Fvecs(PathBuf),
@@ -272,6 +274,7 @@ fn file(path: &Path, format: Option<Format>) -> Result<Source> {
         Format::Jsonl => Source::Jsonl(path.into()),
         Format::Beir => Source::Beir(path.into()),
         Format::Csv => Source::Csv(path.into()),
+        Format::Parquet => Source::Parquet(path.into()),
         Format::Text => Source::Text(vec![text::single(path)?]),
         Format::Npy => Source::Npy(path.into()),
         Format::Fvecs => Source::Fvecs(path.into()),
@@ -287,10 +290,7 @@ fn format_of(path: &Path) -> Result<Format> {
         "csv" | "tsv" => Ok(Format::Csv),
         "npy" => Ok(Format::Npy),
         "fvecs" => Ok(Format::Fvecs),
-        "parquet" => Err(Error::input(format!(
-            "{}: --format parquet is not supported in this version; convert to jsonl",
-            path.display()
-        ))),
+        "parquet" => Ok(Format::Parquet),
         _ if text::has_text_name(path) => Ok(Format::Text),
         _ => Err(Error::input(format!(
             "{}: the extension .{extension} tells no format; give --format",

@@ -64,7 +64,7 @@ impl Element {
 }
 
 /// IEEE 754 half precision: sign, 5 bits of exponent (bias 15), 10 of fraction.
-fn f16_to_f32(half: u16) -> f32 {
+pub(super) fn f16_to_f32(half: u16) -> f32 {
     let sign = if half >> 15 == 0 { 1.0 } else { -1.0 };
     let (exponent, fraction) = (i32::from(half >> 10 & 31), f32::from(half & 1023));
     sign * match exponent {
@@ -293,6 +293,7 @@ pub fn read_matrix(path: &Path) -> Result<(usize, usize, Vec<f32>)> {
 ///
 /// # Errors
 /// [`Error::Input`] if `values` are not `rows` × `cols`, [`Error::Io`].
+#[cfg(any(test, feature = "encoder"))]
 pub fn write_f32(path: &Path, rows: usize, cols: usize, values: &[f32]) -> Result<()> {
     write(path, "<f4", (rows, cols), values, |value| value.to_le_bytes())
 }
