@@ -389,8 +389,17 @@ mod tests {
         let (first, spans) = ([0, 3, 3, 6], [[0, 1], [1, 2], [2, 3], [0, 4], [4, 5], [5, 6]]);
         let full = [1.0f32, 0.0, 0.9, 0.1, 0.0, 1.0, 0.5, 0.5, 0.6, 0.4, 0.2, 0.8];
         let ladder = [2];
-        let vectors =
-            crate::index::VectorBlock::new(2, Metric::Dot, &ladder, 6, crate::index::Codes::default(), &[], &[], &full).unwrap();
+        let vectors = crate::index::VectorBlock::new(
+            2,
+            Metric::Dot,
+            &ladder,
+            6,
+            crate::index::Codes::default(),
+            &[],
+            &[],
+            &full,
+        )
+        .unwrap();
         let rows = Rows { vectors, graph: None, first: &first, spans: &spans, base: 0 };
         let ranked = [(0.1, 0), (0.2, 4), (0.3, 1), (0.4, 3), (0.5, 5)];
         let found = Chosen::new(5).documents(ranked.into_iter(), 0, &rows);

@@ -542,7 +542,9 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        for (at, value) in [(0, 0), (4, 0), (8, NO_NODE), (12, 0), (12, 513), (16, 16), (20, 3), (44, 9), (244, 2)] {
+        for (at, value) in
+            [(0, 0), (4, 0), (8, NO_NODE), (12, 0), (12, 513), (16, 16), (20, 3), (44, 9), (244, 2)]
+        {
             assert_eq!(offset_of(at, value), at as u64, "{value} at {at}");
         }
         assert_eq!(offset_of(8, 1 << 31), 256);

@@ -9,8 +9,8 @@
 use super::block::{Query, VectorBlock};
 use super::quantize::{SECOND_PART, inverse_root};
 use crate::format::graph::GraphView;
-use crate::kernel::planes::{GROUP_BYTES, GROUP_CODES, Plane, join, plane_len};
 use crate::kernel;
+use crate::kernel::planes::{GROUP_BYTES, GROUP_CODES, Plane, join, plane_len};
 use crate::types::Metric;
 
 /// Which planes of the codes take part in a distance.
@@ -30,7 +30,6 @@ impl Grade {
 }
 
 /// Distances through codes: what traversals and first passes use.
-#[derive(Clone)]
 pub(crate) struct CodeDistance<'a> {
     block: VectorBlock<'a>,
     query: &'a Query,
@@ -123,8 +122,8 @@ impl<'a> CodeDistance<'a> {
     pub(crate) fn fine(&self, row: u32) -> f32 {
         let [first, second] = [0, 1].map(|part| {
             let query = &self.query.parts[part];
-            let [high, low] =
-                [self.high, self.low].map(|plane| kernel::dot_plane(query, plane.row(row, query.plane_len())));
+            let [high, low] = [self.high, self.low]
+                .map(|plane| kernel::dot_plane(query, plane.row(row, query.plane_len())));
             query.exact(high, low) as f32
         });
         self.of_product(first + second / SECOND_PART, self.query.squares[1], row)

@@ -224,7 +224,8 @@ mod tests {
         let nodes = 100_000;
         let graph = GraphData { nodes, stride: 32, ..GraphData::default() };
         let values = vec![0.0; nodes];
-        let block = VectorBlock::new(1, Metric::L2, &[1], nodes, Codes::default(), &[], &[], &values).unwrap();
+        let block =
+            VectorBlock::new(1, Metric::L2, &[1], nodes, Codes::default(), &[], &[], &values).unwrap();
         let query = Query::new(&[1.0], Metric::L2, 1, 1);
         let params = SearchParams::default();
         let plan = |params: &SearchParams, matching| plan(&block, &graph.view(), &query, params, matching);

@@ -50,7 +50,7 @@ pub fn scan(block: &VectorBlock<'_>, query: &Query, k: usize, allowed: Option<&R
 
 /// The `k` nearest of the rows that are the best by codes, unless these lie in a crowd.
 fn scan_by<'a>(
-    codes: &CodeDistance<'a>,
+    codes: &'a CodeDistance<'a>,
     k: usize,
     allowed: Option<&RowMask>,
 ) -> Result<Vec<Neighbour>, Crowd<'a>> {
@@ -132,8 +132,7 @@ pub(super) fn in_crowd(
 /// that is no loss. A filter that lets through only what is far from the query has its nearest rows where rows are
 /// many and differ by less than codes err: there the best forty by codes hold as little as a third of the best ten.
 struct Crowd<'a> {
-    codes: CodeDistance<'a>,
-    exact: ExactDistance<'a>,
+    codes: &'a CodeDistance<'a>,
     /// Distance of the last row found.
     last: f32,
     /// How much the distances of the first pass err, and those by both codes of the query.
@@ -150,18 +149,17 @@ impl<'a> Crowd<'a> {
     const COMPARED: usize = 256;
 
     /// A crowd, unless all rows that may be nearer than the last of `found` were among the `candidates`.
-    fn around(codes: &CodeDistance<'a>, candidates: &[Neighbour], found: &[Neighbour]) -> Option<Self> {
+    fn around(codes: &'a CodeDistance<'a>, candidates: &[Neighbour], found: &[Neighbour]) -> Option<Self> {
         let (bound, last) = (candidates.last()?.distance, found.last()?.distance);
-        let (codes, block) = (codes.clone(), codes.block());
-        let exact = ExactDistance::new(block, codes.query());
+        let exact = ExactDistance::new(codes.block(), codes.query());
         let mut squares = [0.0; 2];
-        for row in (0..Self::SAMPLE).map(|i| (block.len * i / Self::SAMPLE) as u32) {
+        for row in (0..Self::SAMPLE).map(|i| (codes.block().len * i / Self::SAMPLE) as u32) {
             let distance = exact.distance(row);
             squares[0] += (codes.row(row) - distance).powi(2);
             squares[1] += (codes.fine(row) - distance).powi(2);
         }
         let errors = squares.map(|sum| (sum / Self::SAMPLE as f32).sqrt());
-        let crowd = Self { codes, exact, last, errors };
+        let crowd = Self { codes, last, errors };
         (bound < crowd.reach(0)).then_some(crowd)
     }
 
@@ -178,7 +176,7 @@ impl<'a> Crowd<'a> {
             near.extend(rows.map(|(&row, _)| row));
         };
         match allowed {
-            Some(rows) => for_each_by_codes(&self.codes, rows, look),
+            Some(rows) => for_each_by_codes(self.codes, rows, look),
             None => (0..len as u32).for_each(|row| look(&[row], &[self.codes.row(row)])),
         }
         let mut distances = vec![0.0; near.len()];
@@ -187,9 +185,8 @@ impl<'a> Crowd<'a> {
         let mut by_both = TopK::new(k.max(10).saturating_mul(Self::COMPARED));
         let nearer = near.iter().zip(distances).filter(|&(_, distance)| distance <= reach);
         nearer.for_each(|(&row, distance)| by_both.push(row, distance));
-        let mut top = TopK::new(k);
-        by_both.into_sorted().iter().for_each(|near| top.push(near.row, self.exact.distance(near.row)));
-        top.into_sorted()
+        let nearest = by_both.into_sorted();
+        nearest_of(self.codes.block(), self.codes.query(), nearest.iter().map(|n| n.row), k)
     }
 }
 
@@ -331,7 +328,16 @@ mod tests {
 
     #[test]
     fn zero_rows_have_no_direction() {
-        let block = VectorBlock::new(2, Metric::Cosine, &[1, 2], 2, Codes::default(), &[], &[], &[0.0, 1.0, 1.0, 0.0]);
+        let block = VectorBlock::new(
+            2,
+            Metric::Cosine,
+            &[1, 2],
+            2,
+            Codes::default(),
+            &[],
+            &[],
+            &[0.0, 1.0, 1.0, 0.0],
+        );
         let found = scan_exact(&block.unwrap(), &Query::new(&[1.0, 0.0], Metric::Cosine, 2, 1), 2, None);
         assert_eq!(found.iter().map(|n| (n.row, n.distance)).collect::<Vec<_>>(), [(1, 0.0), (0, 1.0)]);
     }

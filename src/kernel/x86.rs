@@ -27,7 +27,9 @@ pub(super) fn available() -> Vec<Kernels> {
             // SAFETY: as above.
             dot_plane: |query, row| unsafe { dot_plane_avx512(query, row) },
             // SAFETY: as above.
-            dot_plane_rows: |query, plane, rows, out| unsafe { dot_plane_rows_avx512(query, plane, rows, out) },
+            dot_plane_rows: |query, plane, rows, out| unsafe {
+                dot_plane_rows_avx512(query, plane, rows, out)
+            },
             // SAFETY: as above.
             dot_f32: |a, b| unsafe { dot_f32_avx512(a, b) },
             // SAFETY: as above.

@@ -10,9 +10,9 @@
 use std::collections::HashSet;
 
 use super::search::{distance_of, traverse};
-use crate::index::distance::Grade;
 use crate::format::graph::{GraphData, NO_NODE};
 use crate::index::block::{Neighbour, Query, VectorBlock};
+use crate::index::distance::Grade;
 use crate::types::Metric;
 
 /// Width of the beam that looks for a node by its own vector.
@@ -44,7 +44,8 @@ pub fn repair(graph: &mut GraphData, block: &VectorBlock<'_>, missed: Missed) ->
         block.values_of(node, &mut values);
         let query = Query::new(&values, metric, block.dim, block.dim);
         let near = traverse(&block, &graph.view(), &query, BEAM, None, usize::MAX).neighbours;
-        let own = Neighbour { row: node, distance: distance_of(&block, Grade::of(&graph.view()), &query, node) };
+        let own =
+            Neighbour { row: node, distance: distance_of(&block, Grade::of(&graph.view()), &query, node) };
         if !tree.reaches(node) || !is_found(own, &near) {
             repaired += 1;
             tree.adopt(graph, node, &near);

@@ -47,7 +47,8 @@ fn halves(codes: &[i8; GROUP_CODES]) -> [__m256i; 2] {
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn pair(codes: &[i8; PAIR_CODES]) -> [__m512i; 2] {
     let (first, second) = codes.split_at(GROUP_CODES);
-    let [[a, b], [c, d]] = [first, second].map(|group| halves(group.first_chunk().unwrap_or(&[0; GROUP_CODES])));
+    let [[a, b], [c, d]] =
+        [first, second].map(|group| halves(group.first_chunk().unwrap_or(&[0; GROUP_CODES])));
     [
         _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), c),
         _mm512_inserti64x4::<1>(_mm512_castsi256_si512(b), d),
@@ -123,9 +124,9 @@ fn dot_four_avx512(query: &[i8], rows: [&[u8]; GROUP]) -> [i32; GROUP] {
             }
         }
     }
-    sum_across(sums.map(|sum| {
-        _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum))
-    }))
+    sum_across(
+        sums.map(|sum| _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum))),
+    )
 }
 
 /// A nibble times a code is at most 15 × 128, and four such products fit 16 bits: nothing saturates.
