@@ -31,7 +31,7 @@
 
 use super::block::{Neighbour, Query, VectorBlock};
 use super::distance::Grade;
-use super::flat::{in_crowd, matches, rescored, scan, scan_exact};
+use super::flat::{in_crowd, matches, scan, scan_exact};
 use super::hnsw::calibrate::{MEASURED_K, ef_for};
 use super::hnsw::search::{Found, finish, traverse, traverse_allowed};
 use super::mask::RowMask;
@@ -93,7 +93,7 @@ pub fn search_block(
         };
         if found.complete && found.neighbours.len() >= params.k.min(matching) {
             let nearest = finish(block, query, &found, params.k);
-            let compared = found.neighbours.get(..rescored(params.k)).unwrap_or(&found.neighbours);
+            let compared = found.compared(params.k);
             if allowed.is_none() || !in_crowd(block, Grade::of(graph), query, compared, &nearest) {
                 return nearest;
             }

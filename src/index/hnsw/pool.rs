@@ -1,36 +1,21 @@
-//! The nodes a walk keeps: the nearest `width` of those met, in order, each marked once it was expanded.
+//! The nodes a walk keeps: the nearest `width` of those met, in order, and which of them it has to expand.
 //!
 //! A sorted array rather than a heap: a beam is a few hundred nodes wide, so that moving a part of one or two
-//! kilobytes costs less than the branches of a heap, and the next node to expand is found by a cursor that
-//! only a better newcomer moves back.
+//! kilobytes costs less than the branches of a heap. Which node to expand next is known without a search: the array is
+//! expanded up to a frontier, but for the few newcomers before it, which have a list of their own.
 
 use crate::index::block::Neighbour;
-
-/// Nodes are numbered below this, so that a mark fits beside the number.
-pub(super) const MAX_NODES: usize = 1 << 31;
 
 /// The nearest nodes met, nearest first; of equal distances the lower node first.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    /// Distance above, then the node, then whether it was expanded.
+    /// Distance above, then the node.
     keys: Vec<u64>,
     width: usize,
-    /// Every node before this one was expanded.
-    cursor: usize,
-}
-
-const EXPANDED: u64 = 1;
-
-/// The key of a node that was not expanded.
-#[inline]
-fn key(node: Neighbour) -> u64 {
-    let key = node.key();
-    (key & !0xffff_ffff) | (key & 0x7fff_ffff) << 1
-}
-
-#[inline]
-fn node(key: u64) -> Neighbour {
-    Neighbour::from_key((key & !0xffff_ffff) | (key & 0xffff_ffff) >> 1)
+    /// Nodes before this place were expanded, but for the late ones; those from it on were not.
+    frontier: usize,
+    /// Keys before the frontier that were not expanded, nearest last.
+    late: Vec<u64>,
 }
 
 impl Pool {
@@ -39,48 +24,64 @@ impl Pool {
         self.keys.clear();
         self.keys.reserve(width.min(1 << 14));
         self.width = width.max(1);
-        self.cursor = 0;
+        self.frontier = 0;
+        self.late.clear();
     }
 
     /// Takes a node in if it is among the nearest `width` so far. A node must be offered only once.
     #[inline]
     pub(super) fn offer(&mut self, candidate: Neighbour) {
-        let key = key(candidate);
-        let full = self.keys.len() == self.width;
-        if full && self.keys.last().is_some_and(|&worst| key >= worst) {
-            return;
+        let key = candidate.key();
+        if self.keys.len() == self.width {
+            if self.keys.last().is_some_and(|&worst| key >= worst) {
+                return;
+            }
+            self.drop_worst();
         }
         let place = self.keys.partition_point(|&kept| kept < key);
-        if full {
-            self.keys.pop();
-        }
         self.keys.insert(place, key);
-        self.cursor = self.cursor.min(place);
+        if place < self.frontier {
+            self.frontier += 1;
+            let place = self.late.partition_point(|&waiting| waiting > key);
+            self.late.insert(place, key);
+        }
+    }
+
+    #[inline]
+    fn drop_worst(&mut self) {
+        let worst = self.keys.pop();
+        if self.frontier > self.keys.len() {
+            self.frontier = self.keys.len();
+            if self.late.first().copied() == worst {
+                self.late.remove(0);
+            }
+        }
     }
 
     /// The nearest node that was not expanded, which now counts as expanded.
     #[inline]
     pub(super) fn expand(&mut self) -> Option<u32> {
-        while let Some(key) = self.keys.get_mut(self.cursor) {
-            self.cursor += 1;
-            if *key & EXPANDED == 0 {
-                *key |= EXPANDED;
-                return Some(node(*key).row);
+        let key = match self.late.pop() {
+            Some(key) => key,
+            None => {
+                let key = *self.keys.get(self.frontier)?;
+                self.frontier += 1;
+                key
             }
-        }
-        None
+        };
+        Some(Neighbour::from_key(key).row)
     }
 
     /// The node that [`expand`](Self::expand) would return, if no nearer one comes.
     #[inline]
     pub(super) fn next(&self) -> Option<u32> {
-        let waiting = self.keys.get(self.cursor..)?.iter().find(|&&key| key & EXPANDED == 0)?;
-        Some(node(*waiting).row)
+        let key = self.late.last().or_else(|| self.keys.get(self.frontier))?;
+        Some(Neighbour::from_key(*key).row)
     }
 
     /// The nodes, nearest first.
     pub(super) fn nodes(&self) -> impl ExactSizeIterator<Item = Neighbour> + '_ {
-        self.keys.iter().map(|&key| node(key))
+        self.keys.iter().map(|&key| Neighbour::from_key(key))
     }
 }
 
@@ -124,7 +125,7 @@ mod tests {
     fn the_largest_number_and_nan_are_kept_apart() {
         let mut pool = Pool::default();
         pool.reset(3);
-        let last = MAX_NODES as u32 - 1;
+        let last = u32::MAX - 1;
         pool.offer(Neighbour { row: last, distance: f32::NAN });
         pool.offer(Neighbour { row: last - 1, distance: f32::NAN });
         pool.offer(Neighbour { row: 7, distance: 1.0 });

@@ -8,7 +8,6 @@
 
 use std::cell::RefCell;
 
-use super::pool::MAX_NODES;
 use super::walk::{Adjacency, Score, Scratch, beam, descend, gated_beam, gated_hops, share_around};
 use crate::format::graph::GraphView;
 use crate::index::block::{Neighbour, Query, TopK, VectorBlock};
@@ -28,6 +27,16 @@ pub struct Found {
     pub complete: bool,
 }
 
+impl Found {
+    /// Those to compare exactly for the `k` nearest: of a wide walk more than of a scan, since the recall that made it
+    /// wide is lost where the order of its nodes is rough.
+    pub(crate) fn compared(&self, k: usize) -> &[Neighbour] {
+        let few = rescored(k);
+        let most = few.max((self.neighbours.len() / 2).min(2 * few));
+        self.neighbours.get(..most).unwrap_or(&self.neighbours)
+    }
+}
+
 /// The `k` nearest rows that a beam of width `ef` finds, compared exactly, among those allowed. All rows
 /// are walked through, so a filter that leaves few of them makes for a long walk.
 pub fn search(
@@ -44,8 +53,7 @@ pub fn search(
 
 /// Compares the best of a walk exactly.
 pub(crate) fn finish(block: &VectorBlock<'_>, query: &Query, found: &Found, k: usize) -> Vec<Neighbour> {
-    let best = found.neighbours.get(..rescored(k)).unwrap_or(&found.neighbours);
-    rescore(block, query, best, k)
+    rescore(block, query, found.compared(k), k)
 }
 
 /// Walks the graph with a beam of width `ef`; under a mask, until `budget` distances were computed.
@@ -60,7 +68,7 @@ pub(crate) fn traverse(
     allowed: Option<&RowMask>,
     budget: usize,
 ) -> Found {
-    if !matches(block, query) || graph.nodes() != block.len || block.len == 0 || block.len > MAX_NODES {
+    if !matches(block, query) || graph.nodes() != block.len || block.len == 0 {
         return Found { complete: true, ..Found::default() };
     }
     if block.has_codes() {
@@ -79,7 +87,7 @@ pub(crate) fn traverse_allowed(
     allowed: &RowMask,
     budget: usize,
 ) -> Found {
-    if !matches(block, query) || graph.nodes() != block.len || block.len == 0 || block.len > MAX_NODES {
+    if !matches(block, query) || graph.nodes() != block.len || block.len == 0 {
         return Found { complete: true, ..Found::default() };
     }
     if block.has_codes() {
@@ -145,7 +153,9 @@ impl Adjacency for Bottom<'_, '_> {
 
     #[inline]
     fn for_each(&self, node: u32, mut each: impl FnMut(u32)) {
-        self.0.links(node).for_each(&mut each);
+        for link in self.0.links(node) {
+            each(link);
+        }
     }
 
     #[inline]
