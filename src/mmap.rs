@@ -75,6 +75,57 @@ impl Deref for Map {
     }
 }
 
+/// Asks the system to load the pages of these bytes if they belong to a map, and does not wait: the disk serves many
+/// such requests in the time of a few. A hint: failure is ignored, and elsewhere than on Linux nothing happens.
+pub fn request_pages(bytes: &[u8]) {
+    #[cfg(target_os = "linux")]
+    if let Some((start, len)) = pages_of(bytes) {
+        // SAFETY: this advice changes no memory; for memory that is no map of a file it does nothing.
+        unsafe { libc::madvise(start, len, libc::MADV_WILLNEED) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = bytes;
+}
+
+/// Whether the page where the bytes begin is in memory, or true where the system does not tell.
+pub fn is_in_memory(bytes: &[u8]) -> bool {
+    #[cfg(target_os = "linux")]
+    if let Some((start, _)) = pages_of(bytes.get(..1).unwrap_or_default()) {
+        let mut state = 1u8;
+        // SAFETY: the page is part of a live slice; for a length of 1 the call writes one byte.
+        unsafe { libc::mincore(start, 1, &raw mut state) };
+        return state & 1 == 1;
+    }
+    let _ = bytes;
+    true
+}
+
+/// How often this thread has waited for a page to be loaded; 0 where the system does not tell.
+pub fn waits_for_pages() -> u64 {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: a `rusage` is numbers alone, for which zero bytes are valid, and the call fills the one it is given.
+        let usage = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
+            usage
+        };
+        u64::try_from(usage.ru_majflt).unwrap_or_default()
+    }
+    #[cfg(not(target_os = "linux"))]
+    0
+}
+
+/// Start and length of the whole pages that hold these bytes; none for no bytes.
+#[cfg(target_os = "linux")]
+fn pages_of(bytes: &[u8]) -> Option<(*mut libc::c_void, usize)> {
+    // SAFETY: asks for a constant of the system.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+    let before = bytes.as_ptr() as usize % page;
+    let start = bytes.as_ptr().wrapping_sub(before);
+    (!bytes.is_empty()).then_some((start.cast_mut().cast(), before + bytes.len()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +145,21 @@ mod tests {
         map.advise_willneed(20_000..30_000);
         std::fs::remove_file(&path).unwrap();
         assert_eq!(&map[..], &content[..], "a map outlives the name of its file");
+    }
+
+    #[test]
+    fn pages_can_be_requested_from_any_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, vec![7; 100_000]).unwrap();
+        let map = Map::open(&path).unwrap();
+        let owned = vec![1; 10_000];
+        for bytes in [&map[..], &map[99_999..], &map[5000..5001], &[], &owned] {
+            request_pages(bytes);
+            assert!(bytes.iter().all(|&byte| byte > 0));
+            assert!(is_in_memory(bytes), "what was just read is in memory");
+        }
+        assert!(waits_for_pages() <= waits_for_pages());
     }
 
     #[test]

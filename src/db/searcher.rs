@@ -162,7 +162,20 @@ impl Searcher {
             let (distance, score) = (found.distance, self.metric.score(found.distance));
             Ok(Match { id: self.id(found)?, score, distance, chunk: found.chunk })
         };
-        self.find(vector)?.iter().map(named).collect()
+        let found = self.find(vector)?;
+        self.expect_ids(&found);
+        found.iter().map(named).collect()
+    }
+
+    /// Requests the ids of what was found from where they lie.
+    fn expect_ids(&self, found: &[Found]) {
+        for (number, part) in self.snapshot.parts.iter().enumerate() {
+            if let Source::Sealed(segment) = &part.source {
+                let places = found.iter().map(|found| found.place);
+                let here = places.filter(move |place| place.part as usize == number);
+                segment.expect_ids(here.map(|place| place.document));
+            }
+        }
     }
 
     /// A document of this view by id.
@@ -208,9 +221,12 @@ impl Searcher {
         let mut chosen = Chosen::new(k);
         let covered = self.search_growing(query, &params, &mut chosen)?;
         for (n, block) in self.blocks.iter().enumerate().filter(|(n, _)| !covered.contains(n)) {
-            let rows = self.rows_of(block)?;
-            let found =
-                search_block(&rows.vectors, rows.graph.as_ref(), query, &params, block.allowed.as_ref());
+            let mut rows = self.rows_of(block)?;
+            let paging = self.snapshot.part(block.part)?.paging(self.generation);
+            paging.into_iter().for_each(|paging| rows.read_with(paging));
+            let search =
+                || search_block(&rows.vectors, rows.graph.as_ref(), query, &params, block.allowed.as_ref());
+            let found = paging.map_or_else(search, |paging| paging.watch(search));
             if self.blocks.len() == 1 {
                 // Sorted already: no second look at the block.
                 return Ok(chosen.documents(found.iter().map(|f| (f.distance, f.row)), block.part, &rows));

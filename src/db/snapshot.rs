@@ -12,6 +12,7 @@ use crate::format::manifest::{Generation, Manifest};
 use crate::format::segment::DocumentRows;
 use crate::index::mask::RowBits;
 use crate::index::{Codes, RowMask, VectorBlock};
+use crate::storage::paging::Paging;
 use crate::storage::segment::{Segment, SegmentVectors};
 use crate::types::{ChunkRef, Document};
 
@@ -68,6 +69,13 @@ pub(crate) struct Rows<'a> {
 }
 
 impl Rows<'_> {
+    /// Has searches request pages, if the rows are not in memory.
+    pub fn read_with(&mut self, paging: &Paging) {
+        let lists = self.graph.as_ref().map_or(&[][..], GraphView::lists);
+        self.vectors.by_page = paging.is_needed(&[self.vectors.codes.high, lists]);
+        self.graph = self.graph.take().map(|graph| graph.paged(self.vectors.by_page));
+    }
+
     /// Numbers in the part of the documents of this block.
     pub fn documents(&self) -> std::ops::Range<u32> {
         let count = if self.first.is_empty() { self.vectors.len } else { self.first.len() - 1 };
@@ -203,6 +211,14 @@ impl Part {
         match &self.source {
             Source::Sealed(_) => 1,
             Source::Active(_, active) => active.chunks.len(),
+        }
+    }
+
+    /// What is known of the pages of the vectors of `generation`, if they lie in files.
+    pub fn paging(&self, generation: u32) -> Option<&Paging> {
+        match &self.source {
+            Source::Sealed(segment) => segment.vectors(generation).map(SegmentVectors::paging),
+            Source::Active(..) => None,
         }
     }
 

@@ -202,6 +202,7 @@ impl GraphData {
             upper: upper.collect(),
             folds: &self.folds,
             curve: self.curve.clone(),
+            by_page: false,
         }
     }
 
@@ -273,6 +274,7 @@ pub struct GraphView<'a> {
     upper: Vec<UpperView<'a>>,
     folds: &'a [Fold],
     curve: Vec<RecallPoint>,
+    by_page: bool,
 }
 
 impl<'a> GraphView<'a> {
@@ -346,6 +348,7 @@ impl<'a> GraphView<'a> {
             upper,
             folds,
             curve: curve.to_vec(),
+            by_page: false,
         })
     }
 
@@ -393,6 +396,28 @@ impl<'a> GraphView<'a> {
     /// The same graph, walked as told.
     pub fn walked(&self, rough: bool) -> Self {
         Self { rough, ..self.clone() }
+    }
+
+    /// The same graph, which may not be in memory if `by_page`: walks then request its pages before they read them.
+    pub fn paged(self, by_page: bool) -> Self {
+        Self { by_page, ..self }
+    }
+
+    /// Whether walks should request pages.
+    #[inline]
+    pub fn by_page(&self) -> bool {
+        self.by_page
+    }
+
+    /// The bytes of all lists of layer 0.
+    pub fn lists(&self) -> &'a [u8] {
+        self.layer0.bytes()
+    }
+
+    /// The bytes of the layers above layer 0.
+    pub fn upper_bytes(&self) -> impl Iterator<Item = &'a [u8]> {
+        let parts = self.upper.iter().flat_map(|layer| [layer.members, layer.offsets, layer.links]);
+        parts.map(bytemuck::cast_slice)
     }
 
     /// Recall measured at some widths of the beam.

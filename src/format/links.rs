@@ -63,6 +63,11 @@ impl<'a> Links<'a> {
         Self::new(bytemuck::cast_slice(words), stride, u32::BITS)
     }
 
+    /// The bytes of all lists.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// The bytes of a node's list; none for a node that is not there.
     #[inline]
     pub fn list(&self, node: u32) -> &'a [u8] {

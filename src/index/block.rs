@@ -39,6 +39,8 @@ pub struct VectorBlock<'a> {
     pub norms: &'a [f32],
     /// f32 rows, `len × dim`, row-major; or empty.
     pub full: &'a [f32],
+    /// Whether rows lie in files that may not be in memory, so that searches request the pages of many at a time.
+    pub by_page: bool,
 }
 
 impl<'a> VectorBlock<'a> {
@@ -82,7 +84,7 @@ impl<'a> VectorBlock<'a> {
         if !codes.high.is_empty() && scales.is_empty() && metric != Metric::Cosine {
             return wrong(format!("codes without scales, which {} needs", metric.name()));
         }
-        Ok(Self { dim, metric, ladder, len, codes, scales, norms, full })
+        Ok(Self { dim, metric, ladder, len, codes, scales, norms, full, by_page: false })
     }
 
     /// Whether int8 codes are stored.

@@ -11,6 +11,7 @@ use super::quantize::{SECOND_PART, inverse_root};
 use crate::format::graph::GraphView;
 use crate::kernel;
 use crate::kernel::planes::{GROUP_BYTES, GROUP_CODES, Plane, join, plane_len};
+use crate::mmap;
 use crate::types::Metric;
 
 /// Which planes of the codes take part in a distance.
@@ -72,12 +73,38 @@ impl<'a> CodeDistance<'a> {
         }
     }
 
+    /// Requests the codes of a row from where they lie.
+    #[cold]
+    pub(crate) fn request_pages(&self, row: u32) {
+        let len = self.query.parts[0].plane_len();
+        mmap::request_pages(self.high.row(row, len));
+        if self.grade == Grade::Coarse {
+            mmap::request_pages(self.low.row(row, len));
+        }
+    }
+
+    /// Requests what all rows share, where pages have to be requested: a norm for each, and a scale.
+    pub(crate) fn request_columns(&self) {
+        /// Of longer columns a search needs too little.
+        const SHORT: usize = 4 << 20;
+        let columns = [self.norms.unwrap_or_default(), self.block.scales].map(bytemuck::cast_slice);
+        if self.block.by_page {
+            columns
+                .iter()
+                .filter(|column| column.len() <= SHORT)
+                .for_each(|column| mmap::request_pages(column));
+        }
+    }
+
     /// Requests the beginnings of rows that are compared soon, so that their addresses are known by then: of long
     /// rows that lie apart each is in a page of its own.
     #[inline]
     pub(crate) fn announce(&self, rows: &[u32]) {
         const LONG: usize = 256;
-        if self.query.rank_dim < LONG {
+        if self.block.by_page {
+            rows.iter().for_each(|&row| self.request_pages(row));
+        }
+        if self.query.rank_dim < LONG || self.block.by_page {
             return;
         }
         for &row in rows {
@@ -103,6 +130,7 @@ impl<'a> CodeDistance<'a> {
 
     /// Distances of rows by both codes of the query and both planes, in order.
     pub(crate) fn fine_rows(&self, rows: &[u32], distances: &mut [f32]) {
+        self.announce(rows);
         let mut products = [(); 4].map(|()| vec![0; rows.len()]);
         let planes = [self.high, self.low];
         for (n, products) in products.iter_mut().enumerate() {
@@ -219,6 +247,11 @@ impl<'a> FullDistance<'a> {
         self.block.full.get(start..start + self.query.rank_dim).unwrap_or(&[])
     }
 
+    /// Requests a row from where it lies.
+    pub(crate) fn request_pages(&self, row: u32) {
+        mmap::request_pages(bytemuck::cast_slice(self.prefix(row)));
+    }
+
     #[inline]
     pub(crate) fn distance(&self, row: u32) -> f32 {
         let values = self.prefix(row);
@@ -249,6 +282,14 @@ impl<'a> ExactDistance<'a> {
             Self::Full(FullDistance::new(block, query))
         } else {
             Self::Codes(CodeDistance::new(block, query, Grade::Coarse))
+        }
+    }
+
+    /// Requests rows that are compared soon from where they lie.
+    pub(crate) fn request_pages(&self, rows: &[u32]) {
+        match self {
+            Self::Full(full) => rows.iter().for_each(|&row| full.request_pages(row)),
+            Self::Codes(codes) => rows.iter().for_each(|&row| codes.request_pages(row)),
         }
     }
 

@@ -89,8 +89,12 @@ fn nearest_of(
     k: usize,
 ) -> Vec<Neighbour> {
     let exact = ExactDistance::new(block, query);
+    let rows: Vec<u32> = rows.collect();
+    if block.by_page {
+        exact.request_pages(&rows);
+    }
     let mut top = TopK::new(k);
-    rows.for_each(|row| top.push(row, exact.distance(row)));
+    rows.into_iter().for_each(|row| top.push(row, exact.distance(row)));
     top.into_sorted()
 }
 

@@ -19,6 +19,7 @@ pub mod lock;
 pub mod log;
 pub mod manifests;
 pub mod models;
+pub mod paging;
 pub mod real;
 pub mod segment;
 pub mod sim;

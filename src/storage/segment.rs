@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::container::ContainerWriter;
 use super::documents::{self, DocumentsBuilder, StoredText};
+use super::paging::Paging;
 use super::vfs::{Bytes, Vfs};
 use super::{SEGMENT_DIR, remove_dir_if_present, write_new};
 use crate::error::{Error, Result};
@@ -24,10 +25,6 @@ use crate::format::segment::{DocumentRecord, ids, rows, tombstones, vectors};
 /// A section of vectors or of a graph that is no longer than this is verified when it is first used; a longer one
 /// by `check`, and whenever its rows are copied.
 pub const VERIFIED_AT_ONCE: usize = 1 << 20;
-
-/// Of a file that is longer than this, searches read single pages: it may be larger than memory. A shorter one is in
-/// memory soonest with what the system reads ahead.
-const READ_AHEAD_AT_MOST: usize = 1 << 30;
 
 /// One mapped file of a segment.
 pub struct SegmentFile {
@@ -56,7 +53,8 @@ impl SegmentFile {
         // Opening looks at both ends; reading ahead from there would cost more than all the rest of it.
         bytes.advise_random();
         let layout = Layout::parse(&bytes, kind, &path)?;
-        if bytes.len() <= READ_AHEAD_AT_MOST {
+        // Of vectors and graphs searches read single pages, which they request themselves.
+        if !matches!(kind, Kind::Codes | Kind::Full | Kind::Graph) {
             bytes.advise_normal();
         }
         if layout.checksum != entry.checksum || layout.database != *database {
@@ -84,6 +82,18 @@ impl SegmentFile {
         let part = part.ok_or_else(|| self.corrupt(id, "an element lies outside its section"))?;
         self.verify(part.start, part.end)?;
         self.cast(id, part)
+    }
+
+    /// Requests the blocks of elements that are read soon from the disk, unless they were read before.
+    fn request<T: Pod>(&self, id: u32, from: usize, count: usize) {
+        let Some(section) = self.layout.section(id) else { return };
+        let start = section.start.saturating_add(from.saturating_mul(size_of::<T>()));
+        let end = start.saturating_add(count.saturating_mul(size_of::<T>())).min(section.end);
+        for block in start / BLOCK_LEN..end.div_ceil(BLOCK_LEN) {
+            if self.verified.get(block).is_some_and(|done| !done.load(Ordering::Relaxed)) {
+                self.bytes.advise_willneed(block * BLOCK_LEN..(block + 1) * BLOCK_LEN);
+            }
+        }
     }
 
     /// A whole section that searches read here and there. It is verified only if it is small, so that the cost does
@@ -169,6 +179,7 @@ pub struct SegmentVectors {
     codes: Option<SegmentFile>,
     full: Option<SegmentFile>,
     graph: Option<SegmentFile>,
+    paging: Paging,
 }
 
 impl SegmentVectors {
@@ -204,6 +215,11 @@ impl SegmentVectors {
     /// The frozen graph, if one was built.
     pub fn graph(&self) -> Result<Option<&[u8]>> {
         self.graph.as_ref().map(|file| file.scattered(vectors::GRAPH)).transpose()
+    }
+
+    /// What is known of the pages that walks read.
+    pub fn paging(&self) -> &Paging {
+        &self.paging
     }
 
     /// Tells the system what a scan is about to read: codes, or f32 rows if it is exact or there are no codes.
@@ -242,9 +258,21 @@ pub fn vectors_dir(segment: u64, set: VectorSet) -> String {
     format!("{}/gen.{}.{}", segment_dir(segment), set.generation, set.version)
 }
 
+/// Requests what opening reads of each file, the first block and the trailer, so that the disk serves all at a time.
+fn expect_ends(vfs: &dyn Vfs, dir: &Path, entry: &SegmentEntry) {
+    for file in &entry.files {
+        // What is wrong with a file is said when it is opened.
+        let Ok(bytes) = vfs.map(&dir.join(&file.path)) else { continue };
+        let sums = bytes.len() / BLOCK_LEN * size_of::<u64>();
+        bytes.advise_willneed(0..BLOCK_LEN);
+        bytes.advise_willneed(bytes.len().saturating_sub(sums + BLOCK_LEN / 16)..bytes.len());
+    }
+}
+
 impl Segment {
     /// Opens all files of a segment.
     pub fn open(vfs: &dyn Vfs, dir: &Path, entry: &SegmentEntry, database: &DatabaseId) -> Result<Self> {
+        expect_ends(vfs, dir, entry);
         let base = segment_dir(entry.id);
         let find = |path: String| entry.files.iter().find(|f| f.path == path);
         let open = |path: String, kind| match find(path.clone()) {
@@ -264,6 +292,7 @@ impl Segment {
                 codes: open(format!("{folder}/codes"), Kind::Codes)?,
                 full: open(format!("{folder}/full"), Kind::Full)?,
                 graph: open(format!("{folder}/graph"), Kind::Graph)?,
+                paging: Paging::default(),
             };
             generations.insert(set.generation, files);
         }
@@ -292,6 +321,16 @@ impl Segment {
         let bytes: &[u8] =
             self.ids.section_range(ids::BYTES, start as usize, end.saturating_sub(start) as usize)?;
         std::str::from_utf8(bytes).map_err(|_| self.ids.corrupt(ids::BYTES, "an id is not UTF-8"))
+    }
+
+    /// Requests the ids of documents that are read soon, all at a time, unless they were read before.
+    pub fn expect_ids(&self, documents: impl Iterator<Item = u32> + Clone) {
+        documents.clone().for_each(|d| self.ids.request::<u32>(ids::OFFSETS, d as usize, 2));
+        for document in documents {
+            if let Ok(&[start, end]) = self.ids.section_range(ids::OFFSETS, document as usize, 2) {
+                self.ids.request::<u8>(ids::BYTES, start as usize, u32::saturating_sub(end, start) as usize);
+            }
+        }
     }
 
     /// Sequence number of a document.

@@ -75,8 +75,14 @@ impl Pool {
     /// The node that [`expand`](Self::expand) would return, if no nearer one comes.
     #[inline]
     pub(super) fn next(&self) -> Option<u32> {
-        let key = self.late.last().or_else(|| self.keys.get(self.frontier))?;
-        Some(Neighbour::from_key(*key).row)
+        self.upcoming().next()
+    }
+
+    /// The nodes that are to be expanded, if no nearer ones come, in order.
+    #[inline]
+    pub(super) fn upcoming(&self) -> impl Iterator<Item = u32> + '_ {
+        let rest = self.keys.get(self.frontier..).unwrap_or_default();
+        self.late.iter().rev().chain(rest).map(|&key| Neighbour::from_key(key).row)
     }
 
     /// The nodes, nearest first.

@@ -15,6 +15,7 @@ use crate::index::distance::{CodeDistance, FullDistance, Grade};
 use crate::index::flat::{matches, rescore, rescored};
 use crate::index::mask::RowMask;
 use crate::kernel;
+use crate::mmap;
 
 /// What a walk through the graph came to.
 #[derive(Debug, Clone, Default)]
@@ -72,7 +73,9 @@ pub(crate) fn traverse(
         return Found { complete: true, ..Found::default() };
     }
     if block.has_codes() {
-        Walk { graph, score: &CodeDistance::new(block, query, Grade::of(graph)) }.run(ef, allowed, budget)
+        let score = CodeDistance::new(block, query, Grade::of(graph));
+        score.request_columns();
+        Walk { graph, score: &score }.run(ef, allowed, budget)
     } else {
         Walk { graph, score: &FullDistance::new(block, query) }.run(ef, allowed, budget)
     }
@@ -91,7 +94,9 @@ pub(crate) fn traverse_allowed(
         return Found { complete: true, ..Found::default() };
     }
     if block.has_codes() {
-        Walk { graph, score: &CodeDistance::new(block, query, Grade::of(graph)) }.hops(ef, allowed, budget)
+        let score = CodeDistance::new(block, query, Grade::of(graph));
+        score.request_columns();
+        Walk { graph, score: &score }.hops(ef, allowed, budget)
     } else {
         Walk { graph, score: &FullDistance::new(block, query) }.hops(ef, allowed, budget)
     }
@@ -120,6 +125,10 @@ impl Score for CodeDistance<'_> {
     fn request(&self, row: u32, whole: bool) {
         self.request(row, whole);
     }
+
+    fn request_pages(&self, row: u32) {
+        self.request_pages(row);
+    }
 }
 
 impl Score for FullDistance<'_> {
@@ -139,6 +148,10 @@ impl Score for FullDistance<'_> {
         if whole {
             kernel::prefetch(bytemuck::cast_slice(self.prefix(row)));
         }
+    }
+
+    fn request_pages(&self, row: u32) {
+        self.request_pages(row);
     }
 }
 
@@ -161,9 +174,24 @@ impl Adjacency for Bottom<'_, '_> {
     #[inline]
     fn request(&self, node: u32) {
         let list = self.0.list(node);
+        if self.0.by_page() {
+            return mmap::request_pages(list);
+        }
         kernel::prefetch(list);
         // Lists lie at any byte, so that the last of them may be in one line more.
         list.last().into_iter().for_each(kernel::prefetch_value);
+    }
+
+    #[inline]
+    fn by_page(&self) -> bool {
+        self.0.by_page()
+    }
+
+    #[inline]
+    fn expect(&self, node: u32) {
+        if self.0.by_page() {
+            mmap::request_pages(self.0.list(node));
+        }
     }
 }
 
@@ -206,6 +234,9 @@ impl<S: Score> Walk<'_, '_, S> {
 
     /// Where the layers above lead to, and the entry.
     fn starts(&self, scratch: &mut Scratch, spent: &mut usize) -> [Neighbour; 2] {
+        if self.graph.by_page() {
+            self.graph.upper_bytes().for_each(mmap::request_pages);
+        }
         let entry = self.score.score_one(self.graph.entry());
         let mut start = entry;
         for layer in (1..=self.graph.layers()).rev() {

@@ -7,7 +7,7 @@
 //! Links are foreign data: ids out of range are passed over, and no walk visits a node twice.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use super::pool::Pool;
 use crate::index::block::{Neighbour, TopK};
@@ -20,6 +20,12 @@ pub(super) trait Adjacency {
     fn for_each(&self, node: u32, each: impl FnMut(u32));
     /// Requests the list of a node from memory.
     fn request(&self, node: u32);
+    /// Requests the list of a node that may be wanted later from where it lies, if that is not memory.
+    fn expect(&self, _: u32) {}
+    /// Whether lists and rows lie in files that may not be in memory.
+    fn by_page(&self) -> bool {
+        false
+    }
 }
 
 /// Distances to the vector that a walk looks for.
@@ -28,6 +34,8 @@ pub(super) trait Score {
     fn score(&self, rows: &[u32], room: &mut [i32], distances: &mut [f32]);
     /// Requests what belongs to a row from memory; the row itself only if `whole`.
     fn request(&self, row: u32, whole: bool);
+    /// Requests a row from where it lies, if that is not memory.
+    fn request_pages(&self, _: u32) {}
 
     /// The distance of one row.
     #[inline]
@@ -49,17 +57,61 @@ pub(super) struct Scratch {
     fresh: Vec<u32>,
     room: Vec<i32>,
     distances: Vec<f32>,
+    lists_requested: HashMap<u32, Requested>,
+    rows_requested: HashSet<u32>,
+}
+
+/// What was requested of a node from where it lies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Requested {
+    List,
+    /// The rows that its list leads to.
+    Rows,
 }
 
 impl Scratch {
     /// Forgets earlier walks.
     pub(super) fn begin(&mut self, nodes: usize) {
         self.visited.begin(nodes);
+        self.lists_requested.clear();
+        self.rows_requested.clear();
     }
 
     /// Marks a node as visited; false if it was.
     pub(super) fn visit(&mut self, node: u32) -> bool {
         self.visited.insert(node)
+    }
+
+    /// Requests what the next steps of a walk will read if nothing nearer comes: the lists of the nodes to be expanded,
+    /// and a step later the rows that these lead to. Each step would else wait twice for the disk.
+    #[cold]
+    fn look_ahead(&mut self, graph: &impl Adjacency, score: &impl Score, pool: &Pool) {
+        /// Nodes that are looked at: of more, most would be overtaken by nearer ones.
+        const NODES: usize = 6;
+        for node in pool.upcoming().take(NODES) {
+            match self.lists_requested.get(&node) {
+                None => {
+                    graph.request(node);
+                    self.lists_requested.insert(node, Requested::List);
+                }
+                Some(Requested::List) => {
+                    graph.for_each(node, |link| {
+                        if !self.visited.contains(link) && self.rows_requested.insert(link) {
+                            score.request_pages(link);
+                        }
+                    });
+                    self.lists_requested.insert(node, Requested::Rows);
+                }
+                Some(Requested::Rows) => {}
+            }
+        }
+    }
+
+    /// Requests the rows that are compared next.
+    #[cold]
+    fn request_fresh(&mut self, score: &impl Score) {
+        let wanted = self.fresh.iter().filter(|&&row| self.rows_requested.insert(row));
+        wanted.for_each(|&row| score.request_pages(row));
     }
 
     /// The distances of all links of a node that were not visited before.
@@ -78,7 +130,7 @@ impl Scratch {
                 fresh.push(link);
             }
         });
-        self.scored(score)
+        self.scored(graph, score)
     }
 
     /// Collects the links of a node that pass and were not visited before, and where they are fewer than `wanted`,
@@ -124,10 +176,14 @@ impl Scratch {
 
     /// The distances of the links that were collected.
     #[inline]
-    fn scored<'s, S: Score>(
+    fn scored<'s, G: Adjacency, S: Score>(
         &'s mut self,
+        graph: &G,
         score: &S,
-    ) -> impl ExactSizeIterator<Item = Neighbour> + use<'s, S> {
+    ) -> impl ExactSizeIterator<Item = Neighbour> + use<'s, G, S> {
+        if graph.by_page() {
+            self.request_fresh(score);
+        }
         let fresh = &self.fresh;
         let count = fresh.len();
         if self.distances.len() < count {
@@ -159,7 +215,9 @@ pub(super) fn beam(
     }
     let mut spent = starts.len();
     while let Some(node) = pool.expand() {
-        if let Some(next) = pool.next() {
+        if graph.by_page() {
+            scratch.look_ahead(graph, score, &pool);
+        } else if let Some(next) = pool.next() {
             graph.request(next);
         }
         for near in scratch.compare(graph, score, node) {
@@ -211,6 +269,7 @@ pub(super) fn gated_beam(
         for near in scratch.compare(graph, score, Neighbour::from_key(key).row) {
             spent += 1;
             if near.key() < nearest.bound() {
+                graph.expect(near.row);
                 open.push(Reverse(near.key()));
                 keep(near, &mut nearest);
             }
@@ -258,9 +317,10 @@ pub(super) fn gated_hops(
             break;
         }
         scratch.gather(graph, score, Neighbour::from_key(key).row, &passes, WANTED, &mut blocked);
-        for near in scratch.scored(score) {
+        for near in scratch.scored(graph, score) {
             spent += 1;
             if near.key() < nearest.bound() {
+                graph.expect(near.row);
                 open.push(Reverse(near.key()));
                 keep(near, &mut nearest);
             }
@@ -330,6 +390,10 @@ impl Visited {
             words.resize(nodes.div_ceil(64), 0);
         }
         self.nodes = nodes;
+    }
+
+    fn contains(&self, node: u32) -> bool {
+        self.words.get(node as usize / 64).is_some_and(|word| word >> (node % 64) & 1 == 1)
     }
 
     /// Marks a node; false if it was marked already or is out of range.

@@ -1,0 +1,75 @@
+//! Whether what searches read of a segment is in memory.
+//!
+//! A walk through a graph reads a page here and a page there. From a file that the system has not loaded, or no longer
+//! holds because memory is short, each costs a wait for the disk, one after the other. A search that knows so requests
+//! all pages of a step before it reads the first of them, and waits once. Where all is in memory these requests would
+//! cost more than the search, so that it pays to know.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::mmap::{is_in_memory, waits_for_pages};
+
+/// Pages that are looked at, to judge all.
+const SAMPLE: usize = 128;
+/// A search that waited for so many pages was not served from memory.
+const MANY_WAITS: u64 = 4;
+
+/// What is known of a segment's pages. One search may misjudge: that costs time alone.
+#[derive(Debug)]
+pub struct Paging {
+    on_disk: AtomicBool,
+}
+
+impl Default for Paging {
+    /// Of a segment that was just opened nothing is known.
+    fn default() -> Self {
+        Self { on_disk: AtomicBool::new(true) }
+    }
+}
+
+impl Paging {
+    /// Whether a search should request pages: `parts` are the bytes that it will read of.
+    pub fn is_needed(&self, parts: &[&[u8]]) -> bool {
+        if !self.on_disk.load(Ordering::Relaxed) {
+            return false;
+        }
+        let all: usize = parts.iter().map(|part| part.len()).sum();
+        let sample = (0..SAMPLE).filter_map(|n| {
+            let mut at = (all / SAMPLE) * n;
+            parts.iter().find_map(|part| {
+                let found = part.get(at..);
+                at = at.saturating_sub(part.len());
+                found.filter(|rest| !rest.is_empty())
+            })
+        });
+        // One page in a hundred that is missing costs as much as requesting all of them.
+        let missing = sample.filter(|bytes| !is_in_memory(bytes)).count();
+        self.on_disk.store(missing > 1, Ordering::Relaxed);
+        missing > 1
+    }
+
+    /// Runs a search and notes whether it had to wait for pages that nobody requested.
+    pub fn watch<T>(&self, search: impl FnOnce() -> T) -> T {
+        let before = waits_for_pages();
+        let result = search();
+        if waits_for_pages() - before >= MANY_WAITS {
+            self.on_disk.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_needs_no_requests_until_a_search_has_waited() {
+        let paging = Paging::default();
+        let (long, short) = (vec![1u8; 1 << 20], [2u8; 3]);
+        assert!(!paging.is_needed(&[&long, &short, &[]]));
+        assert!(!paging.is_needed(&[]));
+        assert_eq!(paging.watch(|| 5), 5);
+        assert!(!paging.on_disk.load(Ordering::Relaxed));
+    }
+}
