@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use embdb::Task;
+use embdb::format::graph::GraphView;
 use embdb::index::flat::{scan, scan_exact};
 use embdb::index::hnsw::search::search;
 use embdb::index::{BuildParams, Neighbour, Query, build_graph};
@@ -48,7 +49,10 @@ fn run(criterion: &mut Criterion) {
     let truth = queries.iter().map(|query| scan_exact(&block, query, K, None)).collect();
     let searches = Searches { queries, truth };
     let graph = build_graph(&block, &BuildParams::DEFAULT, &Task::default(), 0).unwrap();
-    let view = graph.view();
+    // Searches read the stored form, whose links are packed; it starts at a multiple of 8 like its section in a file.
+    let bytes = graph.encode();
+    let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+    let view = GraphView::parse(&bytemuck::cast_slice(&words)[..bytes.len()]).unwrap();
     for (planes, rough) in [("rough", true), ("coarse", false)] {
         let walked = view.walked(rough);
         let chosen = if view.rough() == rough { ", as calibration chose" } else { "" };
