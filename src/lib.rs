@@ -34,7 +34,8 @@
 //! # Layers
 //! A module uses only what stands left of it (a test holds this):
 //! `error, types, options ← kernel | mmap | format ← storage | index | text | encoder ← trainer ← db`.
-
+//!
+#![cfg_attr(not(feature = "trainer"), doc = "[`Db::retrain`]: Db")]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod error;

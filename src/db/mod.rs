@@ -8,7 +8,7 @@
 //! | [`search`], [`searcher`], [`filter`], `mask` | queries |
 //! | [`feedback`] | the log of searches and clicks |
 //! | [`generations`] | publishing encoders with their vectors, rollback, re-indexing |
-//! | [`learn`] | retrain and eval |
+//! | `learn` | retrain and eval |
 //! | [`inspect`], [`check`] | info, backup, check |
 
 use std::path::{Path, PathBuf};

@@ -2,8 +2,8 @@
 //!
 //! | grade | what it reads of a row | who asks |
 //! |---|---|---|
-//! | rough | the high plane of its codes | walks, where calibration found it good enough |
-//! | coarse | both planes | walks, scans |
+//! | rough | the high plane of its codes | scans at first; walks, where calibration found it good enough |
+//! | coarse | both planes | other walks; scans that the high plane cannot decide |
 //! | fine | both planes, against a query of two codes; f32 values where stored | the last choice |
 
 use super::block::{Query, VectorBlock};

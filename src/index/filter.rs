@@ -6,7 +6,7 @@
 //! |---|---|
 //! | no more than a walk would compare, or few under a filter | scan them |
 //! | at least two in five | walk the graph, gating results alone |
-//! | at least one in twenty, and many | walk from one allowed row to the next, over those that are not |
+//! | at least one in twenty, and many | walk from one allowed row to the next over others (ACORN-1, arXiv 2403.04871) |
 //! | between | scan them |
 //!
 //! A filter may run against the query: the rows nearest to it are not allowed, those that are lie far away, about

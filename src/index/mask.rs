@@ -160,7 +160,7 @@ impl RowMask {
         }
     }
 
-    /// The rows of both.
+    /// The rows of both; the sets are of one universe.
     pub fn and(self, other: &Self) -> Self {
         let universe = self.universe;
         match (self.form, &other.form) {
@@ -172,7 +172,7 @@ impl RowMask {
         }
     }
 
-    /// The rows of either.
+    /// The rows of either; the sets are of one universe.
     pub fn or(self, other: &Self) -> Self {
         let universe = self.universe;
         match (self.form, &other.form) {
@@ -183,7 +183,7 @@ impl RowMask {
         }
     }
 
-    /// The rows that are not in `other`.
+    /// The rows that are not in `other`; the sets are of one universe.
     pub fn minus(self, other: &Self) -> Self {
         let universe = self.universe;
         match (self.form, &other.form) {

@@ -114,14 +114,17 @@ pub fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
 }
 
 /// Inner products of a query with the rows of a matrix that are named, in order; 0 for a row that is not
-/// there. A query shorter than the rows meets their beginnings. Rows are requested from memory ahead of their
-/// turn, which is why many are asked for at once.
+/// there. A query shorter than the rows meets their beginnings. `out` takes one product for each of `rows`; where it is
+/// shorter, the rest is left out. Rows are requested from memory ahead of their turn, which is why many are asked for at
+/// once.
 #[inline]
 pub fn dot_i8_rows(query: CodeQuery<'_>, matrix: CodeMatrix<'_>, rows: &[u32], out: &mut [i32]) {
     (kernels().dot_i8_rows)(query, matrix, rows, out);
 }
 
-/// Inner product of a query with one plane of a row of codes: Σ code × nibble. Exact up to 65,536 dimensions.
+/// Inner product of a query with one plane of a row of codes, [`plane_len`](planes::plane_len) bytes: Σ code × nibble,
+/// the nibbles unsigned. [`PlaneQuery::exact`] and [`PlaneQuery::rough`] turn it into products with the codes. Exact up
+/// to 65,536 dimensions.
 #[inline]
 pub fn dot_plane(query: &PlaneQuery, row: &[u8]) -> i32 {
     (kernels().dot_plane)(query.codes(), row)
@@ -134,13 +137,13 @@ pub fn dot_plane_rows(query: &PlaneQuery, plane: Plane<'_>, rows: &[u32], out: &
     (kernels().dot_plane_rows)(query, plane, rows, out);
 }
 
-/// Inner product of two f32 vectors.
+/// Inner product of two f32 vectors, summed in f32, in an order of the processor's own.
 #[inline]
 pub fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
     (kernels().dot_f32)(a, b)
 }
 
-/// Squared Euclidean distance of two f32 vectors.
+/// Squared Euclidean distance of two f32 vectors, summed in f32, in an order of the processor's own.
 #[inline]
 pub fn l2_sq_f32(a: &[f32], b: &[f32]) -> f32 {
     (kernels().l2_sq_f32)(a, b)

@@ -18,7 +18,7 @@ pub const fn plane_len(dim: usize) -> usize {
     dim.div_ceil(GROUP_CODES) * GROUP_BYTES
 }
 
-/// Appends the planes of a row of codes.
+/// Appends the planes of a row of codes, [`plane_len`] bytes to each.
 pub fn split(codes: &[i8], high: &mut Vec<u8>, low: &mut Vec<u8>) {
     for group in codes.chunks(GROUP_CODES) {
         let at = high.len();
@@ -33,7 +33,7 @@ pub fn split(codes: &[i8], high: &mut Vec<u8>, low: &mut Vec<u8>) {
     }
 }
 
-/// Writes the codes of a row; those that its planes lack become 0.
+/// Writes the codes of a row, as many as there is room for; those that its planes lack become 0.
 pub fn join(high: &[u8], low: &[u8], codes: &mut [i8]) {
     codes.fill(0);
     let groups = high.chunks_exact(GROUP_BYTES).zip(low.chunks_exact(GROUP_BYTES));
@@ -66,7 +66,8 @@ impl<'a> Plane<'a> {
     }
 }
 
-/// The codes of a query, filled with zeros to whole groups.
+/// The codes of a query, filled with zeros to whole groups, and their sum, by which products with the unsigned bytes of
+/// planes become products with signed codes.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PlaneQuery {
     codes: Vec<i8>,

@@ -23,7 +23,8 @@ use crate::commands::{
     after_help = "Without COMMAND: the shell, interactive on a terminal, \
     else statements from standard input.\n\
     Exit codes: 0 done, 1 wrong usage or input, 2 corrupt, 3 busy, 4 input/output failed, 5 limit exceeded, \
-    6 needs a newer program, 7 retrain did not publish, 130 interrupted."
+    6 needs a newer program, 7 retrain did not publish, 130 interrupted.\n\
+    EMBDB_SIMD=avx512, avx2 or scalar makes it compute with these instructions, where the processor has them."
 )]
 pub struct Program {
     /// Directory of the database, by habit NAME.embdb

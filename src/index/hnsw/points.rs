@@ -1,9 +1,9 @@
 //! Rows as construction compares them: int8 codes under a squared Euclidean distance, whatever the metric.
 //!
 //! Under the inner product rows are lifted to one length, for the reason that [`rows`](super::rows) gives: the
-//! rule that prunes links needs a distance that is never negative. What belongs to a row lies apart from its
-//! codes here, so that these can be borrowed where they are stored. The graph from codes is as good as the one from f32 rows, so rows
-//! that have no codes are given some for the time of construction.
+//! rule that prunes links needs a distance that is never negative. Codes are joined from their planes once, since
+//! construction compares each row hundreds of times. The graph from codes is as good as the one from f32 rows, so
+//! rows that have no codes are given some for the time of construction.
 
 use std::borrow::Cow;
 
@@ -33,7 +33,7 @@ pub(super) struct Points {
 }
 
 impl Points {
-    /// Takes the codes of a block, or makes them from its f32 rows.
+    /// Joins the codes of a block, or makes them from its f32 rows.
     pub(super) fn new(block: &VectorBlock<'_>) -> Self {
         let (codes, scales) = match block.has_codes() {
             true => (joined(block), Cow::Borrowed(block.scales)),

@@ -1,7 +1,7 @@
 //! Search in a frozen graph: down the upper layers, a beam through layer 0, the best compared exactly.
 //!
-//! Distances on the way are between int8 codes (f32 rows where there are none); the last
-//! [`rescored`] are compared again by the most exact form stored.
+//! Distances on the way are between int8 codes, by those of their planes that the graph's recall was measured with
+//! (f32 rows where there are no codes); the best [`rescored`] are compared again by the most exact form stored.
 //!
 //! The beam starts at the node that the descent found *and* at the entry, from which every node can be
 //! reached: a beam as wide as the graph therefore finds everything.
@@ -40,6 +40,9 @@ impl Found {
 
 /// The `k` nearest rows that a beam of width `ef` finds, compared exactly, among those allowed. All rows
 /// are walked through, so a filter that leaves few of them makes for a long walk.
+///
+/// Nearest first, with the metric's distance. A beam narrower than `k` is widened to it. Nothing for a query prepared
+/// for another dimension or metric, or a graph of another number of nodes than the block has rows.
 pub fn search(
     block: &VectorBlock<'_>,
     graph: &GraphView<'_>,

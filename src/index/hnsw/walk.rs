@@ -278,7 +278,7 @@ pub(super) fn gated_beam(
     Gated { nearest: nearest.into_sorted(), spent, complete }
 }
 
-/// Walks from one node that passes to the next (ACORN-1, Patel et al., SIGMOD 2024): in the place of a link that
+/// Walks from one node that passes to the next (ACORN-1, Patel et al., arXiv 2403.04871): in the place of a link that
 /// does not pass stand those of its links that do, as long as a node has fewer than `wanted` neighbours. Only nodes
 /// that pass are compared. Keeps what `keep` pushes for them, and ends once `budget` distances were computed. The
 /// starts need not pass.

@@ -39,16 +39,16 @@ pub struct Import {
     /// Files and folders; - is standard input
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// auto, jsonl, csv, parquet, beir, text, npy or fvecs
+    /// auto (by the ending of each name), jsonl, csv, parquet, beir, text, npy or fvecs
     #[arg(long, default_value = "auto", value_parser = format)]
     format: FormatFlag,
-    /// Field of the id, instead of `id` or `_id`
+    /// Field or column of the id, instead of `id` or `_id`
     #[arg(long, value_name = "F")]
     id_field: Option<String>,
-    /// Field of the text, instead of `text`
+    /// Field or column of the text, instead of `text`
     #[arg(long, value_name = "F")]
     text_field: Option<String>,
-    /// Field of the vector, instead of `vector`
+    /// Field or column of the vector, instead of `vector`
     #[arg(long, value_name = "F")]
     vector_field: Option<String>,
     /// Inputs of a batch, which is one commit; by default 256, for vectors 1024

@@ -18,7 +18,7 @@ use crate::input::{npy, queries};
 /// Search for many vectors
 #[derive(Debug, Args)]
 pub struct Knn {
-    /// Queries, one vector a row: a NumPy array, .fvecs or .parquet
+    /// Queries, one vector a row: .npy, .fvecs, or .parquet (the column `vector`, or its only list)
     #[arg(long, value_name = "FILE")]
     queries: PathBuf,
     #[command(flatten)]
