@@ -6,9 +6,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Db;
-use super::snapshot::{Part, Snapshot, Source};
+use super::snapshot::{Part, Rows, Snapshot, Source};
 use super::state::State;
 use crate::error::{Error, Result};
+use crate::index::hnsw::repair::unreachable;
 use crate::options::Task;
 #[cfg(not(feature = "encoder"))]
 use crate::storage::models;
@@ -225,8 +226,20 @@ fn check_part(snapshot: &Snapshot, part: &Part) -> Result<()> {
     Ok(())
 }
 
+/// What is wrong with the graph of rows, if they have one: searches find only the nodes that can be reached.
+pub(super) fn graph_problem(rows: &Rows<'_>) -> Option<String> {
+    const CURE: &str = "";
+    let (graph, rows) = (rows.graph.as_ref()?, rows.vectors.len);
+    if graph.nodes() != rows {
+        return Some(format!("the graph has {} nodes, the segment {rows} rows{CURE}", graph.nodes()));
+    }
+    let lost = unreachable(graph).len();
+    let what = || format!("{lost} of {rows} nodes of the graph cannot be reached from its entry{CURE}");
+    (lost > 0).then(what)
+}
+
 /// Norms follow from the codes, so they are recomputed.
-fn check_norms(rows: &super::snapshot::Rows<'_>) -> Result<()> {
+fn check_norms(rows: &Rows<'_>) -> Result<()> {
     let block = &rows.vectors;
     if !block.has_codes() {
         return Ok(());

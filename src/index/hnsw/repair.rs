@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 
 use super::search::{distance_of, traverse};
-use crate::format::graph::{GraphData, NO_NODE};
+use crate::format::graph::{GraphData, GraphView, NO_NODE};
 use crate::index::block::{Neighbour, Query, VectorBlock};
 use crate::index::distance::Grade;
 use crate::types::Metric;
@@ -61,10 +61,28 @@ fn is_found(own: Neighbour, near: &[Neighbour]) -> bool {
     crowded || near.iter().any(|n| n.row == own.row)
 }
 
-/// Nodes that a walk from the entry does not reach, ascending.
-pub fn unreachable(graph: &GraphData) -> Vec<u32> {
-    let tree = Tree::walk(graph);
-    (0..graph.nodes as u32).filter(|&node| !tree.reaches(node) && !tree.folded.contains(&node)).collect()
+/// Nodes that a walk from the entry does not reach, ascending; rows that another node stands for are none.
+pub fn unreachable(graph: &GraphView<'_>) -> Vec<u32> {
+    let nodes = graph.nodes() as u32;
+    let mut reached = vec![0u64; graph.nodes().div_ceil(64)];
+    let mut reach = |node: u32| match reached.get_mut(node as usize / 64) {
+        Some(word) => {
+            let bit = 1 << (node % 64);
+            let new = *word & bit == 0;
+            *word |= bit;
+            new && node < nodes
+        }
+        None => false,
+    };
+    for fold in graph.folds() {
+        reach(fold.row);
+    }
+    let mut open = vec![graph.entry()];
+    open.retain(|&entry| reach(entry));
+    while let Some(node) = open.pop() {
+        open.extend(graph.links(node).iter().filter(|&&link| reach(link)));
+    }
+    (0..nodes).filter(|&node| reach(node)).collect()
 }
 
 fn link_back(graph: &mut GraphData, node: u32, to: u32) {
@@ -163,9 +181,9 @@ mod tests {
             let data = Data::clustered(90, 6, metric, Codec::Int8F32, 3);
             // Three islands of thirty, each a ring in which every list is full.
             let mut graph = graph(90, 4, |node, place| node / 30 * 30 + (node + 1 + place as u32) % 30);
-            assert_eq!(unreachable(&graph).len(), 60);
+            assert_eq!(unreachable(&graph.view()).len(), 60);
             assert!(repair(&mut graph, &data.block(), Missed::BySearches) >= 2);
-            assert!(unreachable(&graph).is_empty());
+            assert!(unreachable(&graph.view()).is_empty());
         }
     }
 
@@ -174,7 +192,7 @@ mod tests {
         let data = Data::clustered(300, 6, Metric::Cosine, Codec::Int8, 3);
         let mut empty = graph(300, 2, |_, _| NO_NODE);
         assert_eq!(repair(&mut empty, &data.block(), Missed::ByWalks), 299);
-        assert!(unreachable(&empty).is_empty());
+        assert!(unreachable(&empty.view()).is_empty());
     }
 
     #[test]
@@ -184,7 +202,7 @@ mod tests {
         let data = Data::new(rows, 1, Metric::L2, Codec::F32);
         let mut chain =
             graph(400, 4, |node, place| if place == 0 && node < 399 { node + 1 } else { NO_NODE });
-        assert!(unreachable(&chain).is_empty());
+        assert!(unreachable(&chain.view()).is_empty());
         let query = Query::new(data.row(399), Metric::L2, 1, 1);
         let find = |graph: &GraphData| {
             traverse(&data.block(), &graph.view(), &query, BEAM, None, usize::MAX).neighbours[0].row
@@ -192,7 +210,7 @@ mod tests {
         assert_ne!(find(&chain), 399);
         assert!(repair(&mut chain, &data.block(), Missed::BySearches) > 0);
         assert_eq!(find(&chain), 399);
-        assert!(unreachable(&chain).is_empty());
+        assert!(unreachable(&chain.view()).is_empty());
     }
 
     #[test]
@@ -202,9 +220,9 @@ mod tests {
             let mut random = Random(seed);
             let targets: Vec<u32> = (0..400).map(|_| random.below(200) as u32).collect();
             let mut graph = graph(200, 2, |node, place| targets[node as usize * 2 + place]);
-            let before = unreachable(&graph).len();
+            let before = unreachable(&graph.view()).len();
             assert!(before == 0 || repair(&mut graph, &data.block(), Missed::BySearches) > 0);
-            assert!(unreachable(&graph).is_empty(), "seed {seed}");
+            assert!(unreachable(&graph.view()).is_empty(), "seed {seed}");
         }
     }
 }
