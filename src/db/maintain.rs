@@ -14,6 +14,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::active::parse_meta;
+use super::check::graph_problem;
 use super::heir::Heir;
 use super::snapshot::{Part, Rows, Snapshot, Source};
 use super::state::State;
@@ -180,6 +181,20 @@ fn graphless(snapshot: &Snapshot) -> Result<Vec<(&Part, VectorSet)>> {
     Ok(found)
 }
 
+/// Whether every graph of the active generation leads to all rows of its segment.
+fn all_sound(snapshot: &Snapshot) -> Result<bool> {
+    let Some(generation) = snapshot.generation() else { return Ok(true) };
+    let shape = snapshot.shape_of(generation.id)?;
+    for part in &snapshot.parts {
+        if let Some(rows) = part.block(0, generation.id, shape)?
+            && graph_problem(&rows).is_some()
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 impl Inner {
     fn target(&self) -> Target<'_> {
         Target { vfs: self.vfs.as_ref(), dir: &self.dir, database: self.snapshot().manifest.database }
@@ -334,7 +349,7 @@ impl Inner {
         let mut writing = self.writing(self.options.busy_timeout)?;
         let snapshot = self.snapshot();
         let dead = snapshot.parts.iter().any(|part| !part.dead.is_empty());
-        if !writing.has_records() && !dead && sealed(&snapshot).count() <= 1 {
+        if !writing.has_records() && !dead && sealed(&snapshot).count() <= 1 && all_sound(&snapshot)? {
             return Ok(None);
         }
         let (snapshot, sequence) = writing.rotate()?;
