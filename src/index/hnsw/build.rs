@@ -106,7 +106,7 @@ pub fn build_upon(
     };
     graph.ef_construction = params.ef_construction;
     graph.seed = params.seed;
-    graph.repaired = repair(&mut graph, block, missed);
+    graph.repaired = repair(&mut graph, block, missed, threads);
     Ok(graph)
 }
 
