@@ -86,7 +86,7 @@ fn unreachable(database: &Path) -> Vec<u32> {
     reached[graph.entry() as usize] = true;
     let mut open = vec![graph.entry()];
     while let Some(node) = open.pop() {
-        for &link in graph.links(node) {
+        for link in graph.links(node) {
             if let Some(seen) = reached.get_mut(link as usize)
                 && !*seen
             {

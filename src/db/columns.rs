@@ -111,7 +111,10 @@ impl ColumnsBuilder {
 
     fn push_codes(&mut self, codes: &[i8], scale: f32) {
         split(codes, &mut self.columns.high, &mut self.columns.low);
-        self.columns.scales.push(scale);
+        // Under cosine lengths do not count.
+        if self.shape.metric != Metric::Cosine {
+            self.columns.scales.push(scale);
+        }
         let at = self.norms.len();
         self.norms.resize(at + self.shape.ladder.len(), 0.0);
         rung_norms(codes, &self.shape.ladder, &mut self.norms[at..]);

@@ -30,7 +30,7 @@
 //!
 //! | offset | size | field | meaning |
 //! |---|---|---|---|
-//! | 256 | 4 × nodes × stride | layer0 | links of each node in turn; unused places at the end hold `0xFFFF_FFFF` |
+//! | 256 | nodes × ⌈stride × bits / 8⌉ | layer0 | [links](crate::format::links) of each node in turn, `bits` as many as `nodes` needs |
 //! | next multiple of 64 | 4 × upper.nodes | members | nodes of upper layer 1, ascending |
 //! | next multiple of 64 | 4 × (upper.nodes + 1) | offsets | where each member's links begin in `links`; the last is upper.links |
 //! | next multiple of 64 | 4 × upper.links | links | links of the members |
@@ -46,6 +46,7 @@ use std::mem::size_of;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::links::{Links, bits_of, list_len, pack};
 use crate::error::{Error, Result};
 
 /// First bytes of a section.
@@ -197,7 +198,7 @@ impl GraphData {
             ef_construction: self.ef_construction,
             repaired: self.repaired,
             rough: self.rough,
-            layer0: &self.layer0,
+            layer0: Links::of_words(&self.layer0, self.stride),
             upper: upper.collect(),
             folds: &self.folds,
             curve: self.curve.clone(),
@@ -227,7 +228,8 @@ impl GraphData {
             *size = UpperSize { nodes: layer.members.len() as u32, links: layer.links.len() as u32 };
         }
         let mut bytes = vec![0; HEADER_LEN];
-        push_part(&mut bytes, &self.layer0);
+        pack(&self.layer0, self.stride, bits_of(self.nodes), &mut bytes);
+        pad(&mut bytes);
         for layer in &self.upper {
             push_part(&mut bytes, &layer.members);
             push_part(&mut bytes, &layer.offsets);
@@ -242,6 +244,10 @@ impl GraphData {
 
 fn push_part(bytes: &mut Vec<u8>, part: &[u32]) {
     bytes.extend_from_slice(bytemuck::cast_slice(part));
+    pad(bytes);
+}
+
+fn pad(bytes: &mut Vec<u8>) {
     bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
 }
 
@@ -263,7 +269,7 @@ pub struct GraphView<'a> {
     ef_construction: usize,
     repaired: usize,
     rough: bool,
-    layer0: &'a [u32],
+    layer0: Links<'a>,
     upper: Vec<UpperView<'a>>,
     folds: &'a [Fold],
     curve: Vec<RecallPoint>,
@@ -313,16 +319,18 @@ impl<'a> GraphView<'a> {
             return corrupt(244, format!("{} where 0 or 1 is expected", header.rough));
         }
         let mut parts = Parts { bytes, at: HEADER_LEN };
-        let layer0 = parts.take(nodes as u64 * stride as u64)?;
+        let bits = bits_of(nodes);
+        let lists = parts.bytes(nodes as u64 * list_len(stride, bits) as u64)?;
+        let layer0 = Links::new(lists, stride, bits);
         let mut upper = Vec::with_capacity(layers);
         for size in header.upper.iter().take(layers) {
             upper.push(UpperView {
-                members: parts.take(u64::from(size.nodes))?,
-                offsets: parts.take(u64::from(size.nodes) + 1)?,
-                links: parts.take(u64::from(size.links))?,
+                members: parts.words(u64::from(size.nodes))?,
+                offsets: parts.words(u64::from(size.nodes) + 1)?,
+                links: parts.words(u64::from(size.links))?,
             });
         }
-        let folds = bytemuck::cast_slice(parts.take(2 * u64::from(header.folds))?);
+        let folds = bytemuck::cast_slice(parts.words(2 * u64::from(header.folds))?);
         if parts.at != bytes.len() {
             return corrupt(parts.at, format!("{} bytes after the last part", bytes.len() - parts.at));
         }
@@ -392,14 +400,6 @@ impl<'a> GraphView<'a> {
         &self.curve
     }
 
-    /// The places for links of a node in layer 0; empty for an id out of range. Unused ones, at the end, hold
-    /// [`NO_NODE`].
-    #[inline]
-    pub fn places(&self, node: u32) -> &'a [u32] {
-        let start = node as usize * self.stride;
-        self.layer0.get(start..start + self.stride).unwrap_or(&[])
-    }
-
     /// Folded rows, ascending by node.
     pub fn folds(&self) -> &'a [Fold] {
         self.folds
@@ -413,12 +413,16 @@ impl<'a> GraphView<'a> {
         rest.get(..len).unwrap_or_default()
     }
 
-    /// Links of a node in layer 0, up to the first unused place; empty for an id out of range.
+    /// Links of a node in layer 0; none for an id out of range.
     #[inline]
-    pub fn links(&self, node: u32) -> &'a [u32] {
-        let list = self.places(node);
-        let used = list.iter().position(|&link| link == NO_NODE).unwrap_or(list.len());
-        &list[..used]
+    pub fn links(&self, node: u32) -> impl Iterator<Item = u32> + use<'a> {
+        self.layer0.of(node)
+    }
+
+    /// The bytes in which the links of a node lie.
+    #[inline]
+    pub fn list(&self, node: u32) -> &'a [u8] {
+        self.layer0.list(node)
     }
 
     /// Members of a layer above 0; none of one that is not there.
@@ -445,15 +449,22 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    fn take(&mut self, values: u64) -> Result<&'a [u32]> {
+    fn words(&mut self, values: u64) -> Result<&'a [u32]> {
+        let at = self.at;
+        let part = self.bytes(values.saturating_mul(4))?;
+        bytemuck::try_cast_slice(part).map_err(|_| {
+            Error::corrupt("graph", at as u64, "the section does not start at a multiple of 4 in memory")
+        })
+    }
+
+    fn bytes(&mut self, len: u64) -> Result<&'a [u8]> {
         let corrupt = |what: String| Error::corrupt("graph", self.at as u64, what);
         let left = (self.bytes.len() - self.at) as u64;
-        if values > left / 4 {
-            return Err(corrupt(format!("{values} values expected, {left} bytes left")));
+        if len > left {
+            return Err(corrupt(format!("{len} bytes expected, {left} left")));
         }
-        let end = self.at + 4 * values as usize;
-        let part = bytemuck::try_cast_slice(&self.bytes[self.at..end])
-            .map_err(|_| corrupt("the section does not start at a multiple of 4 in memory".into()))?;
+        let end = self.at + len as usize;
+        let part = &self.bytes[self.at..end];
         // Padded by the writer, so a missing gap means that bytes were cut off.
         let next = end.next_multiple_of(ALIGN);
         if next > self.bytes.len() {
@@ -502,7 +513,7 @@ mod tests {
         let bytes = small().encode();
         assert_eq!(&bytes[..12], b"GRPH\x02\0\0\0\x03\0\0\0");
         assert_eq!(bytes.len(), 256 + 5 * 64);
-        assert_eq!(bytes[256..264], [1, 0, 0, 0, 255, 255, 255, 255]);
+        assert_eq!(bytes[256..260], [0b1101, 0b1000, 0b1101, 0]);
     }
 
     #[test]
@@ -515,7 +526,7 @@ mod tests {
             assert_eq!((view.entry(), view.layers(), view.repaired()), (1, 1, 0));
             assert_eq!(view.curve(), data.curve);
             assert_eq!(
-                [0, 1, 2, 3].map(|node| view.links(node).to_vec()),
+                [0, 1, 2, 3].map(|node| view.links(node).collect::<Vec<_>>()),
                 [vec![1], vec![0, 2], vec![1], vec![]]
             );
             assert_eq!([0, 1, 2].map(|node| view.upper_links(1, node).len()), [1, 1, 0]);

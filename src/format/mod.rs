@@ -14,6 +14,7 @@ pub mod attrs;
 pub mod file;
 pub mod frame;
 pub mod graph;
+pub mod links;
 pub mod manifest;
 pub mod segment;
 

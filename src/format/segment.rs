@@ -68,7 +68,7 @@ pub mod vectors {
     pub const HIGH: u32 = 1;
     /// Low plane, of the same length.
     pub const LOW: u32 = 2;
-    /// `rows` × f32: scale of each row.
+    /// `rows` × f32: scale of each row; empty under cosine.
     pub const SCALES: u32 = 3;
     /// `rungs × rows` × f32: inverse norms of the codes, rung by rung.
     pub const NORMS: u32 = 4;

@@ -572,7 +572,7 @@ pub struct VectorColumns {
     pub high: Vec<u8>,
     /// Low plane.
     pub low: Vec<u8>,
-    /// Scale of each row.
+    /// Scale of each row; empty under cosine.
     pub scales: Vec<f32>,
     /// Inverse norms, rung by rung.
     pub norms: Vec<f32>,
@@ -602,7 +602,7 @@ pub struct Run<'a> {
     pub high: &'a [u8],
     /// Low plane.
     pub low: &'a [u8],
-    /// Scales of the whole block.
+    /// Scales of the whole block; empty under cosine.
     pub scales: &'a [f32],
     /// Inverse norms of the whole block, rung by rung.
     pub norms: &'a [f32],

@@ -196,7 +196,7 @@ impl Tree {
         let view = graph.view();
         let mut open = vec![from];
         while let Some(node) = open.pop() {
-            for &target in view.links(node) {
+            for target in view.links(node) {
                 if let Some(parent) = self.parents.get_mut(target as usize)
                     && *parent == NO_NODE
                 {

@@ -10,7 +10,7 @@ use std::cell::RefCell;
 
 use super::pool::MAX_NODES;
 use super::walk::{Adjacency, Score, Scratch, beam, descend, gated_beam, gated_hops, share_around};
-use crate::format::graph::{GraphView, NO_NODE};
+use crate::format::graph::GraphView;
 use crate::index::block::{Neighbour, Query, TopK, VectorBlock};
 use crate::index::distance::{CodeDistance, FullDistance, Grade};
 use crate::index::flat::{matches, rescore, rescored};
@@ -145,17 +145,15 @@ impl Adjacency for Bottom<'_, '_> {
 
     #[inline]
     fn for_each(&self, node: u32, mut each: impl FnMut(u32)) {
-        for &link in self.0.places(node) {
-            if link == NO_NODE {
-                break;
-            }
-            each(link);
-        }
+        self.0.links(node).for_each(&mut each);
     }
 
     #[inline]
     fn request(&self, node: u32) {
-        kernel::prefetch(bytemuck::cast_slice(self.0.places(node)));
+        let list = self.0.list(node);
+        kernel::prefetch(list);
+        // Lists lie at any byte, so that the last of them may be in one line more.
+        list.last().into_iter().for_each(kernel::prefetch_value);
     }
 }
 

@@ -12,7 +12,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let bytes = Bytes::from(embdb_fuzz::graph(data).as_slice());
     let Ok(graph) = GraphView::parse(&bytes) else { return };
     for node in 0..graph.nodes() as u32 + 2 {
-        graph.links(node);
+        graph.links(node).count();
         (0..20).for_each(|layer| _ = graph.upper_links(layer, node));
     }
     // One row more and one less than the graph has: a graph may belong to another segment.
