@@ -268,7 +268,8 @@ fn check_norms(rows: &Rows<'_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::graph::{HEADER_LEN, NO_NODE};
+    use crate::format::graph::HEADER_LEN;
+    use crate::format::links::{bits_of, list_len};
     use crate::types::Document;
     use crate::{CreateOptions, OpenOptions};
 
@@ -291,8 +292,8 @@ mod tests {
         let mut graph =
             segment.vectors(entry.vectors[0].generation).unwrap().graph().unwrap().unwrap().to_vec();
         // All but the lists of the first hundred nodes.
-        let lists: &mut [u32] = bytemuck::cast_slice_mut(&mut graph[HEADER_LEN..]);
-        lists[100 * 32..ROWS as usize * 32].fill(NO_NODE);
+        let len = list_len(32, bits_of(ROWS as usize));
+        graph[HEADER_LEN..][100 * len..ROWS as usize * len].fill(0xff);
         let target = storage::segment::Target {
             vfs: db.inner.vfs.as_ref(),
             dir: &db.inner.dir,

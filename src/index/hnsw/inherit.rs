@@ -127,7 +127,7 @@ impl<'h> Heritage<'h> {
         let list = self.list(layer, self.old.get(node as usize).copied()?);
         let mut targets: Vec<u32> = Vec::new();
         let mut lost = None;
-        for &link in list {
+        for &link in &list {
             let target = self.new_of(link);
             if target == NO_NODE {
                 lost = Some(list.len());
@@ -150,8 +150,11 @@ impl<'h> Heritage<'h> {
         self.new.get(old as usize).copied().unwrap_or(NO_NODE)
     }
 
-    fn list(&self, layer: usize, old: u32) -> &'h [u32] {
-        if layer == 0 { self.graph.links(old) } else { self.graph.upper_links(layer, old) }
+    fn list(&self, layer: usize, old: u32) -> Vec<u32> {
+        match layer {
+            0 => self.graph.links(old).collect(),
+            _ => self.graph.upper_links(layer, old).to_vec(),
+        }
     }
 }
 
@@ -209,7 +212,7 @@ mod tests {
             }
         }
         for node in 0..graph.nodes as u32 {
-            let links = view.links(node);
+            let links: Vec<u32> = view.links(node).collect();
             assert!(links.iter().all(|&link| link != node && (link as usize) < graph.nodes));
             assert!((1..links.len()).all(|n| !links[..n].contains(&links[n])), "a link twice");
         }
@@ -260,7 +263,7 @@ mod tests {
         let graph = build(&data.block(), &FAST, &Task::default(), 1).unwrap();
         let again = upon(&data, &graph, &(0..1000).collect::<Vec<_>>(), 2);
         let sorted = |graph: &GraphData, node| {
-            let mut links = graph.view().links(node).to_vec();
+            let mut links: Vec<u32> = graph.view().links(node).collect();
             links.sort_unstable();
             links
         };

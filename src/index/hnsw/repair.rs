@@ -155,7 +155,7 @@ pub fn unreachable(graph: &GraphView<'_>) -> Vec<u32> {
     let mut open = vec![graph.entry()];
     open.retain(|&entry| reach(entry));
     while let Some(node) = open.pop() {
-        open.extend(graph.links(node).iter().filter(|&&link| reach(link)));
+        open.extend(graph.links(node).filter(|&link| reach(link)));
     }
     (0..nodes).filter(|&node| reach(node)).collect()
 }
