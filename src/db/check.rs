@@ -6,13 +6,15 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Db;
-use super::snapshot::{Part, Snapshot, Source};
+use super::snapshot::{Part, Rows, Snapshot, Source};
 use super::state::State;
 use crate::error::{Error, Result};
+use crate::index::hnsw::repair::unreachable;
 use crate::options::Task;
 #[cfg(not(feature = "encoder"))]
 use crate::storage::models;
 use crate::storage::real::RealVfs;
+use crate::storage::segment::vectors_dir;
 use crate::storage::vfs::Vfs;
 use crate::storage::{self, Presence, feedback, manifests};
 
@@ -219,14 +221,30 @@ fn check_part(snapshot: &Snapshot, part: &Part) -> Result<()> {
                     ));
                 }
                 check_norms(&rows)?;
+                if let Some(what) = graph_problem(&rows) {
+                    let file = format!("{}/graph", vectors_dir(segment.entry.id, *set));
+                    return Err(Error::corrupt(file, 0, what));
+                }
             }
         }
     }
     Ok(())
 }
 
+/// What is wrong with the graph of rows, if they have one: searches find only the nodes that can be reached.
+pub(super) fn graph_problem(rows: &Rows<'_>) -> Option<String> {
+    const CURE: &str = "; compact builds it anew";
+    let (graph, rows) = (rows.graph.as_ref()?, rows.vectors.len);
+    if graph.nodes() != rows {
+        return Some(format!("the graph has {} nodes, the segment {rows} rows{CURE}", graph.nodes()));
+    }
+    let lost = unreachable(graph).len();
+    let what = || format!("{lost} of {rows} nodes of the graph cannot be reached from its entry{CURE}");
+    (lost > 0).then(what)
+}
+
 /// Norms follow from the codes, so they are recomputed.
-fn check_norms(rows: &super::snapshot::Rows<'_>) -> Result<()> {
+fn check_norms(rows: &Rows<'_>) -> Result<()> {
     let block = &rows.vectors;
     if !block.has_codes() {
         return Ok(());
@@ -245,4 +263,59 @@ fn check_norms(rows: &super::snapshot::Rows<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::graph::HEADER_LEN;
+    use crate::format::links::{bits_of, list_len};
+    use crate::types::Document;
+    use crate::{CreateOptions, OpenOptions};
+
+    /// Its checksums hold, so only a walk tells.
+    #[test]
+    fn a_graph_whose_links_are_cut_is_found_and_cured_by_compact() {
+        const ROWS: u32 = 5000;
+        let dir = tempfile::tempdir().unwrap();
+        let create = CreateOptions { vectors: Some(4), ..CreateOptions::default() };
+        let options = OpenOptions { create, background: false, ..OpenOptions::default() };
+        let db = Db::open_with(dir.path().join("a.embdb"), options).unwrap();
+        let vector = |n: u32| vec![(n % 71) as f32 + 1.0, (n / 71) as f32, 3.0, 1.0];
+        db.add((0..ROWS).map(|n| Document::from_vector(n.to_string(), vector(n)))).unwrap();
+        db.compact(&Task::default()).unwrap();
+        assert!(db.check(false, &Task::default()).unwrap().ok);
+
+        let snapshot = db.inner.snapshot();
+        let entry = &snapshot.manifest.segments[0];
+        let Source::Sealed(segment) = &snapshot.parts[0].source else { panic!("it is sealed") };
+        let mut graph =
+            segment.vectors(entry.vectors[0].generation).unwrap().graph().unwrap().unwrap().to_vec();
+        // All but the lists of the first hundred nodes.
+        let len = list_len(32, bits_of(ROWS as usize));
+        graph[HEADER_LEN..][100 * len..ROWS as usize * len].fill(0xff);
+        let target = storage::segment::Target {
+            vfs: db.inner.vfs.as_ref(),
+            dir: &db.inner.dir,
+            database: snapshot.manifest.database,
+        };
+        let cut = target.write_graph(entry.id, entry.vectors[0], graph).unwrap();
+        let replace = |manifest: &mut crate::format::manifest::Manifest| {
+            let files = &mut manifest.segments[0].files;
+            files.retain(|file| file.path != cut.path);
+            files.push(cut.clone());
+            Ok(())
+        };
+        db.inner.commit(replace).unwrap();
+
+        let report = db.check(false, &Task::default()).unwrap();
+        let [problem] = report.problems.as_slice() else { panic!("{report:?}") };
+        assert_eq!((report.ok, &problem.file), (false, &cut.path));
+        let lost: usize = problem.what.split(' ').next().unwrap().parse().unwrap();
+        let fewest = ROWS as usize - 101 * 32;
+        assert!((fewest..ROWS as usize).contains(&lost) && problem.what.contains("compact"), "{problem:?}");
+        db.compact(&Task::default()).unwrap();
+        assert!(db.check(false, &Task::default()).unwrap().ok);
+        assert_eq!(db.count().unwrap(), u64::from(ROWS));
+    }
 }

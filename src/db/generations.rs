@@ -503,7 +503,7 @@ impl Inner {
         })?;
         drop(writing);
         // It is published; what is left over is in nobody's way, and missing graphs are built by `compact`.
-        let _ = self.build_graphs(self.options.threads, task);
+        let _ = self.build_graphs(None, self.options.threads, task);
         let _ = self.merge_feedback(0).and_then(|()| source.finish(self));
         Ok(generation.id)
     }

@@ -14,6 +14,8 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::active::parse_meta;
+use super::check::graph_problem;
+use super::heir::Heir;
 use super::snapshot::{Part, Rows, Snapshot, Source};
 use super::state::State;
 use super::write::Writing;
@@ -23,7 +25,7 @@ use crate::format::attrs::AttrsBuilder;
 use crate::format::manifest::{Manifest, SegmentEntry, VectorSet};
 use crate::format::segment::DocumentRecord;
 use crate::index::hnsw::BuildParams;
-use crate::index::{Codes, VectorBlock, build_graph};
+use crate::index::{Codes, VectorBlock, build_graph_upon};
 use crate::options::{Durability, Task};
 use crate::storage::segment::{NewDocument, Run, Segment, SegmentBuilder, Target, VectorRuns, segment_dir};
 use crate::storage::vfs::Vfs;
@@ -124,9 +126,9 @@ impl Db {
         }
         let _alone = self.inner.maintenance.alone();
         let _pin = Pin::new(&self.inner, self.inner.options.busy_timeout)?;
-        self.inner.unite(task)?;
+        let heir = self.inner.unite(task)?;
         self.inner.merge_feedback(0)?;
-        self.inner.build_graphs(self.inner.options.threads, task)
+        self.inner.build_graphs(heir.as_ref(), self.inner.options.threads, task)
     }
 
     /// Seals the active segment now.
@@ -179,6 +181,20 @@ fn graphless(snapshot: &Snapshot) -> Result<Vec<(&Part, VectorSet)>> {
     Ok(found)
 }
 
+/// Whether every graph of the active generation leads to all rows of its segment.
+fn all_sound(snapshot: &Snapshot) -> Result<bool> {
+    let Some(generation) = snapshot.generation() else { return Ok(true) };
+    let shape = snapshot.shape_of(generation.id)?;
+    for part in &snapshot.parts {
+        if let Some(rows) = part.block(0, generation.id, shape)?
+            && graph_problem(&rows).is_some()
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 impl Inner {
     fn target(&self) -> Target<'_> {
         Target { vfs: self.vfs.as_ref(), dir: &self.dir, database: self.snapshot().manifest.database }
@@ -211,22 +227,23 @@ impl Inner {
         }
         super::growing::feed(&self.growing, &self.snapshot(), self.options.seal_rows)?;
         let candidates = self.merge_candidates();
+        let mut heir = None;
         if !candidates.is_empty() {
             let _pin = Pin::new(self, self.options.busy_timeout)?;
-            self.merge(&candidates, task)?;
+            heir = self.merge(&candidates, task)?;
         }
-        self.build_graphs_aside(task)
+        self.build_graphs_aside(heir.as_ref(), task)
     }
 
     /// Builds missing graphs with one thread, until anyone else wants to maintain: what a merge is about to throw
     /// away is not worth waiting for. In a bulk load `compact` builds them.
-    fn build_graphs_aside(&self, task: &Task) -> Result<()> {
+    fn build_graphs_aside(&self, heir: Option<&Heir>, task: &Task) -> Result<()> {
         if self.options.durability == Durability::Bulk || graphless(&self.snapshot())?.is_empty() {
             return Ok(());
         }
         let wanted = self.maintenance.wanted();
         let _pin = Pin::new(self, self.options.busy_timeout)?;
-        self.build_graphs(1, &task.unless(wanted))
+        self.build_graphs(heir, 1, &task.unless(wanted))
     }
 
     /// What is due right after a write, where no background thread does it. The write is acknowledged: what fails
@@ -326,19 +343,21 @@ impl Inner {
     }
 
     /// Makes one segment without deleted documents of all segments and active parts, each row being read and
-    /// written once. The caller holds the maintenance lock and a pin.
-    fn unite(&self, task: &Task) -> Result<()> {
+    /// written once. One that is whole already stays, unless its graph does not lead to all of its rows. The caller
+    /// holds the maintenance lock and a pin.
+    fn unite(&self, task: &Task) -> Result<Option<Heir>> {
         let mut writing = self.writing(self.options.busy_timeout)?;
         let snapshot = self.snapshot();
         let dead = snapshot.parts.iter().any(|part| !part.dead.is_empty());
-        if !writing.has_records() && !dead && sealed(&snapshot).count() <= 1 {
-            return Ok(());
+        if !writing.has_records() && !dead && sealed(&snapshot).count() <= 1 && all_sound(&snapshot)? {
+            return Ok(None);
         }
         let (snapshot, sequence) = writing.rotate()?;
         drop(writing);
         let united: Vec<&Part> = snapshot.parts.iter().take(snapshot.parts.len() - 1).collect();
         let id = snapshot.manifest.next_segment;
         let written = self.write_segment(&snapshot, &united, id, task)?;
+        let heir = Heir::new(&snapshot, &united, id)?;
         let first_log = self.last_log_of(&snapshot);
         self.commit(|manifest| {
             manifest.first_log = first_log;
@@ -346,11 +365,12 @@ impl Inner {
             manifest.next_segment = id + 1;
             manifest.segments = written.clone().into_iter().collect();
             Ok(())
-        })
+        })?;
+        Ok(heir)
     }
 
     /// Merges segments into one. The caller holds the maintenance lock and a pin.
-    pub fn merge(&self, segments: &[u64], task: &Task) -> Result<()> {
+    fn merge(&self, segments: &[u64], task: &Task) -> Result<Option<Heir>> {
         let snapshot = {
             let mut writing = self.writing(self.options.busy_timeout)?;
             if let Some(log) = writing.writer.log.as_mut() {
@@ -367,24 +387,30 @@ impl Inner {
             .collect();
         let id = snapshot.manifest.next_segment;
         let written = self.write_segment(&snapshot, &parts, id, task)?;
+        let heir = Heir::new(&snapshot, &parts, id)?;
         self.commit(|manifest| {
             manifest.next_segment = id + 1;
             manifest.segments.retain(|s| !chosen(s.id));
             manifest.segments.extend(written.clone());
             Ok(())
-        })
+        })?;
+        Ok(heir)
     }
 
-    /// Builds the graph of each segment that is long enough and has none yet. The caller holds the maintenance
-    /// lock and a pin.
-    pub fn build_graphs(&self, threads: usize, task: &Task) -> Result<()> {
+    /// Builds the graph of each segment that is long enough and has none yet; that of `heir` upon an older one. The
+    /// caller holds the maintenance lock and a pin.
+    pub fn build_graphs(&self, heir: Option<&Heir>, threads: usize, task: &Task) -> Result<()> {
         let snapshot = self.snapshot();
         let manifest = &snapshot.manifest;
         let params = BuildParams { builder: manifest.builder(), ..BuildParams::of(manifest.index()) };
         for (part, set) in graphless(&snapshot)? {
             let Source::Sealed(segment) = &part.source else { continue };
-            for rows in part.rows(set.generation, snapshot.shape_of(set.generation)?)? {
-                let graph = build_graph(&rows.vectors, &params, task, threads)?;
+            let shape = snapshot.shape_of(set.generation)?;
+            let heir =
+                heir.filter(|heir| heir.segment == segment.entry.id && heir.generation == set.generation);
+            let old = heir.map(|heir| heir.old(shape)).transpose()?.flatten();
+            for rows in part.rows(set.generation, shape)? {
+                let graph = build_graph_upon(&rows.vectors, old.as_ref(), &params, task, threads)?;
                 let file = self.target().write_graph(segment.entry.id, set, graph.encode())?;
                 self.commit(|manifest| {
                     if let Some(entry) = manifest.segments.iter_mut().find(|s| s.id == segment.entry.id) {
@@ -579,7 +605,11 @@ impl Writing<'_> {
 }
 
 /// Blocks of a generation's rows in a part; none in an active part of another generation.
-fn blocks_of<'a>(snapshot: &'a Snapshot, part: &'a Part, generation: u32) -> Result<Vec<Rows<'a>>> {
+pub(super) fn blocks_of<'a>(
+    snapshot: &'a Snapshot,
+    part: &'a Part,
+    generation: u32,
+) -> Result<Vec<Rows<'a>>> {
     let active = generation == snapshot.manifest.active_generation;
     match part.source {
         Source::Active(..) if !active => Ok(Vec::new()),
@@ -708,10 +738,10 @@ mod tests {
         let missing = || graphless(&db.inner.snapshot()).unwrap().len();
         assert_eq!(missing(), 1);
         db.inner.maintenance.waiting.fetch_add(1, Ordering::Relaxed);
-        assert!(matches!(db.inner.build_graphs_aside(&Task::default()), Err(Error::Cancelled)));
+        assert!(matches!(db.inner.build_graphs_aside(None, &Task::default()), Err(Error::Cancelled)));
         assert_eq!(missing(), 1);
         db.inner.maintenance.waiting.fetch_sub(1, Ordering::Relaxed);
-        db.inner.build_graphs_aside(&Task::default()).unwrap();
+        db.inner.build_graphs_aside(None, &Task::default()).unwrap();
         assert_eq!(missing(), 0);
         assert_eq!(db.search_vector(&vector(7)).k(3).run().unwrap().hits.len(), 3);
     }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `snapshot`, `state`, `active`, `columns` | what is known: parts, their documents and rows |
 //! | [`mod@write`] | the writer: prepare, commit, delete, create |
-//! | [`maintain`] | seal, merge, graphs, removal of what nobody names |
+//! | [`maintain`], `heir` | seal, merge, graphs, removal of what nobody names |
 //! | [`search`], [`searcher`], [`filter`], `mask` | queries |
 //! | [`feedback`] | the log of searches and clicks |
 //! | [`generations`] | publishing encoders with their vectors, rollback, re-indexing |
@@ -24,6 +24,7 @@ pub mod feedback;
 pub mod filter;
 pub mod generations;
 pub(crate) mod growing;
+pub(crate) mod heir;
 pub mod inspect;
 #[cfg(feature = "trainer")]
 pub mod learn;

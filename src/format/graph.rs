@@ -450,6 +450,11 @@ impl<'a> GraphView<'a> {
         self.layer0.list(node)
     }
 
+    /// Members of a layer above 0; none of one that is not there.
+    pub fn members(&self, layer: usize) -> &'a [u32] {
+        layer.checked_sub(1).and_then(|at| self.upper.get(at)).map_or(&[], |view| view.members)
+    }
+
     /// Links of a node in a layer above 0; empty where it is no member.
     pub fn upper_links(&self, layer: usize, node: u32) -> &'a [u32] {
         let find = || {

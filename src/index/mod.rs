@@ -41,7 +41,21 @@ pub fn build_graph(
     task: &Task,
     threads: usize,
 ) -> Result<GraphData> {
-    let mut graph = hnsw::build(block, params, task, threads)?;
+    build_graph_upon(block, None, params, task, threads)
+}
+
+/// The same upon an older graph of some of the rows, whose links are taken over if it was built alike.
+///
+/// # Errors
+/// As above.
+pub fn build_graph_upon(
+    block: &VectorBlock<'_>,
+    old: Option<&hnsw::Old<'_>>,
+    params: &BuildParams,
+    task: &Task,
+    threads: usize,
+) -> Result<GraphData> {
+    let mut graph = hnsw::build_upon(block, old, params, task, threads)?;
     let found = hnsw::calibrate(block, &graph.view(), params.seed, task)?;
     (graph.curve, graph.rough) = (found.curve, found.rough);
     Ok(graph)

@@ -1,6 +1,7 @@
 //! How a graph is asked for: parameters, back end, order of insertion.
 
 use super::construct::construct;
+use super::inherit::Old;
 use super::reference::build_hnsw_rs;
 use super::repair::{Missed, repair};
 use crate::error::{Error, Result};
@@ -76,18 +77,36 @@ pub fn build(
     task: &Task,
     threads: usize,
 ) -> Result<GraphData> {
+    build_upon(block, None, params, task, threads)
+}
+
+/// The same upon an older graph, whose links are taken over where it was built alike, by our own builder.
+///
+/// # Errors
+/// As above.
+pub fn build_upon(
+    block: &VectorBlock<'_>,
+    old: Option<&Old<'_>>,
+    params: &BuildParams,
+    task: &Task,
+    threads: usize,
+) -> Result<GraphData> {
     params.check()?;
     let threads = match threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
+    let alike = |old: &&Old<'_>| {
+        let graph = &old.graph;
+        graph.m() == params.m && graph.stride() == 2 * params.m && graph.nodes() == old.rows.len()
+    };
     let (mut graph, missed) = match params.builder {
-        Builder::Flat => (construct(block, params, task, threads)?, Missed::ByWalks),
+        Builder::Flat => (construct(block, old.filter(alike), params, task, threads)?, Missed::ByWalks),
         Builder::HnswRs => (build_hnsw_rs(block, params, task, threads)?, Missed::BySearches),
     };
     graph.ef_construction = params.ef_construction;
     graph.seed = params.seed;
-    graph.repaired = repair(&mut graph, block, missed);
+    graph.repaired = repair(&mut graph, block, missed, threads);
     Ok(graph)
 }
 
@@ -143,7 +162,7 @@ mod tests {
             for codec in [Codec::Int8F32, Codec::Int8, Codec::F32] {
                 let data = Data::clustered(1200, 24, metric, codec, 4);
                 let graph = build(&data.block(), &FAST, &Task::default(), 1).unwrap();
-                assert!(unreachable(&graph).is_empty());
+                assert!(unreachable(&graph.view()).is_empty());
                 assert!(!graph.upper.is_empty());
                 let floor = if codec == Codec::Int8 { 0.93 } else { 0.97 };
                 let recall = recall(&data, &graph, 96);
@@ -158,7 +177,7 @@ mod tests {
         let one = build(&data.block(), &FAST, &Task::default(), 1).unwrap();
         assert_eq!(one, build(&data.block(), &FAST, &Task::default(), 1).unwrap());
         let three = build(&data.block(), &FAST, &Task::default(), 3).unwrap();
-        assert!(unreachable(&three).is_empty());
+        assert!(unreachable(&three.view()).is_empty());
         let recall = recall(&data, &three, 96);
         assert!(recall >= 0.97, "{recall}");
     }
@@ -181,7 +200,7 @@ mod tests {
                 BuildParams { m: 16, ef_construction: 100, seed: 0, builder, ..BuildParams::DEFAULT };
             let graph = build(&data.block(), &params, &Task::default(), 1).unwrap();
             assert!(builder == Builder::Flat || graph.repaired > 0, "this data must exercise the repair");
-            assert!(unreachable(&graph).is_empty());
+            assert!(unreachable(&graph.view()).is_empty());
             let is_lost = |row: usize, ef| {
                 let query = Query::new(data.row(row), Metric::Cosine, dim, dim);
                 search(&data.block(), &graph.view(), &query, 1, ef, None)[0].row != row as u32
@@ -203,7 +222,7 @@ mod tests {
             let data = Data::new(rows, 16, metric, Codec::Int8F32);
             let graph = build(&data.block(), &FAST, &Task::default(), 1).unwrap();
             assert_eq!(graph.folds.len(), 640);
-            assert!(unreachable(&graph).is_empty());
+            assert!(unreachable(&graph.view()).is_empty());
             let query = Query::new(unique.row(7), metric, 16, 16);
             let found = search(&data.block(), &graph.view(), &query, 43, 43, None);
             let exact = scan_exact(&data.block(), &query, 43, None);
@@ -219,13 +238,13 @@ mod tests {
         for len in [0, 1, 2, 5] {
             let data = Data::clustered(len, 8, Metric::L2, Codec::Int8F32, 2);
             let graph = build(&data.block(), &FAST, &Task::default(), 0).unwrap();
-            assert!(unreachable(&graph).is_empty());
+            assert!(unreachable(&graph.view()).is_empty());
             let query = Query::new(&[0.5; 8], Metric::L2, 8, 8);
             assert_eq!(search(&data.block(), &graph.view(), &query, 9, 9, None).len(), len);
         }
         let data = Data::new([1.0, 2.0].repeat(300), 2, Metric::Cosine, Codec::Int8F32);
         let graph = build(&data.block(), &FAST, &Task::default(), 1).unwrap();
-        assert!(unreachable(&graph).is_empty());
+        assert!(unreachable(&graph.view()).is_empty());
     }
 
     #[test]

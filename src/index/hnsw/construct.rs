@@ -7,12 +7,16 @@
 //!
 //! Nodes come in by descending level, so that the entry stands from the start and never changes. Lists have a
 //! quarter more places than links in the end, so that one pruning serves for many links that come back.
+//! Nodes of an older graph, if it is built upon one, come before all others, with the links that they have
+//! ([`inherit`](super::inherit)).
+//!
 //! Several threads insert at once after the first thousand nodes; the result then depends on timing, but with
 //! one thread on the rows and the parameters alone.
 
 use std::cmp::Reverse;
 
 use super::build::BuildParams;
+use super::inherit::{Heritage, Old};
 use super::links::{Link, Links};
 use super::order::{insert_all, insertion_order};
 use super::points::Points;
@@ -24,22 +28,24 @@ use crate::index::block::{Neighbour, VectorBlock};
 use crate::kernel;
 use crate::options::Task;
 
-/// Builds the graph of a block; not yet repaired.
+/// Builds the graph of a block, upon an older one of some of its rows if there is one; not yet repaired.
 ///
 /// # Errors
 /// [`Cancelled`](crate::Error::Cancelled) where the task was.
 pub(super) fn construct(
     block: &VectorBlock<'_>,
+    old: Option<&Old<'_>>,
     params: &BuildParams,
     task: &Task,
     threads: usize,
 ) -> Result<GraphData> {
     let points = Points::new(block);
     let folds = equal_rows(&points);
-    let levels = Levels::new(&points, &folds, params);
+    let heritage = old.and_then(|old| Heritage::new(old, &folds, points.len()));
+    let levels = Levels::new(&points, &folds, params, heritage.as_ref());
     let layers = (0..=levels.top).map(|layer| Layer::new(&levels, layer, params)).collect();
-    let construction = Construction { points: &points, params, levels: &levels, layers };
-    insert_all(&levels.order, |node, room: &mut Room| construction.insert(node, room), task, threads)?;
+    let construction = Construction { points: &points, params, levels: &levels, layers, heritage };
+    insert_all(&levels.order, |node, room: &mut Room| construction.bring(node, room), task, threads)?;
     let mut graph = construction.freeze(threads);
     graph.folds = folds;
     Ok(graph)
@@ -69,21 +75,31 @@ fn equal_rows(points: &Points) -> Vec<Fold> {
 struct Levels {
     /// Highest layer of each row; unused for folded ones.
     of: Vec<u8>,
-    /// Nodes, those of the highest level first.
+    /// Nodes, those that are taken over first, then those of the highest level.
     order: Vec<u32>,
+    /// A node of the top layer, unless there are no nodes.
+    entry: Option<u32>,
     top: usize,
 }
 
 impl Levels {
-    fn new(points: &Points, folds: &[Fold], params: &BuildParams) -> Self {
+    fn new(points: &Points, folds: &[Fold], params: &BuildParams, heritage: Option<&Heritage<'_>>) -> Self {
         let mut folded = vec![false; points.len()];
         folds.iter().for_each(|fold| folded[fold.row as usize] = true);
-        let of: Vec<u8> = (0..points.len() as u64).map(|row| level(row, params)).collect();
+        let has = |row| heritage.is_some_and(|heritage| heritage.has(row));
+        // No new node lies above those that are taken over, so that walks begin where they did.
+        let highest = heritage.map_or(MAX_LAYERS as u8, |heritage| heritage.level(heritage.entry()));
+        let level = |row| match heritage.filter(|_| has(row)) {
+            Some(heritage) => heritage.level(row),
+            None => level(row.into(), params).min(highest),
+        };
+        let of: Vec<u8> = (0..points.len() as u32).map(level).collect();
         let mut order = insertion_order(points.len(), params.seed);
         order.retain(|&row| !folded[row as usize]);
-        order.sort_by_key(|&row| Reverse(of[row as usize]));
-        let top = order.first().map_or(0, |&row| usize::from(of[row as usize]));
-        Self { of, order, top }
+        order.sort_by_key(|&row| Reverse((has(row), of[row as usize])));
+        let entry = heritage.map(Heritage::entry).or(order.first().copied());
+        let top = entry.map_or(0, |row| usize::from(of[row as usize]));
+        Self { of, order, entry, top }
     }
 
     fn of(&self, node: u32) -> usize {
@@ -164,6 +180,7 @@ struct Construction<'c> {
     levels: &'c Levels,
     /// From layer 0 up.
     layers: Vec<Layer>,
+    heritage: Option<Heritage<'c>>,
 }
 
 /// What one thread works with.
@@ -176,11 +193,34 @@ struct Room {
 }
 
 impl Construction<'_> {
+    /// Brings a node in: with the links that it had, if it had any.
+    fn bring(&self, node: u32, room: &mut Room) {
+        match self.heritage.as_ref().filter(|heritage| heritage.has(node)) {
+            Some(heritage) => self.take_over(heritage, node, room),
+            None => self.insert(node, room),
+        }
+    }
+
+    /// Gives a node its links in an older graph.
+    fn take_over(&self, heritage: &Heritage<'_>, node: u32, room: &mut Room) {
+        for (number, layer) in self.layers.iter().enumerate().take(self.levels.of(node) + 1) {
+            if let Some(had) = heritage.links(self.points, number, node, &mut room.candidates) {
+                // As many as before: of few candidates the rule alone would leave too few.
+                let rule = Rule { least: had.min(layer.rule.most), ..layer.rule };
+                room.pruning.prune(self.points, rule, &mut room.candidates);
+            }
+            let links = &room.candidates;
+            layer.links.update(layer.place(node), &mut room.list, |list| {
+                list.splice(0..0, links.iter().copied()).for_each(drop)
+            });
+        }
+    }
+
     /// Links a node into all of its layers, the highest first.
     fn insert(&self, node: u32, room: &mut Room) {
         let from = self.points.from(node);
         let level = self.levels.of(node);
-        let Some(&entry) = self.levels.order.first() else { return };
+        let Some(entry) = self.levels.entry else { return };
         let mut nearest = from.score_one(entry);
         for (number, layer) in self.layers.iter().enumerate().rev() {
             if number > level {
@@ -226,7 +266,7 @@ impl Construction<'_> {
             nodes,
             stride,
             m: self.params.m,
-            entry: self.levels.order.first().copied().unwrap_or(0),
+            entry: self.levels.entry.unwrap_or(0),
             layer0: vec![NO_NODE; nodes * stride],
             ..GraphData::default()
         };

@@ -187,7 +187,7 @@ where
     }
 
     fn collect_unreachable(&mut self, rows: usize) {
-        let mut lost = unreachable(&freeze(&self.index, rows, BuildParams::default().m));
+        let mut lost = unreachable(&freeze(&self.index, rows, BuildParams::default().m).view());
         lost.retain(|&row| !self.loose.iter().any(|loose| loose.row == row));
         if lost.is_empty() {
             return;

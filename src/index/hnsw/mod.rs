@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`mod@build`] | how a graph is asked for |
 //! | `construct` | how a block of rows becomes a graph |
+//! | [`inherit`] | what it takes over from an older graph of some of the rows |
 //! | `points`, `links`, `prune`, `order` | its distances, its lists, its choice of links, who inserts when |
 //! | `reference` | the same by hnsw_rs |
 //! | [`repair`] | which nodes walks and searches miss, and how they are linked |
@@ -21,6 +22,7 @@ pub mod build;
 pub mod calibrate;
 mod construct;
 pub mod growing;
+pub mod inherit;
 mod links;
 mod order;
 mod points;
@@ -32,6 +34,7 @@ mod rows;
 pub mod search;
 mod walk;
 
-pub use build::{BuildParams, build};
+pub use build::{BuildParams, build, build_upon};
 pub use calibrate::{calibrate, ef_for};
 pub use growing::GrowingIndex;
+pub use inherit::Old;
