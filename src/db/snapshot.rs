@@ -11,7 +11,7 @@ use crate::format::graph::GraphView;
 use crate::format::manifest::{Generation, Manifest};
 use crate::format::segment::DocumentRows;
 use crate::index::mask::RowBits;
-use crate::index::{Codes, RowMask, VectorBlock};
+use crate::index::{Codes, OnDisk, RowMask, VectorBlock};
 use crate::storage::paging::Paging;
 use crate::storage::segment::{Segment, SegmentVectors};
 use crate::types::{ChunkRef, Document};
@@ -72,8 +72,14 @@ impl Rows<'_> {
     /// Has searches request pages, if the rows are not in memory.
     pub fn read_with(&mut self, paging: &Paging) {
         let lists = self.graph.as_ref().map_or(&[][..], GraphView::lists);
-        self.vectors.by_page = paging.is_needed(&[self.vectors.codes.high, lists]);
-        self.graph = self.graph.take().map(|graph| graph.paged(self.vectors.by_page));
+        let head = paging.is_head_on_disk(&[self.vectors.codes.high, lists]);
+        let tail = paging.is_tail_on_disk();
+        self.vectors.on_disk = OnDisk { head, tail };
+        let reads_tail = |graph: &GraphView<'_>| !(graph.rough() && self.vectors.has_codes());
+        self.graph = self.graph.take().map(|graph| {
+            let by_page = head || tail && reads_tail(&graph);
+            graph.paged(by_page)
+        });
     }
 
     /// Numbers in the part of the documents of this block.

@@ -39,8 +39,17 @@ pub struct VectorBlock<'a> {
     pub norms: &'a [f32],
     /// f32 rows, `len × dim`, row-major; or empty.
     pub full: &'a [f32],
-    /// Whether rows lie in files that may not be in memory, so that searches request the pages of many at a time.
-    pub by_page: bool,
+    /// What lies in files that may not be in memory.
+    pub on_disk: OnDisk,
+}
+
+/// Which parts of a block may not be in memory, so that searches request the pages of many rows at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OnDisk {
+    /// What walks read: the high plane of the codes, norms and scales.
+    pub head: bool,
+    /// What is read of the few rows that walks find: the low plane and f32 values.
+    pub tail: bool,
 }
 
 impl<'a> VectorBlock<'a> {
@@ -84,7 +93,7 @@ impl<'a> VectorBlock<'a> {
         if !codes.high.is_empty() && scales.is_empty() && metric != Metric::Cosine {
             return wrong(format!("codes without scales, which {} needs", metric.name()));
         }
-        Ok(Self { dim, metric, ladder, len, codes, scales, norms, full, by_page: false })
+        Ok(Self { dim, metric, ladder, len, codes, scales, norms, full, on_disk: OnDisk::default() })
     }
 
     /// Whether int8 codes are stored.

@@ -6,7 +6,7 @@
 //! | coarse | both planes | other walks; scans that the high plane cannot decide |
 //! | fine | both planes, against a query of two codes; f32 values where stored | the last choice |
 
-use super::block::{Query, VectorBlock};
+use super::block::{OnDisk, Query, VectorBlock};
 use super::quantize::{SECOND_PART, inverse_root};
 use crate::format::graph::GraphView;
 use crate::kernel;
@@ -77,8 +77,10 @@ impl<'a> CodeDistance<'a> {
     #[cold]
     pub(crate) fn request_pages(&self, row: u32) {
         let len = self.query.parts[0].plane_len();
-        mmap::request_pages(self.high.row(row, len));
-        if self.grade == Grade::Coarse {
+        if self.block.on_disk.head {
+            mmap::request_pages(self.high.row(row, len));
+        }
+        if self.block.on_disk.tail && self.grade == Grade::Coarse {
             mmap::request_pages(self.low.row(row, len));
         }
     }
@@ -88,7 +90,7 @@ impl<'a> CodeDistance<'a> {
         /// Of longer columns a search needs too little.
         const SHORT: usize = 4 << 20;
         let columns = [self.norms.unwrap_or_default(), self.block.scales].map(bytemuck::cast_slice);
-        if self.block.by_page {
+        if self.block.on_disk.head {
             columns
                 .iter()
                 .filter(|column| column.len() <= SHORT)
@@ -101,18 +103,18 @@ impl<'a> CodeDistance<'a> {
     #[inline]
     pub(crate) fn announce(&self, rows: &[u32]) {
         const LONG: usize = 256;
-        if self.block.by_page {
+        if self.block.on_disk != OnDisk::default() {
             rows.iter().for_each(|&row| self.request_pages(row));
+        } else if self.query.rank_dim >= LONG {
+            rows.iter().for_each(|&row| self.prefetch_start(row));
         }
-        if self.query.rank_dim < LONG || self.block.by_page {
-            return;
-        }
-        for &row in rows {
-            self.request(row, false);
-            let planes = [Some(self.high), (self.grade == Grade::Coarse).then_some(self.low)];
-            let starts = planes.into_iter().flatten().filter_map(|plane| plane.row(row, 1).first());
-            starts.for_each(kernel::prefetch_value);
-        }
+    }
+
+    fn prefetch_start(&self, row: u32) {
+        self.request(row, false);
+        let planes = [Some(self.high), (self.grade == Grade::Coarse).then_some(self.low)];
+        let starts = planes.into_iter().flatten().filter_map(|plane| plane.row(row, 1).first());
+        starts.for_each(kernel::prefetch_value);
     }
 
     /// Distance of a row by the first code of the query.

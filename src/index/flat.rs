@@ -90,11 +90,11 @@ fn nearest_of(
 ) -> Vec<Neighbour> {
     let exact = ExactDistance::new(block, query);
     let rows: Vec<u32> = rows.collect();
-    if block.by_page {
+    if block.on_disk.tail {
         exact.request_pages(&rows);
     }
     let mut top = TopK::new(k);
-    rows.into_iter().for_each(|row| top.push(row, exact.distance(row)));
+    rows.iter().for_each(|&row| top.push(row, exact.distance(row)));
     top.into_sorted()
 }
 

@@ -5,7 +5,7 @@
 //! all pages of a step before it reads the first of them, and waits once. Where all is in memory these requests would
 //! cost more than the search, so that it pays to know.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::mmap::{is_in_memory, waits_for_pages};
 
@@ -13,24 +13,32 @@ use crate::mmap::{is_in_memory, waits_for_pages};
 const SAMPLE: usize = 128;
 /// A search that waited for so many pages was not served from memory.
 const MANY_WAITS: u64 = 4;
+/// For so many searches after one that waited, pages of the tail are requested.
+const DISTRUST: u32 = 16;
 
 /// What is known of a segment's pages. One search may misjudge: that costs time alone.
+///
+/// The head is what walks read, the graph and the high plane of the codes: if memory suffices at all, all of it is
+/// there soon. The tail is what is read of the few rows that walks find, the low plane and f32 values: some of it may
+/// never be read.
 #[derive(Debug)]
 pub struct Paging {
-    on_disk: AtomicBool,
+    head_on_disk: AtomicBool,
+    /// Searches that are to request the tail.
+    distrust: AtomicU32,
 }
 
 impl Default for Paging {
     /// Of a segment that was just opened nothing is known.
     fn default() -> Self {
-        Self { on_disk: AtomicBool::new(true) }
+        Self { head_on_disk: AtomicBool::new(true), distrust: AtomicU32::new(DISTRUST) }
     }
 }
 
 impl Paging {
-    /// Whether a search should request pages: `parts` are the bytes that it will read of.
-    pub fn is_needed(&self, parts: &[&[u8]]) -> bool {
-        if !self.on_disk.load(Ordering::Relaxed) {
+    /// Whether a search should request pages of the head: `parts` are its bytes.
+    pub fn is_head_on_disk(&self, parts: &[&[u8]]) -> bool {
+        if !self.head_on_disk.load(Ordering::Relaxed) {
             return false;
         }
         let all: usize = parts.iter().map(|part| part.len()).sum();
@@ -44,8 +52,13 @@ impl Paging {
         });
         // One page in a hundred that is missing costs as much as requesting all of them.
         let missing = sample.filter(|bytes| !is_in_memory(bytes)).count();
-        self.on_disk.store(missing > 1, Ordering::Relaxed);
+        self.head_on_disk.store(missing > 1, Ordering::Relaxed);
         missing > 1
+    }
+
+    /// Whether a search should request pages of the tail.
+    pub fn is_tail_on_disk(&self) -> bool {
+        self.distrust.load(Ordering::Relaxed) > 0
     }
 
     /// Runs a search and notes whether it had to wait for pages that nobody requested.
@@ -53,7 +66,11 @@ impl Paging {
         let before = waits_for_pages();
         let result = search();
         if waits_for_pages() - before >= MANY_WAITS {
-            self.on_disk.store(true, Ordering::Relaxed);
+            self.head_on_disk.store(true, Ordering::Relaxed);
+            self.distrust.store(DISTRUST, Ordering::Relaxed);
+        } else {
+            let trusted = self.distrust.load(Ordering::Relaxed).saturating_sub(1);
+            self.distrust.store(trusted, Ordering::Relaxed);
         }
         result
     }
@@ -67,9 +84,12 @@ mod tests {
     fn memory_needs_no_requests_until_a_search_has_waited() {
         let paging = Paging::default();
         let (long, short) = (vec![1u8; 1 << 20], [2u8; 3]);
-        assert!(!paging.is_needed(&[&long, &short, &[]]));
-        assert!(!paging.is_needed(&[]));
-        assert_eq!(paging.watch(|| 5), 5);
-        assert!(!paging.on_disk.load(Ordering::Relaxed));
+        assert!(!paging.is_head_on_disk(&[&long, &short, &[]]));
+        for _ in 0..DISTRUST {
+            assert!(paging.is_tail_on_disk());
+            assert_eq!(paging.watch(|| 5), 5);
+        }
+        assert!(!paging.is_tail_on_disk());
+        assert!(!paging.is_head_on_disk(&[]));
     }
 }

@@ -7,7 +7,7 @@
 //! one: many may be missed at one place. Links of the tree are never taken away, so one pass reaches every node, and there is always a
 //! place: a tree of r nodes has r − 1 links, and the lists of r nodes have more places.
 //!
-//! Searches are made after hnsw_rs, and for the inner product: a query is not lifted ([`rows`](super::rows)) as the rows
+//! Searches are made after hnsw_rs, and for the inner product: a query is not lifted (`rows`) as the rows
 //! are, so that it comes to a crowd of near-duplicates from another side than the row did that it equals, and a crowd
 //! that is larger than the beam has no link out of it there.
 
