@@ -57,6 +57,15 @@ impl Map {
         }
     }
 
+    /// Takes the pages out of this process's memory; they come back when they are read. A hint: failure is ignored.
+    pub fn release(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some(pages) = &self.pages {
+            // SAFETY: of a read-only map of a file nothing is lost: what is read next is the file again.
+            let _ = unsafe { pages.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
+
     /// Asks the system to load these bytes soon. A hint: failure, and any part past the end, is ignored.
     pub fn advise_willneed(&self, range: Range<usize>) {
         let Some(pages) = &self.pages else { return };
@@ -100,6 +109,34 @@ pub fn is_in_memory(bytes: &[u8]) -> bool {
     true
 }
 
+/// Bytes of files that are mapped into the memory of this process, its own program among them; 0 where the system does
+/// not tell.
+pub fn mapped_bytes() -> u64 {
+    #[cfg(target_os = "linux")]
+    {
+        let fields = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let pages = fields.split(' ').nth(2).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or_default();
+        pages * page_len() as u64
+    }
+    #[cfg(not(target_os = "linux"))]
+    0
+}
+
+/// Bytes of memory that could be had without swapping; 0 where the system does not tell.
+pub fn available_bytes() -> u64 {
+    let kibibytes = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    kibibytes.unwrap_or_default() * 1024
+}
+
+#[cfg(target_os = "linux")]
+fn page_len() -> usize {
+    // SAFETY: asks for a constant of the system.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
 /// How often this thread has waited for a page to be loaded; 0 where the system does not tell.
 pub fn waits_for_pages() -> u64 {
     #[cfg(target_os = "linux")]
@@ -119,9 +156,7 @@ pub fn waits_for_pages() -> u64 {
 /// Start and length of the whole pages that hold these bytes; none for no bytes.
 #[cfg(target_os = "linux")]
 fn pages_of(bytes: &[u8]) -> Option<(*mut libc::c_void, usize)> {
-    // SAFETY: asks for a constant of the system.
-    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
-    let before = bytes.as_ptr() as usize % page;
+    let before = bytes.as_ptr() as usize % page_len();
     let start = bytes.as_ptr().wrapping_sub(before);
     (!bytes.is_empty()).then_some((start.cast_mut().cast(), before + bytes.len()))
 }
@@ -141,6 +176,7 @@ mod tests {
         assert_eq!(map.as_ptr().align_offset(4096), 0);
         map.advise_random();
         map.advise_normal();
+        map.release();
         map.advise_willneed(5_000..usize::MAX);
         map.advise_willneed(20_000..30_000);
         std::fs::remove_file(&path).unwrap();

@@ -73,6 +73,10 @@ pub struct OpenOptions {
     pub seal_bytes: u64,
     /// Threads for encoding and building; 0: as many as there are cores.
     pub threads: usize,
+    /// Bytes of files that this process may keep mapped into its memory from one search to the next, beyond what was
+    /// mapped when the database was opened; `None`: no bound. What is given back stays in the system's cache while
+    /// that has room, but each search then has to map it again. Only on Linux; memory for building is not counted.
+    pub mapped_bytes: Option<u64>,
 }
 
 impl Default for OpenOptions {
@@ -85,6 +89,7 @@ impl Default for OpenOptions {
             seal_rows: 65_536,
             seal_bytes: 256 << 20,
             threads: 0,
+            mapped_bytes: None,
         }
     }
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) mod active;
+pub(crate) mod cap;
 pub mod check;
 pub(crate) mod columns;
 pub(crate) mod encoders;
@@ -45,6 +46,7 @@ use crate::storage::real::RealVfs;
 use crate::storage::vfs::Vfs;
 use crate::storage::{self, Presence};
 use crate::types::Document;
+use cap::Cap;
 use encoders::{Encoder, Encoders};
 use feedback::FeedbackLog;
 use snapshot::Snapshot;
@@ -74,6 +76,8 @@ pub(crate) struct Inner {
     pub feedback: Mutex<FeedbackLog>,
     /// Index of the growing segment.
     pub growing: growing::GrowingSlot,
+    /// Bound on mapped memory.
+    pub cap: Option<Cap>,
 }
 
 impl std::fmt::Debug for Db {
@@ -96,6 +100,7 @@ impl Db {
     /// Opens a database in another file system: what the crash tests do.
     pub fn open_vfs(vfs: Arc<dyn Vfs>, path: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
         let dir = path.as_ref().to_path_buf();
+        let cap = options.mapped_bytes.map(Cap::new);
         let state = match storage::presence(vfs.as_ref(), &dir)? {
             Presence::Absent => State::empty(),
             Presence::Database => State::load(vfs.as_ref(), &dir, None)?.unwrap_or_else(State::empty),
@@ -109,6 +114,7 @@ impl Db {
             encoders: Encoders::default(),
             feedback: Mutex::default(),
             growing: growing::GrowingSlot::default(),
+            cap,
             vfs,
             dir,
             options,

@@ -181,7 +181,8 @@ impl Db {
         let Some(generation) = snapshot.generation().map(|g| g.id) else {
             return Err(Error::input("the database is empty: there is nothing to search"));
         };
-        Searcher::new(snapshot, generation, options.clone(), Some(&self.inner.growing))
+        let searcher = Searcher::new(snapshot, generation, options.clone(), Some(&self.inner.growing))?;
+        Ok(searcher.within(self.inner.cap))
     }
 
     /// Many searches by vector; `queries` is row-major. Threads share the queries; 0: one a core.

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::cap::Cap;
 use super::growing::{Growing, GrowingSlot};
 use super::mask;
 use super::search::SearchOptions;
@@ -34,6 +35,8 @@ pub struct Searcher {
     matches: usize,
     /// Rows that may be hits.
     rows: usize,
+    /// Bound on mapped memory.
+    cap: Option<Cap>,
 }
 
 /// Rows that are searched.
@@ -101,6 +104,7 @@ impl Searcher {
             rank_dim,
             matches: 0,
             rows: 0,
+            cap: None,
         };
         for number in 0..snapshot.parts.len() {
             searcher.add_part(number as u32, growing)?;
@@ -138,6 +142,11 @@ impl Searcher {
             self.growing = index.map(|index| (index, begin..self.blocks.len())).or(self.growing.take());
         }
         Ok(())
+    }
+
+    /// The same, holding a bound on mapped memory after each search.
+    pub(crate) fn within(self, cap: Option<Cap>) -> Self {
+        Self { cap, ..self }
     }
 
     /// Dimension of the vectors.
@@ -198,6 +207,7 @@ impl Searcher {
             // With fewer distinct documents than wanted, several rows were of one document: look at more rows.
             if found.len() >= wanted || k >= self.rows {
                 found.truncate(wanted);
+                self.cap.iter().for_each(|cap| cap.hold(&self.snapshot));
                 return Ok(found);
             }
             k = (k * 4).min(self.rows);
@@ -226,7 +236,14 @@ impl Searcher {
             paging.into_iter().for_each(|paging| rows.read_with(paging));
             let search =
                 || search_block(&rows.vectors, rows.graph.as_ref(), query, &params, block.allowed.as_ref());
-            let found = paging.map_or_else(search, |paging| paging.watch(search));
+            let found = match paging {
+                None => search(),
+                Some(paging) => {
+                    let found = paging.watch(search);
+                    rows.request_next(paging);
+                    found
+                }
+            };
             if self.blocks.len() == 1 {
                 // Sorted already: no second look at the block.
                 return Ok(chosen.documents(found.iter().map(|f| (f.distance, f.row)), block.part, &rows));

@@ -82,6 +82,15 @@ impl Rows<'_> {
         });
     }
 
+    /// Has the system load what comes next, if the rows are not in memory.
+    pub fn request_next(&self, paging: &Paging) {
+        if self.vectors.on_disk != OnDisk::default() {
+            let lists = self.graph.as_ref().map_or(&[][..], GraphView::lists);
+            let codes = self.vectors.codes;
+            paging.request_next(&[lists, codes.high, codes.low, bytemuck::cast_slice(self.vectors.full)]);
+        }
+    }
+
     /// Numbers in the part of the documents of this block.
     pub fn documents(&self) -> std::ops::Range<u32> {
         let count = if self.first.is_empty() { self.vectors.len } else { self.first.len() - 1 };

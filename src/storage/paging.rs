@@ -4,10 +4,14 @@
 //! holds because memory is short, each costs a wait for the disk, one after the other. A search that knows so requests
 //! all pages of a step before it reads the first of them, and waits once. Where all is in memory these requests would
 //! cost more than the search, so that it pays to know.
+//!
+//! Where memory has room for the whole segment, each such search also requests the next piece of it in order, once: so
+//! it is soon in memory, at the price of a long read instead of many short ones.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-use crate::mmap::{is_in_memory, waits_for_pages};
+use crate::mmap::{available_bytes, is_in_memory, request_pages, waits_for_pages};
 
 /// Pages that are looked at, to judge all.
 const SAMPLE: usize = 128;
@@ -15,6 +19,8 @@ const SAMPLE: usize = 128;
 const MANY_WAITS: u64 = 4;
 /// For so many searches after one that waited, pages of the tail are requested.
 const DISTRUST: u32 = 16;
+/// Bytes that a search requests of those that come next in order.
+const PIECE: usize = 1 << 20;
 
 /// What is known of a segment's pages. One search may misjudge: that costs time alone.
 ///
@@ -26,12 +32,21 @@ pub struct Paging {
     head_on_disk: AtomicBool,
     /// Searches that are to request the tail.
     distrust: AtomicU32,
+    /// Bytes requested in order.
+    requested: AtomicUsize,
+    /// Whether memory has room for all.
+    fits: OnceLock<bool>,
 }
 
 impl Default for Paging {
     /// Of a segment that was just opened nothing is known.
     fn default() -> Self {
-        Self { head_on_disk: AtomicBool::new(true), distrust: AtomicU32::new(DISTRUST) }
+        Self {
+            head_on_disk: AtomicBool::new(true),
+            distrust: AtomicU32::new(DISTRUST),
+            requested: AtomicUsize::new(0),
+            fits: OnceLock::new(),
+        }
     }
 }
 
@@ -59,6 +74,25 @@ impl Paging {
     /// Whether a search should request pages of the tail.
     pub fn is_tail_on_disk(&self) -> bool {
         self.distrust.load(Ordering::Relaxed) > 0
+    }
+
+    /// Requests the next piece of all that searches read, in this order, unless that was done or memory has no room for
+    /// it twice.
+    pub fn request_next(&self, parts: &[&[u8]]) {
+        let all: usize = parts.iter().map(|part| part.len()).sum();
+        if self.requested.load(Ordering::Relaxed) >= all
+            || !self.fits.get_or_init(|| 2 * all as u64 <= available_bytes())
+        {
+            return;
+        }
+        let mut at = self.requested.fetch_add(PIECE, Ordering::Relaxed);
+        let mut left = PIECE;
+        for part in parts {
+            let piece = part.get(at..part.len().min(at + left)).unwrap_or_default();
+            request_pages(piece);
+            left -= piece.len();
+            at = at.saturating_sub(part.len());
+        }
     }
 
     /// Runs a search and notes whether it had to wait for pages that nobody requested.
@@ -90,6 +124,10 @@ mod tests {
             assert_eq!(paging.watch(|| 5), 5);
         }
         assert!(!paging.is_tail_on_disk());
+        for _ in 0..3 {
+            paging.request_next(&[&short, &long, &short]);
+        }
+        assert_eq!(paging.requested.load(Ordering::Relaxed), 2 * PIECE, "all of it, and no more");
         assert!(!paging.is_head_on_disk(&[]));
     }
 }

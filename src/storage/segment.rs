@@ -111,9 +111,19 @@ impl SegmentFile {
         self.locate(id).map(|range| range.len() / size_of::<T>())
     }
 
+    /// Whether it holds codes or a graph.
+    fn is_walked(&self) -> bool {
+        ["codes", "graph"].iter().any(|name| self.path.ends_with(name))
+    }
+
     /// Tells the system that the file is about to be read from end to end.
     pub fn expect_all(&self) {
         self.bytes.advise_normal();
+    }
+
+    /// Takes the file out of this process's memory until it is read again.
+    pub fn release(&self) {
+        self.bytes.release();
     }
 
     /// Verifies the blocks that were not verified before.
@@ -366,6 +376,12 @@ impl Segment {
     /// Tells the system that all ids and documents are about to be read.
     pub fn expect_all(&self) {
         [&self.ids, &self.docs].into_iter().for_each(SegmentFile::expect_all);
+    }
+
+    /// Takes out of this process's memory what walks do not read, or all files.
+    pub fn release(&self, all: bool) {
+        let (walked, rest): (Vec<_>, Vec<_>) = self.files().partition(|file| file.is_walked());
+        rest.into_iter().chain(walked.into_iter().filter(|_| all)).for_each(SegmentFile::release);
     }
 
     /// Title, text and metadata of a document.

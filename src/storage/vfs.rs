@@ -147,6 +147,13 @@ impl Bytes {
         }
     }
 
+    /// Takes the bytes out of this process's memory until they are read again. Nothing happens for owned bytes.
+    pub fn release(&self) {
+        if let Inner::Map(map) = &self.0 {
+            map.release();
+        }
+    }
+
     /// Asks the system to load these bytes soon. A hint; nothing happens for owned bytes.
     pub fn advise_willneed(&self, range: Range<usize>) {
         if let Inner::Map(map) = &self.0 {
