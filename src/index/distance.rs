@@ -73,8 +73,8 @@ impl<'a> CodeDistance<'a> {
         }
     }
 
-    /// Requests the codes of a row from where they lie.
-    #[cold]
+    /// Requests the codes of a row from where they lie, if that is not memory.
+    #[inline]
     pub(crate) fn request_pages(&self, row: u32) {
         let len = self.query.parts[0].plane_len();
         if self.block.on_disk.head {
@@ -132,7 +132,7 @@ impl<'a> CodeDistance<'a> {
 
     /// Distances of rows by both codes of the query and both planes, in order.
     pub(crate) fn fine_rows(&self, rows: &[u32], distances: &mut [f32]) {
-        self.announce(rows);
+        rows.iter().for_each(|&row| self.request_pages(row));
         let mut products = [(); 4].map(|()| vec![0; rows.len()]);
         let planes = [self.high, self.low];
         for (n, products) in products.iter_mut().enumerate() {

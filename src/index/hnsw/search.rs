@@ -359,6 +359,33 @@ mod tests {
     }
 
     #[test]
+    fn walks_that_request_pages_find_the_same() {
+        use crate::index::OnDisk;
+        for codec in [Codec::Int8F32, Codec::Int8, Codec::F32] {
+            let data = Data::clustered(900, 12, Metric::Cosine, codec, 6);
+            let graph = graph_of(&data);
+            let masks = [2, 5].map(|n| RowMask::from_rows(900, (0..900).filter(|row| row % n == 1)));
+            for (head, tail) in [(true, true), (false, true), (true, false)] {
+                let block = VectorBlock { on_disk: OnDisk { head, tail }, ..data.block() };
+                for vector in data.queries(10, 2) {
+                    let query = Query::new(&vector, Metric::Cosine, 12, 12);
+                    for rough in [false, true] {
+                        let view = graph.view().walked(rough);
+                        let paged = view.clone().paged(true);
+                        for mask in [None, Some(&masks[0])] {
+                            let found = search(&block, &paged, &query, 10, 40, mask);
+                            assert_eq!(found, search(&data.block(), &view, &query, 10, 40, mask));
+                        }
+                        let hops = |block, view| traverse_allowed(block, view, &query, 40, &masks[1], 1000);
+                        assert_eq!(hops(&block, &paged).neighbours, hops(&data.block(), &view).neighbours);
+                    }
+                    assert_eq!(scan(&block, &query, 10, None), scan(&data.block(), &query, 10, None));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_mask_gates_results_but_not_the_walk() {
         let data = Data::clustered(900, 12, Metric::Cosine, Codec::Int8F32, 6);
         let graph = graph_of(&data);
