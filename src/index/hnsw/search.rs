@@ -55,6 +55,23 @@ pub fn search(
     finish(block, query, &found, k)
 }
 
+/// The same with all rows allowed, as if the graph had no node for the row `without`: no link leads to it.
+pub(crate) fn search_without(
+    block: &VectorBlock<'_>,
+    graph: &GraphView<'_>,
+    query: &Query,
+    k: usize,
+    ef: usize,
+    without: u32,
+) -> Vec<Neighbour> {
+    let found = if block.has_codes() {
+        Walk { graph, score: &CodeDistance::new(block, query, Grade::of(graph)) }.leaving_out(without, ef)
+    } else {
+        Walk { graph, score: &FullDistance::new(block, query) }.leaving_out(without, ef)
+    };
+    finish(block, query, &found, k)
+}
+
 /// Compares the best of a walk exactly.
 pub(crate) fn finish(block: &VectorBlock<'_>, query: &Query, found: &Found, k: usize) -> Vec<Neighbour> {
     rescore(block, query, found.compared(k), k)
@@ -213,6 +230,27 @@ impl Adjacency for Upper<'_, '_> {
     fn request(&self, _: u32) {}
 }
 
+/// Lists without the links to one node.
+struct Without<G>(G, u32);
+
+impl<G: Adjacency> Adjacency for Without<G> {
+    fn nodes(&self) -> usize {
+        self.0.nodes()
+    }
+
+    fn for_each(&self, node: u32, mut each: impl FnMut(u32)) {
+        self.0.for_each(node, |link| {
+            if link != self.1 {
+                each(link);
+            }
+        });
+    }
+
+    fn request(&self, node: u32) {
+        self.0.request(node);
+    }
+}
+
 struct Walk<'w, 'a, S> {
     graph: &'w GraphView<'a>,
     score: &'w S,
@@ -285,8 +323,25 @@ impl<S: Score> Walk<'_, '_, S> {
         })
     }
 
+    fn leaving_out(&self, node: u32, ef: usize) -> Found {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut spent = 0;
+            let entry = self.score.score_one(self.graph.entry());
+            let layers = (1..=self.graph.layers()).rev().map(|layer| Without(Upper(self.graph, layer), node));
+            let start =
+                layers.fold(entry, |start, layer| descend(&layer, self.score, start, scratch, &mut spent));
+            spent += beam(&Without(Bottom(self.graph), node), self.score, &[start, entry], ef, scratch);
+            self.found(ef, spent, scratch)
+        })
+    }
+
     fn free(&self, starts: &[Neighbour], ef: usize, spent: usize, scratch: &mut Scratch) -> Found {
         let spent = spent + beam(&Bottom(self.graph), self.score, starts, ef, scratch);
+        self.found(ef, spent, scratch)
+    }
+
+    /// The rows that the nodes of the last beam stand for.
+    fn found(&self, ef: usize, spent: usize, scratch: &Scratch) -> Found {
         let nodes = scratch.pool.nodes();
         let neighbours = if self.graph.folds().is_empty() {
             nodes.collect()
