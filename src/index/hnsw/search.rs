@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 
 use super::walk::{Adjacency, Score, Scratch, beam, descend, gated_beam, gated_hops, share_around};
-use crate::format::graph::GraphView;
+use crate::format::graph::{GraphView, NO_NODE};
 use crate::index::block::{Neighbour, Query, TopK, VectorBlock};
 use crate::index::distance::{CodeDistance, FullDistance, Grade};
 use crate::index::flat::{matches, rescore, rescored};
@@ -64,12 +64,7 @@ pub(crate) fn search_without(
     ef: usize,
     without: u32,
 ) -> Vec<Neighbour> {
-    let found = if block.has_codes() {
-        Walk { graph, score: &CodeDistance::new(block, query, Grade::of(graph)) }.leaving_out(without, ef)
-    } else {
-        Walk { graph, score: &FullDistance::new(block, query) }.leaving_out(without, ef)
-    };
-    finish(block, query, &found, k)
+    finish(block, query, &walk(block, graph, query, Way::Without(without), ef), k)
 }
 
 /// Compares the best of a walk exactly.
@@ -89,16 +84,7 @@ pub(crate) fn traverse(
     allowed: Option<&RowMask>,
     budget: usize,
 ) -> Found {
-    if !matches(block, query) || graph.nodes() != block.len || block.len == 0 {
-        return Found { complete: true, ..Found::default() };
-    }
-    if block.has_codes() {
-        let score = CodeDistance::new(block, query, Grade::of(graph));
-        score.request_columns();
-        Walk { graph, score: &score }.run(ef, allowed, budget)
-    } else {
-        Walk { graph, score: &FullDistance::new(block, query) }.run(ef, allowed, budget)
-    }
+    walk(block, graph, query, Way::Through(allowed, budget), ef)
 }
 
 /// Walks from one allowed row to the next, over rows that are not allowed, until `budget` distances were computed.
@@ -110,15 +96,29 @@ pub(crate) fn traverse_allowed(
     allowed: &RowMask,
     budget: usize,
 ) -> Found {
+    walk(block, graph, query, Way::Hops(allowed, budget), ef)
+}
+
+/// How a walk goes through a graph.
+enum Way<'m> {
+    /// Through all nodes, to those that are allowed, within a budget.
+    Through(Option<&'m RowMask>, usize),
+    /// From one allowed row to the next, within a budget.
+    Hops(&'m RowMask, usize),
+    /// Through all nodes but one.
+    Without(u32),
+}
+
+fn walk(block: &VectorBlock<'_>, graph: &GraphView<'_>, query: &Query, way: Way<'_>, ef: usize) -> Found {
     if !matches(block, query) || graph.nodes() != block.len || block.len == 0 {
         return Found { complete: true, ..Found::default() };
     }
     if block.has_codes() {
         let score = CodeDistance::new(block, query, Grade::of(graph));
         score.request_columns();
-        Walk { graph, score: &score }.hops(ef, allowed, budget)
+        Walk { graph, score: &score }.go(way, ef)
     } else {
-        Walk { graph, score: &FullDistance::new(block, query) }.hops(ef, allowed, budget)
+        Walk { graph, score: &FullDistance::new(block, query) }.go(way, ef)
     }
 }
 
@@ -206,13 +206,6 @@ impl Adjacency for Bottom<'_, '_> {
     fn by_page(&self) -> bool {
         self.0.by_page()
     }
-
-    #[inline]
-    fn expect(&self, node: u32) {
-        if self.0.by_page() {
-            mmap::request_pages(self.0.list(node));
-        }
-    }
 }
 
 /// A layer above.
@@ -257,10 +250,18 @@ struct Walk<'w, 'a, S> {
 }
 
 impl<S: Score> Walk<'_, '_, S> {
+    fn go(&self, way: Way<'_>, ef: usize) -> Found {
+        match way {
+            Way::Through(allowed, budget) => self.run(ef, allowed, budget),
+            Way::Hops(allowed, budget) => self.hops(ef, allowed, budget),
+            Way::Without(node) => self.leaving_out(node, ef),
+        }
+    }
+
     fn run(&self, ef: usize, allowed: Option<&RowMask>, budget: usize) -> Found {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut spent = 0;
-            let [start, entry] = self.starts(scratch, &mut spent);
+            let [start, entry] = self.starts(NO_NODE, scratch, &mut spent);
             match allowed {
                 None => self.free(&[start, entry], ef, spent, scratch),
                 Some(rows) if budget < usize::MAX && self.is_far(start.row, rows) => {
@@ -273,15 +274,15 @@ impl<S: Score> Walk<'_, '_, S> {
         })
     }
 
-    /// Where the layers above lead to, and the entry.
-    fn starts(&self, scratch: &mut Scratch, spent: &mut usize) -> [Neighbour; 2] {
+    /// Where the layers above lead to without one node, and the entry.
+    fn starts(&self, without: u32, scratch: &mut Scratch, spent: &mut usize) -> [Neighbour; 2] {
         if self.graph.by_page() {
             self.graph.upper_bytes().for_each(mmap::request_pages);
         }
         let entry = self.score.score_one(self.graph.entry());
         let mut start = entry;
         for layer in (1..=self.graph.layers()).rev() {
-            start = descend(&Upper(self.graph, layer), self.score, start, scratch, spent);
+            start = descend(&Without(Upper(self.graph, layer), without), self.score, start, scratch, spent);
         }
         [start, entry]
     }
@@ -304,7 +305,7 @@ impl<S: Score> Walk<'_, '_, S> {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut spent = 0;
             let bottom = Bottom(self.graph);
-            let mut starts = self.starts(scratch, &mut spent).to_vec();
+            let mut starts = self.starts(NO_NODE, scratch, &mut spent).to_vec();
             if self.is_far(starts[0].row, allowed) {
                 return Found { spent, ..Found::default() };
             }
@@ -326,11 +327,8 @@ impl<S: Score> Walk<'_, '_, S> {
     fn leaving_out(&self, node: u32, ef: usize) -> Found {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut spent = 0;
-            let entry = self.score.score_one(self.graph.entry());
-            let layers = (1..=self.graph.layers()).rev().map(|layer| Without(Upper(self.graph, layer), node));
-            let start =
-                layers.fold(entry, |start, layer| descend(&layer, self.score, start, scratch, &mut spent));
-            spent += beam(&Without(Bottom(self.graph), node), self.score, &[start, entry], ef, scratch);
+            let starts = self.starts(node, scratch, &mut spent);
+            spent += beam(&Without(Bottom(self.graph), node), self.score, &starts, ef, scratch);
             self.found(ef, spent, scratch)
         })
     }

@@ -18,10 +18,8 @@ pub(super) trait Adjacency {
     fn nodes(&self) -> usize;
     /// Calls `each` with every link of a node.
     fn for_each(&self, node: u32, each: impl FnMut(u32));
-    /// Requests the list of a node from memory.
+    /// Requests the list of a node from where it lies.
     fn request(&self, node: u32);
-    /// Requests the list of a node that may be wanted later from where it lies, if that is not memory.
-    fn expect(&self, _: u32) {}
     /// Whether lists and rows lie in files that may not be in memory.
     fn by_page(&self) -> bool {
         false
@@ -269,7 +267,9 @@ pub(super) fn gated_beam(
         for near in scratch.compare(graph, score, Neighbour::from_key(key).row) {
             spent += 1;
             if near.key() < nearest.bound() {
-                graph.expect(near.row);
+                if graph.by_page() {
+                    graph.request(near.row);
+                }
                 open.push(Reverse(near.key()));
                 keep(near, &mut nearest);
             }
@@ -320,7 +320,9 @@ pub(super) fn gated_hops(
         for near in scratch.scored(graph, score) {
             spent += 1;
             if near.key() < nearest.bound() {
-                graph.expect(near.row);
+                if graph.by_page() {
+                    graph.request(near.row);
+                }
                 open.push(Reverse(near.key()));
                 keep(near, &mut nearest);
             }
