@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use embdb::Task;
-use embdb::format::graph::GraphView;
+use embdb::format::graph::{GraphView, Sight};
 use embdb::index::flat::{scan, scan_exact};
 use embdb::index::hnsw::search::search;
 use embdb::index::{BuildParams, Neighbour, Query, build_graph};
@@ -54,8 +54,9 @@ fn run(criterion: &mut Criterion) {
     let words: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
     let view = GraphView::parse(&bytemuck::cast_slice(&words)[..bytes.len()]).unwrap();
     for (planes, rough) in [("rough", true), ("coarse", false)] {
-        let walked = view.walked(rough);
-        let chosen = if view.rough() == rough { ", as calibration chose" } else { "" };
+        let sight = Sight { rung: 0, rough };
+        let walked = view.walked(sight);
+        let chosen = if view.sight() == sight { ", as calibration chose" } else { "" };
         for ef in [16, 64, 256] {
             let name = format!("walk, ef {ef}, {planes}{chosen}");
             searches.measure(criterion, &name, |query| search(&block, &walked, query, K, ef, None));

@@ -9,7 +9,9 @@ use super::Db;
 use super::snapshot::{Part, Rows, Snapshot, Source};
 use super::state::State;
 use crate::error::{Error, Result};
+use crate::format::graph::Sight;
 use crate::index::hnsw::repair::unreachable;
+use crate::index::{Codes, VectorBlock};
 use crate::options::Task;
 #[cfg(not(feature = "encoder"))]
 use crate::storage::models;
@@ -234,13 +236,24 @@ fn check_part(snapshot: &Snapshot, part: &Part) -> Result<()> {
 /// What is wrong with the graph of rows, if they have one: searches find only the nodes that can be reached.
 pub(super) fn graph_problem(rows: &Rows<'_>) -> Option<String> {
     const CURE: &str = "; compact builds it anew";
-    let (graph, rows) = (rows.graph.as_ref()?, rows.vectors.len);
+    let (graph, vectors) = (rows.graph.as_ref()?, &rows.vectors);
+    let rows = vectors.len;
     if graph.nodes() != rows {
         return Some(format!("the graph has {} nodes, the segment {rows} rows{CURE}", graph.nodes()));
+    }
+    if is_head_wrong(vectors, graph.sight()) {
+        return Some(format!("the heads of rows are not what their codes begin with{CURE}"));
     }
     let lost = unreachable(graph).len();
     let what = || format!("{lost} of {rows} nodes of the graph cannot be reached from its entry{CURE}");
     (lost > 0).then(what)
+}
+
+/// Heads are copies, so they are made again.
+fn is_head_wrong(block: &VectorBlock<'_>, sight: Sight) -> bool {
+    let Codes { high, low } = block.head.codes;
+    let [expected_high, expected_low] = block.cut_head(sight);
+    !high.is_empty() && high != expected_high || !low.is_empty() && low != expected_low
 }
 
 /// Norms follow from the codes, so they are recomputed.
@@ -270,8 +283,62 @@ mod tests {
     use super::*;
     use crate::format::graph::HEADER_LEN;
     use crate::format::links::{bits_of, list_len};
+    use crate::storage::segment::SegmentVectors;
     use crate::types::Document;
     use crate::{CreateOptions, OpenOptions};
+
+    fn of_only_segment<T>(db: &Db, read: impl FnOnce(&SegmentVectors) -> T) -> T {
+        let snapshot = db.inner.snapshot();
+        let set = snapshot.manifest.segments[0].vectors[0];
+        let Source::Sealed(segment) = &snapshot.parts[0].source else { panic!("it is sealed") };
+        read(segment.vectors(set.generation).unwrap())
+    }
+
+    /// Writes a graph file of right checksums in place of that of the only segment; returns its path.
+    fn replace_graph(db: &Db, graph: &[u8], head: &[Vec<u8>; 2]) -> String {
+        let snapshot = db.inner.snapshot();
+        let entry = &snapshot.manifest.segments[0];
+        let database = snapshot.manifest.database;
+        let target = storage::segment::Target { vfs: db.inner.vfs.as_ref(), dir: &db.inner.dir, database };
+        let file = target.write_graph(entry.id, entry.vectors[0], graph, head).unwrap();
+        let replace = |manifest: &mut crate::format::manifest::Manifest| {
+            let files = &mut manifest.segments[0].files;
+            files.retain(|old| old.path != file.path);
+            files.push(file.clone());
+            Ok(())
+        };
+        db.inner.commit(replace).unwrap();
+        file.path
+    }
+
+    /// Rows that differ in their first dimensions alone are walked by these, and the copy of them is checked.
+    #[test]
+    fn heads_that_are_not_what_codes_begin_with_are_found_and_cured_by_compact() {
+        const ROWS: u32 = 5000;
+        let dir = tempfile::tempdir().unwrap();
+        let create = CreateOptions { vectors: Some(192), ..CreateOptions::default() };
+        let options = OpenOptions { create, background: false, ..OpenOptions::default() };
+        let db = Db::open_with(dir.path().join("a.embdb"), options).unwrap();
+        let value = |n: u32, i: u32| ((n * 97 + i * 31) as f32).sin() * if i < 64 { 1.0 } else { 0.01 };
+        let vector = |n: u32| (0..192).map(|i| value(n, i)).collect();
+        db.add((0..ROWS).map(|n| Document::from_vector(n.to_string(), vector(n)))).unwrap();
+        db.compact(&Task::default()).unwrap();
+        assert!(db.check(false, &Task::default()).unwrap().ok);
+
+        let (graph, mut head) = of_only_segment(&db, |vectors| {
+            let head = vectors.head().unwrap().map(<[u8]>::to_vec);
+            (vectors.graph().unwrap().unwrap().to_vec(), head)
+        });
+        assert_eq!(head[0].len(), 32 * ROWS as usize, "64 dimensions tell these rows apart");
+        head[0][77] ^= 1;
+        let path = replace_graph(&db, &graph, &head);
+        let report = db.check(false, &Task::default()).unwrap();
+        let [problem] = report.problems.as_slice() else { panic!("{report:?}") };
+        assert_eq!((report.ok, &problem.file), (false, &path));
+        assert!(problem.what.contains("heads") && problem.what.contains("compact"), "{problem:?}");
+        db.compact(&Task::default()).unwrap();
+        assert!(db.check(false, &Task::default()).unwrap().ok);
+    }
 
     /// Its checksums hold, so only a walk tells.
     #[test]
@@ -286,31 +353,14 @@ mod tests {
         db.compact(&Task::default()).unwrap();
         assert!(db.check(false, &Task::default()).unwrap().ok);
 
-        let snapshot = db.inner.snapshot();
-        let entry = &snapshot.manifest.segments[0];
-        let Source::Sealed(segment) = &snapshot.parts[0].source else { panic!("it is sealed") };
-        let mut graph =
-            segment.vectors(entry.vectors[0].generation).unwrap().graph().unwrap().unwrap().to_vec();
+        let mut graph = of_only_segment(&db, |vectors| vectors.graph().unwrap().unwrap().to_vec());
         // All but the lists of the first hundred nodes.
         let len = list_len(32, bits_of(ROWS as usize));
         graph[HEADER_LEN..][100 * len..ROWS as usize * len].fill(0xff);
-        let target = storage::segment::Target {
-            vfs: db.inner.vfs.as_ref(),
-            dir: &db.inner.dir,
-            database: snapshot.manifest.database,
-        };
-        let cut = target.write_graph(entry.id, entry.vectors[0], graph).unwrap();
-        let replace = |manifest: &mut crate::format::manifest::Manifest| {
-            let files = &mut manifest.segments[0].files;
-            files.retain(|file| file.path != cut.path);
-            files.push(cut.clone());
-            Ok(())
-        };
-        db.inner.commit(replace).unwrap();
-
+        let cut = replace_graph(&db, &graph, &Default::default());
         let report = db.check(false, &Task::default()).unwrap();
         let [problem] = report.problems.as_slice() else { panic!("{report:?}") };
-        assert_eq!((report.ok, &problem.file), (false, &cut.path));
+        assert_eq!((report.ok, &problem.file), (false, &cut));
         let lost: usize = problem.what.split(' ').next().unwrap().parse().unwrap();
         let fewest = ROWS as usize - 101 * 32;
         assert!((fewest..ROWS as usize).contains(&lost) && problem.what.contains("compact"), "{problem:?}");

@@ -411,7 +411,8 @@ impl Inner {
             let old = heir.map(|heir| heir.old(shape)).transpose()?.flatten();
             for rows in part.rows(set.generation, shape)? {
                 let graph = build_graph_upon(&rows.vectors, old.as_ref(), &params, task, threads)?;
-                let file = self.target().write_graph(segment.entry.id, set, graph.encode())?;
+                let head = rows.vectors.cut_head(graph.sight);
+                let file = self.target().write_graph(segment.entry.id, set, &graph.encode(), &head)?;
                 self.commit(|manifest| {
                     if let Some(entry) = manifest.segments.iter_mut().find(|s| s.id == segment.entry.id) {
                         entry.files.push(file.clone());

@@ -71,11 +71,12 @@ pub(crate) struct Rows<'a> {
 impl Rows<'_> {
     /// Has searches request pages, if the rows are not in memory.
     pub fn read_with(&mut self, paging: &Paging) {
-        let lists = self.graph.as_ref().map_or(&[][..], GraphView::lists);
-        let head = paging.is_head_on_disk(&[self.vectors.codes.high, lists]);
+        let head = paging.is_head_on_disk(&self.walked());
         let tail = paging.is_tail_on_disk();
         self.vectors.on_disk = OnDisk { head, tail };
-        let reads_tail = |graph: &GraphView<'_>| !(graph.rough() && self.vectors.has_codes());
+        let has_head = !self.vectors.head.codes.high.is_empty();
+        let reads_tail =
+            |graph: &GraphView<'_>| !(self.vectors.has_codes() && (graph.sight().rough || has_head));
         self.graph = self.graph.take().map(|graph| {
             let by_page = head || tail && reads_tail(&graph);
             graph.paged(by_page)
@@ -85,10 +86,20 @@ impl Rows<'_> {
     /// Has the system load what comes next, if the rows are not in memory.
     pub fn request_next(&self, paging: &Paging) {
         if self.vectors.on_disk != OnDisk::default() {
+            let VectorBlock { head, codes, full, .. } = self.vectors;
             let lists = self.graph.as_ref().map_or(&[][..], GraphView::lists);
-            let codes = self.vectors.codes;
-            paging.request_next(&[lists, codes.high, codes.low, bytemuck::cast_slice(self.vectors.full)]);
+            let rest = [codes.high, codes.low, bytemuck::cast_slice(full)];
+            paging.request_next(&[&[lists, head.codes.high, head.codes.low][..], &rest].concat());
         }
+    }
+
+    /// What walks read of the lists and of the codes.
+    fn walked(&self) -> [&[u8]; 3] {
+        let VectorBlock { head, codes, .. } = self.vectors;
+        let lists = self.graph.as_ref().map_or(&[][..], GraphView::lists);
+        let [high, low] =
+            if head.codes.high.is_empty() { [codes.high, &[]] } else { [head.codes.high, head.codes.low] };
+        [lists, high, low]
     }
 
     /// Numbers in the part of the documents of this block.
@@ -285,9 +296,13 @@ fn sealed_rows<'a>(vectors: &'a SegmentVectors, documents: u32, shape: &'a Shape
     if !first.is_empty() && first.len() != documents as usize + 1 || !spans.is_empty() && spans.len() != len {
         return Err(Error::corrupt("rows", 0, "the rows are not those of the documents"));
     }
-    let vectors_block = block(shape, len, codes, scales, norms, vectors.full()?)?;
+    let mut rows = block(shape, len, codes, scales, norms, vectors.full()?)?;
     let graph = vectors.graph()?.map(GraphView::parse).transpose()?;
-    Ok(Rows { vectors: vectors_block, graph, first, spans, base: 0 })
+    if let Some(graph) = &graph {
+        let [high, low] = vectors.head()?;
+        rows = rows.with_head(graph.sight().rung as usize, Codes { high, low })?;
+    }
+    Ok(Rows { vectors: rows, graph, first, spans, base: 0 })
 }
 
 fn block<'a>(

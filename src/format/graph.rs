@@ -24,7 +24,8 @@
 //! | 232 | 8 | length | bytes of the section |
 //! | 240 | 4 | folds | rows that are folded under another |
 //! | 244 | 4 | rough | 1: walks compare the high plane of codes alone; 0: both planes |
-//! | 248 | 8 | reserved | zero |
+//! | 248 | 4 | rung | dimensions that walks compare; 0: all |
+//! | 252 | 4 | reserved | zero |
 //!
 //! Body:
 //!
@@ -76,6 +77,15 @@ pub struct RecallPoint {
     pub recall: f32,
 }
 
+/// What walks through a graph compare of the codes of rows, chosen by measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sight {
+    /// The first so many dimensions, a rung of the ladder; 0: all.
+    pub rung: u32,
+    /// The high plane alone.
+    pub rough: bool,
+}
+
 /// Size of one upper layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Pod, Zeroable)]
 #[repr(C)]
@@ -122,8 +132,10 @@ pub struct Header {
     pub folds: u32,
     /// 1 where walks compare the high plane of codes alone.
     pub rough: u32,
+    /// Dimensions that walks compare; 0: all.
+    pub rung: u32,
     /// Zero.
-    pub reserved: [u32; 2],
+    pub reserved: u32,
 }
 
 /// A row that equals that of a node, which stands for it: who finds the node has found the row.
@@ -164,8 +176,8 @@ pub struct GraphData {
     pub entry: u32,
     /// Nodes that were linked after construction because a walk or a search missed them.
     pub repaired: usize,
-    /// Whether walks compare the high plane of codes alone.
-    pub rough: bool,
+    /// What walks compare.
+    pub sight: Sight,
     /// Recall measured at some widths of the beam, ascending.
     pub curve: Vec<RecallPoint>,
     /// `nodes × stride` links.
@@ -197,7 +209,7 @@ impl GraphData {
             m: self.m,
             ef_construction: self.ef_construction,
             repaired: self.repaired,
-            rough: self.rough,
+            sight: self.sight,
             layer0: Links::of_words(&self.layer0, self.stride),
             upper: upper.collect(),
             folds: &self.folds,
@@ -221,7 +233,8 @@ impl GraphData {
             repaired: self.repaired as u32,
             curve_len: self.curve.len().min(MAX_CURVE) as u32,
             folds: self.folds.len() as u32,
-            rough: self.rough.into(),
+            rough: self.sight.rough.into(),
+            rung: self.sight.rung,
             ..Header::zeroed()
         };
         header.curve.iter_mut().zip(&self.curve).for_each(|(to, from)| *to = *from);
@@ -269,7 +282,7 @@ pub struct GraphView<'a> {
     m: usize,
     ef_construction: usize,
     repaired: usize,
-    rough: bool,
+    sight: Sight,
     layer0: Links<'a>,
     upper: Vec<UpperView<'a>>,
     folds: &'a [Fold],
@@ -343,7 +356,7 @@ impl<'a> GraphView<'a> {
             m: header.m as usize,
             ef_construction: header.ef_construction as usize,
             repaired: header.repaired as usize,
-            rough: header.rough == 1,
+            sight: Sight { rung: header.rung, rough: header.rough == 1 },
             layer0,
             upper,
             folds,
@@ -387,15 +400,15 @@ impl<'a> GraphView<'a> {
         self.repaired
     }
 
-    /// Whether walks compare the high plane of codes alone.
+    /// What walks compare.
     #[inline]
-    pub fn rough(&self) -> bool {
-        self.rough
+    pub fn sight(&self) -> Sight {
+        self.sight
     }
 
     /// The same graph, walked as told.
-    pub fn walked(&self, rough: bool) -> Self {
-        Self { rough, ..self.clone() }
+    pub fn walked(&self, sight: Sight) -> Self {
+        Self { sight, ..self.clone() }
     }
 
     /// The same graph, which may not be in memory if `by_page`: walks then request its pages before they read them.
@@ -513,7 +526,7 @@ mod tests {
             seed: 7,
             entry: 1,
             repaired: 0,
-            rough: true,
+            sight: Sight { rung: 64, rough: true },
             curve: vec![RecallPoint { ef: 16, recall: 0.5 }, RecallPoint { ef: 32, recall: 1.0 }],
             layer0: vec![1, NO_NODE, 0, 2, 1, NO_NODE],
             upper: vec![UpperLayer { members: vec![0, 1], offsets: vec![0, 1, 2], links: vec![1, 0] }],
@@ -532,9 +545,10 @@ mod tests {
             std::mem::offset_of!(Header, length),
             std::mem::offset_of!(Header, folds),
             std::mem::offset_of!(Header, rough),
+            std::mem::offset_of!(Header, rung),
             std::mem::offset_of!(Header, reserved),
         ];
-        assert_eq!(offsets, [8, 32, 48, 112, 232, 240, 244, 248]);
+        assert_eq!(offsets, [8, 32, 48, 112, 232, 240, 244, 248, 252]);
         let bytes = small().encode();
         assert_eq!(&bytes[..12], b"GRPH\x02\0\0\0\x03\0\0\0");
         assert_eq!(bytes.len(), 256 + 5 * 64);
@@ -549,7 +563,7 @@ mod tests {
         for view in [owned, read] {
             assert_eq!((view.nodes(), view.stride(), view.m(), view.ef_construction()), (3, 2, 1, 10));
             assert_eq!((view.entry(), view.layers(), view.repaired()), (1, 1, 0));
-            assert_eq!(view.curve(), data.curve);
+            assert_eq!((view.curve(), view.sight()), (&data.curve[..], data.sight));
             assert_eq!(
                 [0, 1, 2, 3].map(|node| view.links(node).collect::<Vec<_>>()),
                 [vec![1], vec![0, 2], vec![1], vec![]]

@@ -76,6 +76,10 @@ pub mod vectors {
     pub const FULL: u32 = 5;
     /// The frozen graph (see [`crate::format::graph`]).
     pub const GRAPH: u32 = 6;
+    /// Where walks compare a rung: the beginnings of all rows of the high plane, `rows` × ⌈rung / 64⌉ × 32 bytes.
+    pub const HEAD_HIGH: u32 = 7;
+    /// The same of the low plane, where walks compare both.
+    pub const HEAD_LOW: u32 = 8;
 }
 
 /// Uncompressed bytes at which a block of documents is closed.

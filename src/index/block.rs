@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 
 use super::quantize::{self, SECOND_PART, TwoPart, normalize};
 use crate::error::{Error, Result};
+use crate::format::graph::Sight;
 use crate::kernel::planes::{PlaneQuery, join, plane_len};
 use crate::types::Metric;
 
@@ -18,6 +19,15 @@ pub struct Codes<'a> {
     pub high: &'a [u8],
     /// The lower four bits.
     pub low: &'a [u8],
+}
+
+/// The beginnings of all rows' codes, apart from the rest: what walks read that compare a rung.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Head<'a> {
+    /// Dimensions of it; 0 where there is none.
+    pub dims: usize,
+    /// The planes; the low one may be empty.
+    pub codes: Codes<'a>,
 }
 
 /// `len` rows of vectors, borrowed. Under the cosine metric rows are stored normalised.
@@ -33,6 +43,8 @@ pub struct VectorBlock<'a> {
     pub len: usize,
     /// int8 codes; or none.
     pub codes: Codes<'a>,
+    /// A copy of what the rows' codes begin with; or none.
+    pub head: Head<'a>,
     /// Value of one step of a row's codes, `len`; or empty.
     pub scales: &'a [f32],
     /// Inverse norms of the codes, `ladder.len()` columns of `len`; or empty.
@@ -46,7 +58,7 @@ pub struct VectorBlock<'a> {
 /// Which parts of a block may not be in memory, so that searches request the pages of many rows at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OnDisk {
-    /// What walks read: the high plane of the codes, norms and scales.
+    /// What walks read: heads, or the high plane of the codes; norms and scales.
     pub head: bool,
     /// What is read of the few rows that walks find: the low plane and f32 values.
     pub tail: bool,
@@ -93,7 +105,36 @@ impl<'a> VectorBlock<'a> {
         if !codes.high.is_empty() && scales.is_empty() && metric != Metric::Cosine {
             return wrong(format!("codes without scales, which {} needs", metric.name()));
         }
-        Ok(Self { dim, metric, ladder, len, codes, scales, norms, full, on_disk: OnDisk::default() })
+        let (head, on_disk) = (Head::default(), OnDisk::default());
+        Ok(Self { dim, metric, ladder, len, codes, head, scales, norms, full, on_disk })
+    }
+
+    /// The same with heads of `dims` dimensions; `codes` may be empty, or have no low plane.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if a plane has another length.
+    pub fn with_head(self, dims: usize, codes: Codes<'a>) -> Result<Self> {
+        let expected = self.len.saturating_mul(plane_len(dims));
+        let fits = |plane: &[u8]| plane.is_empty() || plane.len() == expected;
+        if !fits(codes.high) || !fits(codes.low) || !codes.high.is_empty() && dims > self.dim {
+            let what = format!("heads of {dims} dimensions do not fit {} rows", self.len);
+            return Err(Error::corrupt("graph", 0, what));
+        }
+        let head = if codes.high.is_empty() { Head::default() } else { Head { dims, codes } };
+        Ok(Self { head, ..self })
+    }
+
+    /// What the codes of all rows begin with, as a walk with this sight reads it: the high plane, and the low one
+    /// where it compares both. Empty where it reads whole rows.
+    pub fn cut_head(&self, sight: Sight) -> [Vec<u8>; 2] {
+        let dims = sight.rung as usize;
+        if dims == 0 || !self.has_codes() {
+            return Default::default();
+        }
+        let (stride, len) = (plane_len(self.dim), plane_len(dims));
+        let cut =
+            |plane: &[u8]| plane.chunks(stride).flat_map(|row| &row[..len.min(row.len())]).copied().collect();
+        [cut(self.codes.high), if sight.rough { Vec::new() } else { cut(self.codes.low) }]
     }
 
     /// Whether int8 codes are stored.
@@ -194,6 +235,11 @@ impl Query {
         let parts = [&codes.first, &codes.second].map(|codes| PlaneQuery::new(codes));
         let squares = if metric == Metric::L2 { squares(&codes) } else { [0.0; 2] };
         Self { metric, dim: dim_total, rank_dim, values, codes, parts, inverse_norm, squares }
+    }
+
+    /// The query for fewer dimensions; `None` if `rung` is 0 or not fewer.
+    pub(crate) fn narrowed(&self, rung: usize) -> Option<Self> {
+        (1..self.rank_dim).contains(&rung).then(|| Self::new(&self.values, self.metric, self.dim, rung))
     }
 }
 

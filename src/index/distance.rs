@@ -26,7 +26,7 @@ pub(crate) enum Grade {
 impl Grade {
     /// What walks through a graph compare.
     pub(crate) fn of(graph: &GraphView<'_>) -> Self {
-        if graph.rough() { Self::Rough } else { Self::Coarse }
+        if graph.sight().rough { Self::Rough } else { Self::Coarse }
     }
 }
 
@@ -38,13 +38,19 @@ pub(crate) struct CodeDistance<'a> {
     norms: Option<&'a [f32]>,
     high: Plane<'a>,
     low: Plane<'a>,
+    /// Whether the low plane may not be in memory.
+    low_on_disk: bool,
 }
 
 impl<'a> CodeDistance<'a> {
     pub(crate) fn new(block: &VectorBlock<'a>, query: &'a Query, grade: Grade) -> Self {
-        let stride = plane_len(block.dim);
-        let [high, low] = [block.codes.high, block.codes.low].map(|bytes| Plane { bytes, stride });
-        Self { block: *block, query, grade, norms: block.norm_column(query.rank_dim), high, low }
+        let of_head =
+            query.rank_dim <= block.head.dims && (grade == Grade::Rough || !block.head.codes.low.is_empty());
+        let (codes, dims) =
+            if of_head { (block.head.codes, block.head.dims) } else { (block.codes, block.dim) };
+        let [high, low] = [codes.high, codes.low].map(|bytes| Plane { bytes, stride: plane_len(dims) });
+        let low_on_disk = if of_head { block.on_disk.head } else { block.on_disk.tail };
+        Self { block: *block, query, grade, norms: block.norm_column(query.rank_dim), high, low, low_on_disk }
     }
 
     pub(crate) fn block(&self) -> &VectorBlock<'a> {
@@ -80,7 +86,7 @@ impl<'a> CodeDistance<'a> {
         if self.block.on_disk.head {
             mmap::request_pages(self.high.row(row, len));
         }
-        if self.block.on_disk.tail && self.grade == Grade::Coarse {
+        if self.low_on_disk && self.grade == Grade::Coarse {
             mmap::request_pages(self.low.row(row, len));
         }
     }

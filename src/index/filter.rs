@@ -70,7 +70,7 @@ impl Default for SearchParams {
 /// The `k` nearest rows of a block among those allowed, nearest first: never fewer than there are, up to
 /// `k`. Nothing for a query prepared for another dimension or metric.
 ///
-/// The graph is used where it is cheaper and the query ranks by all dimensions, which it was built for.
+/// The graph is used where it is cheaper, and the query ranks by all dimensions or by as many as walks compare.
 pub fn search_block(
     block: &VectorBlock<'_>,
     graph: Option<&GraphView<'_>>,
@@ -121,7 +121,7 @@ fn plan(
 ) -> Plan {
     let share = matching as f64 / block.len.max(1) as f64;
     let few = matching < block.len && (matching <= FEW || share < HOPPED_SHARE);
-    if few || graph.nodes() != block.len || query.rank_dim < block.dim || !matches(block, query) {
+    if few || graph.nodes() != block.len || !matches(block, query) || !serves(block, graph, query, matching) {
         return Plan::Scan;
     }
     let measured = ef_for(graph.curve(), params.target_recall).map(|ef| scaled(ef, params.k));
@@ -136,6 +136,14 @@ fn plan(
         (Plan::Hops(ef), ef.saturating_mul(HOP_ROWS))
     };
     if rows < matching { plan } else { Plan::Scan }
+}
+
+/// Whether the graph leads to what is near by the dimensions that the query ranks by: it was built for all of them, and
+/// measured for those that walks compare.
+fn serves(block: &VectorBlock<'_>, graph: &GraphView<'_>, query: &Query, matching: usize) -> bool {
+    let rung = graph.sight().rung as usize;
+    let measured = rung > 0 && rung <= query.rank_dim && matching == block.len;
+    query.rank_dim == block.dim || measured && block.has_codes()
 }
 
 /// A width measured for ten neighbours, for `k`.
@@ -158,7 +166,7 @@ mod tests {
         let params = BuildParams { m: 8, ef_construction: 60, seed: 1, ..BuildParams::DEFAULT };
         let mut graph = build(&data.block(), &params, &Task::default(), 1).unwrap();
         let found = calibrate(&data.block(), &graph.view(), 1, &Task::default()).unwrap();
-        (graph.curve, graph.rough) = (found.curve, found.rough);
+        (graph.curve, graph.sight) = (found.curve, found.sight);
         graph
     }
 

@@ -21,7 +21,7 @@ pub mod quantize;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use block::{Codes, Neighbour, OnDisk, Query, TopK, VectorBlock};
+pub use block::{Codes, Head, Neighbour, OnDisk, Query, TopK, VectorBlock};
 pub use filter::{SearchParams, search_block};
 pub use hnsw::{BuildParams, GrowingIndex};
 pub use mask::RowMask;
@@ -57,6 +57,6 @@ pub fn build_graph_upon(
 ) -> Result<GraphData> {
     let mut graph = hnsw::build_upon(block, old, params, task, threads)?;
     let found = hnsw::calibrate(block, &graph.view(), params.seed, task)?;
-    (graph.curve, graph.rough) = (found.curve, found.rough);
+    (graph.curve, graph.sight) = (found.curve, found.sight);
     Ok(graph)
 }

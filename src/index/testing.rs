@@ -75,6 +75,15 @@ impl Data {
         data
     }
 
+    /// Clustered rows; if they truncate well, the dimensions beyond the first third hardly matter.
+    pub(crate) fn truncated(len: usize, dim: usize, metric: Metric, truncates: bool) -> Self {
+        let mut rows = Self::clustered(len, dim, metric, Codec::F32, 5).rows;
+        if truncates {
+            rows.chunks_mut(dim).flat_map(|row| &mut row[dim / 3..]).for_each(|value| *value *= 0.02);
+        }
+        Self::new(rows, dim, metric, Codec::Int8F32)
+    }
+
     /// Rows around random centres, with lengths that vary.
     pub(crate) fn clustered(len: usize, dim: usize, metric: Metric, codec: Codec, seed: u64) -> Self {
         let mut random = Random(seed);

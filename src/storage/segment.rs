@@ -227,6 +227,15 @@ impl SegmentVectors {
         self.graph.as_ref().map(|file| file.scattered(vectors::GRAPH)).transpose()
     }
 
+    /// The beginnings of all rows of the high and the low plane; empty where walks read none.
+    pub fn head(&self) -> Result<[&[u8]; 2]> {
+        let of = |id| match &self.graph {
+            Some(file) if file.has(id) => file.scattered(id),
+            _ => Ok(&[][..]),
+        };
+        Ok([of(vectors::HEAD_HIGH)?, of(vectors::HEAD_LOW)?])
+    }
+
     /// What is known of the pages that walks read.
     pub fn paging(&self) -> &Paging {
         &self.paging
@@ -606,10 +615,18 @@ impl Target<'_> {
         file.finish(path)
     }
 
-    /// Writes and syncs the graph of a generation.
-    pub fn write_graph(&self, segment: u64, set: VectorSet, graph: Vec<u8>) -> Result<FileEntry> {
+    /// Writes and syncs the graph of a generation, and the heads of its rows, high and low plane, if there are any.
+    pub fn write_graph(
+        &self,
+        segment: u64,
+        set: VectorSet,
+        graph: &[u8],
+        head: &[Vec<u8>; 2],
+    ) -> Result<FileEntry> {
         let folder = vectors_dir(segment, set);
-        let sections = [(vectors::GRAPH, vec![graph.as_slice()])];
+        let heads = [vectors::HEAD_HIGH, vectors::HEAD_LOW].into_iter().zip(head);
+        let heads = heads.filter(|(_, plane)| !plane.is_empty()).map(|(id, plane)| (id, vec![&plane[..]]));
+        let sections: Vec<_> = [(vectors::GRAPH, vec![graph])].into_iter().chain(heads).collect();
         let entry = self.write_pieces(format!("{folder}/graph"), Kind::Graph, &sections)?;
         self.vfs.sync_dir(&self.dir.join(&folder))?;
         Ok(entry)

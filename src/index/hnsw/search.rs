@@ -17,6 +17,10 @@ use crate::index::mask::RowMask;
 use crate::kernel;
 use crate::mmap;
 
+/// Of a walk that saw fewer dimensions so many times as many rows are compared exactly as of a scan: 256 of 768
+/// dimensions of a model that was trained for it hold .997 of the ten nearest among their best 40, all among 100.
+const NARROW: usize = 3;
+
 /// What a walk through the graph came to.
 #[derive(Debug, Clone, Default)]
 pub struct Found {
@@ -26,14 +30,16 @@ pub struct Found {
     pub spent: usize,
     /// False if the budget ended the walk, or nothing around the query is allowed.
     pub complete: bool,
+    /// Whether the walk compared fewer dimensions than the query ranks by.
+    pub narrow: bool,
 }
 
 impl Found {
     /// Those to compare exactly for the `k` nearest: of a wide walk more than of a scan, since the recall that made it
-    /// wide is lost where the order of its nodes is rough.
+    /// wide is lost where the order of its nodes is rough; and more again where it saw fewer dimensions.
     pub(crate) fn compared(&self, k: usize) -> &[Neighbour] {
         let few = rescored(k);
-        let most = few.max((self.neighbours.len() / 2).min(2 * few));
+        let most = if self.narrow { NARROW * few } else { few.max((self.neighbours.len() / 2).min(2 * few)) };
         self.neighbours.get(..most).unwrap_or(&self.neighbours)
     }
 }
@@ -109,14 +115,22 @@ enum Way<'m> {
     Without(u32),
 }
 
+impl Way<'_> {
+    /// Whether every row may be found. A filter may leave only far rows, which fewer dimensions cannot tell apart.
+    fn is_free(&self) -> bool {
+        !matches!(self, Self::Through(Some(_), _) | Self::Hops(..))
+    }
+}
+
 fn walk(block: &VectorBlock<'_>, graph: &GraphView<'_>, query: &Query, way: Way<'_>, ef: usize) -> Found {
     if !matches(block, query) || graph.nodes() != block.len || block.len == 0 {
         return Found { complete: true, ..Found::default() };
     }
     if block.has_codes() {
-        let score = CodeDistance::new(block, query, Grade::of(graph));
+        let narrow = if way.is_free() { query.narrowed(graph.sight().rung as usize) } else { None };
+        let score = CodeDistance::new(block, narrow.as_ref().unwrap_or(query), Grade::of(graph));
         score.request_columns();
-        Walk { graph, score: &score }.go(way, ef)
+        Found { narrow: narrow.is_some(), ..Walk { graph, score: &score }.go(way, ef) }
     } else {
         Walk { graph, score: &FullDistance::new(block, query) }.go(way, ef)
     }
@@ -320,7 +334,12 @@ impl<S: Score> Walk<'_, '_, S> {
             };
             let budget = budget.saturating_sub(spent);
             let gated = gated_hops(&bottom, self.score, &starts, passes, ef, budget, scratch, keep);
-            Found { neighbours: gated.nearest, spent: spent + gated.spent, complete: gated.complete }
+            Found {
+                neighbours: gated.nearest,
+                spent: spent + gated.spent,
+                complete: gated.complete,
+                ..Found::default()
+            }
         })
     }
 
@@ -348,7 +367,7 @@ impl<S: Score> Walk<'_, '_, S> {
             nodes.for_each(|node| self.rows_of(node, |row| all.push(row, node.distance)));
             all.into_sorted()
         };
-        Found { neighbours, spent, complete: true }
+        Found { neighbours, spent, complete: true, ..Found::default() }
     }
 
     fn gated(
@@ -368,7 +387,12 @@ impl<S: Score> Walk<'_, '_, S> {
             });
         };
         let gated = gated_beam(&Bottom(self.graph), self.score, starts, ef, budget, scratch, keep);
-        Found { neighbours: gated.nearest, spent: spent + gated.spent, complete: gated.complete }
+        Found {
+            neighbours: gated.nearest,
+            spent: spent + gated.spent,
+            complete: gated.complete,
+            ..Found::default()
+        }
     }
 
     /// The row of a node, and those it stands for besides.
@@ -386,7 +410,8 @@ impl<S: Score> Walk<'_, '_, S> {
 mod tests {
     use super::super::build::{BuildParams, build};
     use super::*;
-    use crate::format::graph::GraphData;
+    use crate::format::graph::{GraphData, Sight};
+    use crate::index::block::Codes;
     use crate::index::flat::scan;
     use crate::index::testing::{Data, METRICS, Random, overlap};
     use crate::options::Task;
@@ -412,6 +437,30 @@ mod tests {
     }
 
     #[test]
+    fn a_walk_by_a_rung_ends_in_full_distances_and_reads_heads_alike() {
+        let data = Data::truncated(2000, 192, Metric::Cosine, true);
+        let graph = graph_of(&data);
+        for rough in [true, false] {
+            let view = graph.view().walked(Sight { rung: 64, rough });
+            let [high, low] = data.block().cut_head(view.sight());
+            assert_eq!((high.len(), low.len()), (2000 * 32, if rough { 0 } else { 2000 * 32 }));
+            let headed = data.block().with_head(64, Codes { high: &high, low: &low }).unwrap();
+            let mut recall = 0.0;
+            for vector in data.queries(20, 3) {
+                let query = Query::new(&vector, Metric::Cosine, 192, 192);
+                let found = search(&data.block(), &view, &query, 10, 60, None);
+                assert_eq!(found, search(&headed, &view, &query, 10, 60, None));
+                let exact = crate::index::flat::scan_exact(&data.block(), &query, 10, None);
+                assert!(found.iter().all(|n| exact.iter().all(|e| e.row != n.row || e == n)));
+                recall += overlap(&exact.iter().map(|n| n.row).collect::<Vec<_>>(), &found) / 20.0;
+            }
+            assert!(recall > 0.9, "{recall}");
+        }
+        assert!(data.block().with_head(64, Codes { high: &[0; 31], low: &[] }).is_err());
+        assert!(data.block().with_head(256, Codes { high: &[0; 2000 * 128], low: &[] }).is_err());
+    }
+
+    #[test]
     fn walks_that_request_pages_find_the_same() {
         use crate::index::OnDisk;
         for codec in [Codec::Int8F32, Codec::Int8, Codec::F32] {
@@ -423,7 +472,7 @@ mod tests {
                 for vector in data.queries(10, 2) {
                     let query = Query::new(&vector, Metric::Cosine, 12, 12);
                     for rough in [false, true] {
-                        let view = graph.view().walked(rough);
+                        let view = graph.view().walked(Sight { rung: 0, rough });
                         let paged = view.clone().paged(true);
                         for mask in [None, Some(&masks[0])] {
                             let found = search(&block, &paged, &query, 10, 40, mask);
