@@ -306,7 +306,7 @@ fn the_graph_header_lies_as_the_table_says() {
     let (curve, upper) = (size_of::<graph::RecallPoint>(), size_of::<graph::UpperSize>());
     header!(magic: 4, version: 4, nodes: 4, stride: 4, layers: 4, entry: 4, m: 4, ef_construction: 4, seed: 8,
         repaired: 4, curve_len: 4, curve: graph::MAX_CURVE * curve, upper: graph::MAX_LAYERS * upper, length: 8, folds: 4,
-        rough: 4, rung: 4, reserved: 4);
+        rough: 4, rung: 4, longest: 4);
 }
 
 #[test]

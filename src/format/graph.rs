@@ -19,13 +19,13 @@
 //! | 32 | 8 | seed | seed of the order of insertion; 0: in the order of rows |
 //! | 40 | 4 | repaired | nodes that a walk from the entry, or a search for their own vector, missed until links to them were added |
 //! | 44 | 4 | curve_len | entries used of `curve`; at most 8 |
-//! | 48 | 64 | curve | 8 × (`ef` u32, recall f32): recall@10 measured at that width of the beam, `ef` ascending |
+//! | 48 | 64 | curve | 8 × (`ef` u16, `reach` u16, recall f32): recall@10 measured at that width of the beam, `ef` ascending |
 //! | 112 | 120 | upper | 15 × (nodes u32, links u32): size of each upper layer, layer 1 first; zero where unused |
 //! | 232 | 8 | length | bytes of the section |
 //! | 240 | 4 | folds | rows that are folded under another |
 //! | 244 | 4 | rough | 1: walks compare the high plane of codes alone; 0: both planes |
 //! | 248 | 4 | rung | dimensions that walks compare; 0: all |
-//! | 252 | 4 | reserved | zero |
+//! | 252 | 4 | longest | f32: length of the longest row, where distances are inner products; else 0 |
 //!
 //! Body:
 //!
@@ -72,9 +72,24 @@ pub const NO_NODE: u32 = u32::MAX;
 #[repr(C)]
 pub struct RecallPoint {
     /// Width of the beam.
-    pub ef: u32,
+    pub ef: u16,
+    /// How far walks reach at that width, in 4096ths: nodes are passed over whose squared distance is larger than that
+    /// of the tenth nearest so far by more than this share. 0: they are kept however far.
+    pub reach: u16,
     /// Share of the true ten nearest that were found.
     pub recall: f32,
+}
+
+impl RecallPoint {
+    /// A point with a reach, if there is one, rounded up.
+    pub fn new(ef: u16, reach: Option<f32>, recall: f32) -> Self {
+        Self { ef, reach: reach.map_or(0, |reach| (reach * 4096.0).ceil().max(1.0) as u16), recall }
+    }
+
+    /// The reach as a share.
+    pub fn reach(&self) -> Option<f32> {
+        (self.reach > 0).then(|| f32::from(self.reach) / 4096.0)
+    }
 }
 
 /// What walks through a graph compare of the codes of rows, chosen by measurement.
@@ -134,8 +149,8 @@ pub struct Header {
     pub rough: u32,
     /// Dimensions that walks compare; 0: all.
     pub rung: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Length of the longest row under the inner product; else 0.
+    pub longest: f32,
 }
 
 /// A row that equals that of a node, which stands for it: who finds the node has found the row.
@@ -178,6 +193,8 @@ pub struct GraphData {
     pub repaired: usize,
     /// What walks compare.
     pub sight: Sight,
+    /// Length of the longest row under the inner product; else 0.
+    pub longest: f32,
     /// Recall measured at some widths of the beam, ascending.
     pub curve: Vec<RecallPoint>,
     /// `nodes × stride` links.
@@ -210,6 +227,7 @@ impl GraphData {
             ef_construction: self.ef_construction,
             repaired: self.repaired,
             sight: self.sight,
+            longest: self.longest,
             layer0: Links::of_words(&self.layer0, self.stride),
             upper: upper.collect(),
             folds: &self.folds,
@@ -235,6 +253,7 @@ impl GraphData {
             folds: self.folds.len() as u32,
             rough: self.sight.rough.into(),
             rung: self.sight.rung,
+            longest: self.longest,
             ..Header::zeroed()
         };
         header.curve.iter_mut().zip(&self.curve).for_each(|(to, from)| *to = *from);
@@ -283,6 +302,7 @@ pub struct GraphView<'a> {
     ef_construction: usize,
     repaired: usize,
     sight: Sight,
+    longest: f32,
     layer0: Links<'a>,
     upper: Vec<UpperView<'a>>,
     folds: &'a [Fold],
@@ -357,6 +377,7 @@ impl<'a> GraphView<'a> {
             ef_construction: header.ef_construction as usize,
             repaired: header.repaired as usize,
             sight: Sight { rung: header.rung, rough: header.rough == 1 },
+            longest: header.longest,
             layer0,
             upper,
             folds,
@@ -406,9 +427,19 @@ impl<'a> GraphView<'a> {
         self.sight
     }
 
+    /// Length of the longest row under the inner product; else 0.
+    pub fn longest(&self) -> f32 {
+        self.longest
+    }
+
     /// The same graph, walked as told.
     pub fn walked(&self, sight: Sight) -> Self {
         Self { sight, ..self.clone() }
+    }
+
+    /// The same graph, of rows no longer than this.
+    pub fn of_rows(&self, longest: f32) -> Self {
+        Self { longest, ..self.clone() }
     }
 
     /// The same graph, which may not be in memory if `by_page`: walks then request its pages before they read them.
@@ -527,7 +558,8 @@ mod tests {
             entry: 1,
             repaired: 0,
             sight: Sight { rung: 64, rough: true },
-            curve: vec![RecallPoint { ef: 16, recall: 0.5 }, RecallPoint { ef: 32, recall: 1.0 }],
+            longest: 2.5,
+            curve: vec![RecallPoint::new(16, Some(0.1), 0.5), RecallPoint::new(32, None, 1.0)],
             layer0: vec![1, NO_NODE, 0, 2, 1, NO_NODE],
             upper: vec![UpperLayer { members: vec![0, 1], offsets: vec![0, 1, 2], links: vec![1, 0] }],
             folds: vec![Fold { node: 1, row: 2 }],
@@ -546,7 +578,7 @@ mod tests {
             std::mem::offset_of!(Header, folds),
             std::mem::offset_of!(Header, rough),
             std::mem::offset_of!(Header, rung),
-            std::mem::offset_of!(Header, reserved),
+            std::mem::offset_of!(Header, longest),
         ];
         assert_eq!(offsets, [8, 32, 48, 112, 232, 240, 244, 248, 252]);
         let bytes = small().encode();
@@ -563,7 +595,7 @@ mod tests {
         for view in [owned, read] {
             assert_eq!((view.nodes(), view.stride(), view.m(), view.ef_construction()), (3, 2, 1, 10));
             assert_eq!((view.entry(), view.layers(), view.repaired()), (1, 1, 0));
-            assert_eq!((view.curve(), view.sight()), (&data.curve[..], data.sight));
+            assert_eq!((view.curve(), view.sight(), view.longest()), (&data.curve[..], data.sight, 2.5));
             assert_eq!(
                 [0, 1, 2, 3].map(|node| view.links(node).collect::<Vec<_>>()),
                 [vec![1], vec![0, 2], vec![1], vec![]]

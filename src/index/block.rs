@@ -237,6 +237,11 @@ impl Query {
         Self { metric, dim: dim_total, rank_dim, values, codes, parts, inverse_norm, squares }
     }
 
+    /// The length of the query.
+    pub(crate) fn length(&self) -> f32 {
+        self.values.iter().map(|x| x * x).sum::<f32>().sqrt()
+    }
+
     /// The query for fewer dimensions; `None` if `rung` is 0 or not fewer.
     pub(crate) fn narrowed(&self, rung: usize) -> Option<Self> {
         (1..self.rank_dim).contains(&rung).then(|| Self::new(&self.values, self.metric, self.dim, rung))

@@ -32,7 +32,8 @@
 use super::block::{Neighbour, Query, VectorBlock};
 use super::distance::Grade;
 use super::flat::{in_crowd, matches, scan, scan_exact};
-use super::hnsw::calibrate::{MEASURED_K, ef_for};
+use super::hnsw::beam::{Beam, ef_for};
+use super::hnsw::calibrate::MEASURED_K;
 use super::hnsw::search::{Found, finish, traverse, traverse_allowed};
 use super::mask::RowMask;
 use crate::format::graph::GraphView;
@@ -87,7 +88,10 @@ pub fn search_block(
     if let Some(graph) = graph {
         let budget = if allowed.is_some() { matching / 2 } else { usize::MAX };
         let found = match (plan(block, graph, query, params, matching), allowed) {
-            (Plan::Walk(ef), _) => traverse(block, graph, query, ef, allowed, budget),
+            (Plan::Walk(ef), _) => {
+                let beam = Beam::measured(graph, query, ef, params.k);
+                traverse(block, graph, query, beam, allowed, budget)
+            }
             (Plan::Hops(ef), Some(rows)) => traverse_allowed(block, graph, query, ef, rows, budget),
             _ => Found::default(),
         };
@@ -157,7 +161,7 @@ mod tests {
     use super::super::testing::{Data, METRICS, overlap};
     use super::*;
     use crate::format::graph::{GraphData, NO_NODE};
-    use crate::index::hnsw::calibrate::DEFAULT_WIDTH;
+    use crate::index::hnsw::beam::DEFAULT_WIDTH;
     use crate::index::hnsw::{BuildParams, build, calibrate};
     use crate::options::Task;
     use crate::types::{Codec, Metric};
@@ -166,7 +170,7 @@ mod tests {
         let params = BuildParams { m: 8, ef_construction: 60, seed: 1, ..BuildParams::DEFAULT };
         let mut graph = build(&data.block(), &params, &Task::default(), 1).unwrap();
         let found = calibrate(&data.block(), &graph.view(), 1, &Task::default()).unwrap();
-        (graph.curve, graph.sight) = (found.curve, found.sight);
+        (graph.curve, graph.sight, graph.longest) = (found.curve, found.sight, found.longest);
         graph
     }
 

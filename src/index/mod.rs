@@ -57,6 +57,6 @@ pub fn build_graph_upon(
 ) -> Result<GraphData> {
     let mut graph = hnsw::build_upon(block, old, params, task, threads)?;
     let found = hnsw::calibrate(block, &graph.view(), params.seed, task)?;
-    (graph.curve, graph.sight) = (found.curve, found.sight);
+    (graph.curve, graph.sight, graph.longest) = (found.curve, found.sight, found.longest);
     Ok(graph)
 }

@@ -10,6 +10,7 @@
 //! Under the inner product a row asks for rows longer than most, which are easily found. There queries are rows that were
 //! pushed away, in a random direction, by twice the distance of their own tenth neighbour.
 
+use super::beam::Beam;
 use super::build::Random;
 use super::search::search_without;
 use crate::error::Result;
@@ -24,14 +25,19 @@ use crate::types::Metric;
 pub const WIDTHS: [u32; 8] = [16, 32, 64, 128, 256, 512, 1024, 2048];
 /// Neighbours whose recall is measured.
 pub const MEASURED_K: usize = 10;
-/// Width used where no curve was measured.
-pub const DEFAULT_WIDTH: usize = 128;
 
 const SAMPLES: usize = 100;
 /// How far a row is pushed, in distances of its tenth neighbour.
 const PUSH: f32 = 2.0;
 /// The first so many of [`WIDTHS`] decide what walks compare; wider beams take as long as all of these.
 const DECISIVE: usize = 6;
+/// The places in [`WIDTHS`] of those at which reaches are measured.
+const REACHES_AT: [usize; 3] = [1, 3, 5];
+/// Reaches that are tried, as shares of squared distances.
+const LEAST_REACH: f32 = 0.02;
+const MOST_REACH: f32 = 1.28;
+/// How often the range of reaches is halved.
+const REACH_STEPS: usize = 6;
 /// The place in [`WIDTHS`] of that at which each sight is tried, before it is measured at all of them.
 const TRIED: usize = 3;
 
@@ -40,8 +46,10 @@ const TRIED: usize = 3;
 pub struct Calibration {
     /// Recall@10 at [`WIDTHS`], walked with this sight; empty for a block of ten rows or fewer.
     pub curve: Vec<RecallPoint>,
-    /// The cheapest that finds about what walks find by all dimensions and both planes.
+    /// What takes the least effort for the same recall.
     pub sight: Sight,
+    /// Length of the longest row under the inner product; else 0.
+    pub longest: f32,
 }
 
 /// Measures recall@10 at some widths, and chooses what walks compare.
@@ -57,27 +65,26 @@ pub fn calibrate(
     if block.len <= MEASURED_K {
         return Ok(Calibration::default());
     }
+    let longest = longest(block);
     let samples = Samples::take(block, graph, seed, task)?;
-    let (decisive, wider) = WIDTHS.split_at(DECISIVE);
-    let whole = samples.hits_at(&graph.walked(Sight::default()), decisive);
-    let mut best = (Sight::default(), whole.clone());
-    let mut least = place(block, best.0);
-    for sight in sights_besides_all(block) {
-        let view = graph.walked(sight);
-        if samples.is_hopeless(whole[TRIED], samples.hits(&view, WIDTHS[TRIED])) {
-            continue;
-        }
-        let hits = samples.hits_at(&view, decisive);
-        let effort = place(block, sight) * samples.wider(&whole, &hits);
-        if effort < least {
-            (best, least) = ((sight, hits), effort);
-        }
+    let (sight, hits) = samples.sight(graph);
+    let view = graph.walked(sight).of_rows(longest);
+    let reaches = samples.reaches(&view, &hits);
+    let curve = samples.curve(&view, reaches);
+    Ok(Calibration { curve, sight, longest })
+}
+
+/// The length of the longest row, where walks have to know it.
+fn longest(block: &VectorBlock<'_>) -> f32 {
+    let mut values = Vec::new();
+    let mut length = |row| {
+        block.values_of(row, &mut values);
+        values.iter().map(|x| x * x).sum::<f32>().sqrt()
+    };
+    match block.metric {
+        Metric::Dot => (0..block.len as u32).map(&mut length).fold(0.0, f32::max),
+        Metric::Cosine | Metric::L2 => 0.0,
     }
-    let (sight, mut hits) = best;
-    if hits.last() != Some(&samples.all()) {
-        hits.extend(samples.hits_at(&graph.walked(sight), wider));
-    }
-    Ok(Calibration { curve: samples.curve(&hits), sight })
 }
 
 /// What walks may compare, besides all: the high plane alone, and the codes of half the dimensions or fewer.
@@ -142,22 +149,75 @@ impl<'a> Samples<'a> {
         self.queries.len() * MEASURED_K
     }
 
-    /// Neighbours that walks of one width find.
-    fn hits(&self, graph: &GraphView<'_>, ef: u32) -> usize {
+    /// What walks compare at the least effort, and what they find at the [`DECISIVE`] widths.
+    fn sight(&self, graph: &GraphView<'_>) -> (Sight, Vec<usize>) {
+        let all = Sight::default();
+        let whole = self.hits_at(&graph.walked(all), &WIDTHS[..DECISIVE]);
+        let mut best = (all, whole.clone());
+        let mut least = place(self.block, all);
+        for sight in sights_besides_all(self.block) {
+            let view = graph.walked(sight);
+            if self.is_hopeless(whole[TRIED], self.hits(&view, WIDTHS[TRIED], None)) {
+                continue;
+            }
+            let hits = self.hits_at(&view, &WIDTHS[..DECISIVE]);
+            let effort = place(self.block, sight) * self.wider(&whole, &hits);
+            if effort < least {
+                (best, least) = ((sight, hits), effort);
+            }
+        }
+        best
+    }
+
+    /// How far walks must reach at each of [`WIDTHS`] to find what plain beams find.
+    ///
+    /// Measured at some of the widths. The reach grows with the logarithm of the width, on vectors of words as on vectors
+    /// of texts, so that a line through what was measured evens out what a hundred samples err by.
+    fn reaches(&self, graph: &GraphView<'_>, plain: &[usize]) -> Option<[f32; WIDTHS.len()]> {
+        let measured: Option<Vec<(f32, f32)>> = REACHES_AT
+            .iter()
+            .map(|&at| Some((at as f32, self.reach(graph, WIDTHS[at], *plain.get(at)?)?)))
+            .collect();
+        let line = Line::through(&measured?);
+        let least = line.at(0.0).max(LEAST_REACH);
+        Some(std::array::from_fn(|at| line.at(at as f32).max(least)))
+    }
+
+    /// The shortest reach with which walks of one width find as much as a plain beam.
+    fn reach(&self, graph: &GraphView<'_>, ef: u32, plain: usize) -> Option<f32> {
+        let finds = |reach: f32| self.hits(graph, ef, Some(reach)) >= plain;
+        let [mut short, mut long] = [LEAST_REACH, MOST_REACH];
+        if !finds(long) {
+            return None;
+        }
+        for _ in 0..REACH_STEPS {
+            let middle = (short * long).sqrt();
+            if finds(middle) { long = middle } else { short = middle }
+        }
+        Some(long)
+    }
+
+    /// Neighbours that walks of one width find: plain ones, or with a reach.
+    fn hits(&self, graph: &GraphView<'_>, ef: u32, reach: Option<f32>) -> usize {
         let of = |sample: &Sample| {
             let Sample { query, without, limit } = sample;
-            let found = search_without(self.block, graph, query, MEASURED_K, ef as usize, *without);
+            let ef = ef as usize;
+            let beam = match reach {
+                Some(reach) => Beam::reaching(graph, query, ef, MEASURED_K, reach),
+                None => Beam::plain(ef),
+            };
+            let found = search_without(self.block, graph, query, MEASURED_K, beam, *without);
             found.iter().filter(|n| n.distance <= *limit).count()
         };
         self.queries.iter().map(of).sum()
     }
 
-    /// What walks of some widths, ascending, find; all from the first that misses nothing.
+    /// What plain beams of some widths, ascending, find; all from the first that misses nothing.
     fn hits_at(&self, graph: &GraphView<'_>, widths: &[u32]) -> Vec<usize> {
         let mut hits = Vec::with_capacity(WIDTHS.len());
         for &ef in widths {
             let all = hits.last() == Some(&self.all());
-            hits.push(if all { self.all() } else { self.hits(graph, ef) });
+            hits.push(if all { self.all() } else { self.hits(graph, ef, None) });
         }
         hits
     }
@@ -181,11 +241,41 @@ impl<'a> Samples<'a> {
         ratios.sum::<f64>() / whole.len() as f64
     }
 
-    /// Recall at the first of [`WIDTHS`], up to the first that misses nothing.
-    fn curve(&self, hits: &[usize]) -> Vec<RecallPoint> {
-        let end = hits.iter().position(|&hits| hits == self.all()).map_or(hits.len(), |at| at + 1);
-        let points = WIDTHS.iter().zip(&hits[..end]);
-        points.map(|(&ef, &hits)| RecallPoint { ef, recall: surely(hits, self.all()) }).collect()
+    /// Recall at [`WIDTHS`], up to the first that misses nothing.
+    fn curve(&self, graph: &GraphView<'_>, reaches: Option<[f32; WIDTHS.len()]>) -> Vec<RecallPoint> {
+        let mut curve = Vec::with_capacity(WIDTHS.len());
+        for (at, &ef) in WIDTHS.iter().enumerate() {
+            let reach = reaches.map(|reaches| reaches[at]);
+            let recall = surely(self.hits(graph, ef, reach), self.all());
+            curve.push(RecallPoint::new(ef as u16, reach, recall));
+            if recall >= 1.0 {
+                break;
+            }
+        }
+        curve
+    }
+}
+
+/// A straight line.
+struct Line {
+    start: f32,
+    slope: f32,
+}
+
+impl Line {
+    /// The line of the least squares.
+    fn through(points: &[(f32, f32)]) -> Self {
+        let count = points.len() as f32;
+        let [x, y] =
+            [points.iter().map(|p| p.0).sum::<f32>(), points.iter().map(|p| p.1).sum()].map(|s| s / count);
+        let spread: f32 = points.iter().map(|p| (p.0 - x) * (p.0 - x)).sum();
+        let together: f32 = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum();
+        let slope = (together / spread.max(f32::MIN_POSITIVE)).max(0.0);
+        Self { start: y - slope * x, slope }
+    }
+
+    fn at(&self, x: f32) -> f32 {
+        self.start + self.slope * x
     }
 }
 
@@ -224,25 +314,6 @@ fn query_of(block: &VectorBlock<'_>, row: u32) -> Query {
     let mut values = Vec::new();
     block.values_of(row, &mut values);
     Query::new(&values, block.metric, block.dim, block.dim)
-}
-
-/// The narrowest beam that reaches `target` by the curve, interpolated between its points; `None` if even
-/// the widest measured does not. Without a curve, [`DEFAULT_WIDTH`].
-pub fn ef_for(curve: &[RecallPoint], target: f32) -> Option<usize> {
-    if curve.is_empty() {
-        return Some(DEFAULT_WIDTH);
-    }
-    let reached = curve.iter().position(|point| point.recall >= target)?;
-    let high = curve.get(reached)?;
-    let low = reached.checked_sub(1).and_then(|i| curve.get(i));
-    let width = match low {
-        Some(low) if high.recall > low.recall && high.ef > low.ef => {
-            let part = (target - low.recall) / (high.recall - low.recall);
-            low.ef as f32 + part * (high.ef - low.ef) as f32
-        }
-        _ => high.ef as f32,
-    };
-    Some(width.ceil().max(1.0) as usize)
 }
 
 #[cfg(test)]
@@ -289,20 +360,5 @@ mod tests {
         let tiny = Data::clustered(10, 12, Metric::Cosine, Codec::Int8, 21);
         let graph = build(&tiny.block(), &BuildParams::default(), &Task::default(), 1).unwrap();
         assert!(calibrate(&tiny.block(), &graph.view(), 3, &Task::default()).unwrap().curve.is_empty());
-    }
-
-    #[test]
-    fn widths_are_interpolated() {
-        let point = |ef, recall| RecallPoint { ef, recall };
-        let curve = [point(16, 0.5), point(32, 0.9), point(64, 0.9), point(128, 1.0)];
-        let of = |target| ef_for(&curve, target);
-        assert_eq!(
-            [of(0.2), of(0.5), of(0.7), of(0.9), of(0.95), of(1.0)],
-            [16, 16, 24, 32, 96, 128].map(Some)
-        );
-        assert_eq!(ef_for(&curve[..3], 0.95), None);
-        assert_eq!(ef_for(&[], 0.95), Some(DEFAULT_WIDTH));
-        assert_eq!(ef_for(&[point(0, f32::NAN), point(0, 2.0)], 0.95), Some(1));
-        assert_eq!(of(f32::NAN), None);
     }
 }

@@ -15,6 +15,7 @@
 
 use std::cmp::Reverse;
 
+use super::beam::Beam;
 use super::build::BuildParams;
 use super::inherit::{Heritage, Old};
 use super::links::{Link, Links};
@@ -227,7 +228,7 @@ impl Construction<'_> {
                 nearest = descend(layer, &from, nearest, &mut room.scratch, &mut 0);
                 continue;
             }
-            beam(layer, &from, &[nearest], self.params.ef_construction, &mut room.scratch);
+            beam(layer, &from, &[nearest], Beam::plain(self.params.ef_construction), &mut room.scratch);
             let near = room.scratch.pool.nodes().filter(|near| near.row != node);
             room.candidates.clear();
             room.candidates.extend(near.map(|near| Link { distance: near.distance, node: near.row }));

@@ -15,9 +15,11 @@
 //! | [`repair`] | which nodes walks and searches miss, and how they are linked |
 //! | `walk`, `pool` | how a graph is walked through, and which nodes are kept |
 //! | [`search`] | the nearest rows by walking the graph |
-//! | [`mod@calibrate`] | how wide the beam must be for a wanted recall |
+//! | [`beam`] | how wide a walk is and how far it reaches |
+//! | [`mod@calibrate`] | which of them a wanted recall takes |
 //! | [`growing`] | the index of rows that are still being added |
 
+pub mod beam;
 pub mod build;
 pub mod calibrate;
 mod construct;
@@ -34,7 +36,8 @@ mod rows;
 pub mod search;
 mod walk;
 
+pub use beam::Beam;
 pub use build::{BuildParams, build, build_upon};
-pub use calibrate::{calibrate, ef_for};
+pub use calibrate::calibrate;
 pub use growing::GrowingIndex;
 pub use inherit::Old;

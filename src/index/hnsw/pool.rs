@@ -1,49 +1,82 @@
-//! The nodes a walk keeps: the nearest `width` of those met, in order, and which of them it has to expand.
+//! The nodes a walk keeps: the nearest of those met, in order, and which of them it has to expand.
 //!
 //! A sorted array rather than a heap: a beam is a few hundred nodes wide, so that moving a part of one or two
 //! kilobytes costs less than the branches of a heap. Which node to expand next is known without a search: the array is
 //! expanded up to a frontier, but for the few newcomers before it, which have a list of their own.
 
+use super::beam::Beam;
 use crate::index::block::Neighbour;
 
 /// The nearest nodes met, nearest first; of equal distances the lower node first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pool {
     /// Distance above, then the node.
     keys: Vec<u64>,
-    width: usize,
+    beam: Beam,
+    /// Keys from here on lie beyond the reach of the beam.
+    limit: u64,
+    /// Keys from here on are not wanted.
+    bound: u64,
     /// Nodes before this place were expanded, but for the late ones; those from it on were not.
     frontier: usize,
     /// Keys before the frontier that were not expanded, nearest last.
     late: Vec<u64>,
 }
 
+impl Default for Pool {
+    fn default() -> Self {
+        let beam = Beam::plain(1);
+        Self { keys: Vec::new(), beam, limit: u64::MAX, bound: u64::MAX, frontier: 0, late: Vec::new() }
+    }
+}
+
 impl Pool {
-    /// Empties the pool and gives it room for `width` nodes.
-    pub(super) fn reset(&mut self, width: usize) {
+    /// Empties the pool and gives it room for what the beam keeps.
+    pub(super) fn reset(&mut self, beam: Beam) {
         self.keys.clear();
-        self.keys.reserve(width.min(1 << 14));
-        self.width = width.max(1);
+        self.keys.reserve(beam.width.min(1 << 14) + 1);
+        self.beam = beam;
+        self.limit = u64::MAX;
+        self.bound = u64::MAX;
         self.frontier = 0;
         self.late.clear();
     }
 
-    /// Takes a node in if it is among the nearest `width` so far. A node must be offered only once.
+    /// Takes a node in if the beam keeps it: if it is within reach and among the nearest `width` so far, or among the
+    /// nearest `least`. A node must be offered only once.
     #[inline]
     pub(super) fn offer(&mut self, candidate: Neighbour) {
         let key = candidate.key();
-        if self.keys.len() == self.width {
-            if self.keys.last().is_some_and(|&worst| key >= worst) {
-                return;
-            }
-            self.drop_worst();
+        if key < self.bound {
+            self.insert(key);
         }
+    }
+
+    fn insert(&mut self, key: u64) {
         let place = self.keys.partition_point(|&kept| kept < key);
         self.keys.insert(place, key);
         if place < self.frontier {
             self.frontier += 1;
             let place = self.late.partition_point(|&waiting| waiting > key);
             self.late.insert(place, key);
+        }
+        let Beam { width, least, near, .. } = self.beam;
+        if place < near
+            && let Some(&near) = self.keys.get(near - 1)
+        {
+            let distance = self.beam.limit(Neighbour::from_key(near).distance);
+            self.limit = Neighbour { row: 0, distance }.key();
+        }
+        while self.keys.len() > least
+            && (self.keys.len() > width || self.keys.last().is_some_and(|&worst| worst >= self.limit))
+        {
+            self.drop_worst();
+        }
+        if let Some(&kept) = self.keys.get(least - 1) {
+            self.bound = self.limit.max(kept);
+            if self.keys.len() == width {
+                self.bound = self.keys.last().map_or(self.bound, |&worst| worst.min(self.bound));
+            }
         }
     }
 
@@ -98,13 +131,44 @@ mod tests {
 
     proptest! {
         #[test]
+        fn what_lies_beyond_the_reach_is_not_kept(
+            distances in prop::collection::vec(0f32..2.0, 0..200),
+            (least, more, near) in (1usize..30, 0usize..30, 1usize..20),
+            factor in 1f32..2.0,
+            every in 1usize..7,
+        ) {
+            let width = least + more;
+            let beam = Beam { ef: width, width, least, near, factor, origin: 0.0 };
+            let mut pool = Pool::default();
+            pool.reset(beam);
+            let mut expanded = std::collections::HashSet::new();
+            for (row, &distance) in distances.iter().enumerate() {
+                pool.offer(Neighbour { row: row as u32, distance });
+                if row % every == 0 {
+                    prop_assert!(pool.expand().is_none_or(|row| expanded.insert(row)));
+                }
+            }
+            let mut all: Vec<Neighbour> =
+                (0u32..).zip(&distances).map(|(row, &distance)| Neighbour { row, distance }).collect();
+            all.sort_unstable();
+            let limit = all.get(near - 1).map_or(f32::INFINITY, |near| near.distance * factor);
+            let within = all.iter().filter(|node| node.distance < limit).count();
+            all.truncate(within.max(least).min(width));
+            prop_assert_eq!(&pool.nodes().collect::<Vec<_>>(), &all);
+            while let Some(row) = pool.expand() {
+                prop_assert!(expanded.insert(row));
+            }
+            prop_assert!(all.iter().all(|n| expanded.contains(&n.row)));
+        }
+
+        #[test]
         fn the_nearest_are_kept_in_order_and_each_is_expanded_once(
             distances in prop::collection::vec(-2f32..2.0, 0..300),
             width in 1usize..60,
             every in 1usize..7,
         ) {
             let mut pool = Pool::default();
-            pool.reset(width);
+            pool.reset(Beam::plain(width));
             let mut expanded = std::collections::HashSet::new();
             for (row, &distance) in distances.iter().enumerate() {
                 pool.offer(Neighbour { row: row as u32, distance });
@@ -130,7 +194,7 @@ mod tests {
     #[test]
     fn the_largest_number_and_nan_are_kept_apart() {
         let mut pool = Pool::default();
-        pool.reset(3);
+        pool.reset(Beam::plain(3));
         let last = u32::MAX - 1;
         pool.offer(Neighbour { row: last, distance: f32::NAN });
         pool.offer(Neighbour { row: last - 1, distance: f32::NAN });

@@ -13,6 +13,7 @@
 
 use std::collections::HashSet;
 
+use super::beam::Beam;
 use super::search::{distance_of, traverse};
 use crate::format::graph::{GraphData, GraphView, NO_NODE};
 use crate::index::block::{Neighbour, Query, VectorBlock};
@@ -71,7 +72,7 @@ impl Finder<'_> {
 
     /// What a search for a node finds.
     fn near(&self, graph: &GraphView<'_>, node: u32) -> Vec<Neighbour> {
-        traverse(&self.block, graph, &self.query(node), BEAM, None, usize::MAX).neighbours
+        traverse(&self.block, graph, &self.query(node), Beam::plain(BEAM), None, usize::MAX).neighbours
     }
 
     /// Whether a search returned the node, or as many others as it could that are no farther: one of many equal
@@ -284,7 +285,8 @@ mod tests {
         assert!(unreachable(&chain.view()).is_empty());
         let query = Query::new(data.row(399), Metric::L2, 1, 1);
         let find = |graph: &GraphData| {
-            traverse(&data.block(), &graph.view(), &query, BEAM, None, usize::MAX).neighbours[0].row
+            traverse(&data.block(), &graph.view(), &query, Beam::plain(BEAM), None, usize::MAX).neighbours[0]
+                .row
         };
         assert_ne!(find(&chain), 399);
         assert!(repair(&mut chain, &data.block(), Missed::BySearches, 2) > 0);

@@ -8,6 +8,7 @@
 
 use std::cell::RefCell;
 
+use super::beam::Beam;
 use super::walk::{Adjacency, Score, Scratch, beam, descend, gated_beam, gated_hops, share_around};
 use crate::format::graph::{GraphView, NO_NODE};
 use crate::index::block::{Neighbour, Query, TopK, VectorBlock};
@@ -57,7 +58,7 @@ pub fn search(
     ef: usize,
     allowed: Option<&RowMask>,
 ) -> Vec<Neighbour> {
-    let found = traverse(block, graph, query, ef.max(k), allowed, usize::MAX);
+    let found = traverse(block, graph, query, Beam::plain(ef.max(k)), allowed, usize::MAX);
     finish(block, query, &found, k)
 }
 
@@ -67,10 +68,10 @@ pub(crate) fn search_without(
     graph: &GraphView<'_>,
     query: &Query,
     k: usize,
-    ef: usize,
+    beam: Beam,
     without: u32,
 ) -> Vec<Neighbour> {
-    finish(block, query, &walk(block, graph, query, Way::Without(without), ef), k)
+    finish(block, query, &walk(block, graph, query, Way::Without(without), beam), k)
 }
 
 /// Compares the best of a walk exactly.
@@ -78,7 +79,7 @@ pub(crate) fn finish(block: &VectorBlock<'_>, query: &Query, found: &Found, k: u
     rescore(block, query, found.compared(k), k)
 }
 
-/// Walks the graph with a beam of width `ef`; under a mask, until `budget` distances were computed.
+/// Walks the graph; under a mask with a plain beam, until `budget` distances were computed.
 ///
 /// Walks with a budget end before they begin where around the query less than half of the share of rows is allowed
 /// that is allowed in all: the nearest of them then lie elsewhere, in no order that a walk could follow.
@@ -86,11 +87,11 @@ pub(crate) fn traverse(
     block: &VectorBlock<'_>,
     graph: &GraphView<'_>,
     query: &Query,
-    ef: usize,
+    beam: Beam,
     allowed: Option<&RowMask>,
     budget: usize,
 ) -> Found {
-    walk(block, graph, query, Way::Through(allowed, budget), ef)
+    walk(block, graph, query, Way::Through(allowed, budget), beam)
 }
 
 /// Walks from one allowed row to the next, over rows that are not allowed, until `budget` distances were computed.
@@ -102,7 +103,7 @@ pub(crate) fn traverse_allowed(
     allowed: &RowMask,
     budget: usize,
 ) -> Found {
-    walk(block, graph, query, Way::Hops(allowed, budget), ef)
+    walk(block, graph, query, Way::Hops(allowed, budget), Beam::plain(ef))
 }
 
 /// How a walk goes through a graph.
@@ -122,7 +123,7 @@ impl Way<'_> {
     }
 }
 
-fn walk(block: &VectorBlock<'_>, graph: &GraphView<'_>, query: &Query, way: Way<'_>, ef: usize) -> Found {
+fn walk(block: &VectorBlock<'_>, graph: &GraphView<'_>, query: &Query, way: Way<'_>, beam: Beam) -> Found {
     if !matches(block, query) || graph.nodes() != block.len || block.len == 0 {
         return Found { complete: true, ..Found::default() };
     }
@@ -130,9 +131,9 @@ fn walk(block: &VectorBlock<'_>, graph: &GraphView<'_>, query: &Query, way: Way<
         let narrow = if way.is_free() { query.narrowed(graph.sight().rung as usize) } else { None };
         let score = CodeDistance::new(block, narrow.as_ref().unwrap_or(query), Grade::of(graph));
         score.request_columns();
-        Found { narrow: narrow.is_some(), ..Walk { graph, score: &score }.go(way, ef) }
+        Found { narrow: narrow.is_some(), ..Walk { graph, score: &score }.go(way, beam) }
     } else {
-        Walk { graph, score: &FullDistance::new(block, query) }.go(way, ef)
+        Walk { graph, score: &FullDistance::new(block, query) }.go(way, beam)
     }
 }
 
@@ -264,25 +265,25 @@ struct Walk<'w, 'a, S> {
 }
 
 impl<S: Score> Walk<'_, '_, S> {
-    fn go(&self, way: Way<'_>, ef: usize) -> Found {
+    fn go(&self, way: Way<'_>, beam: Beam) -> Found {
         match way {
-            Way::Through(allowed, budget) => self.run(ef, allowed, budget),
-            Way::Hops(allowed, budget) => self.hops(ef, allowed, budget),
-            Way::Without(node) => self.leaving_out(node, ef),
+            Way::Through(allowed, budget) => self.run(beam, allowed, budget),
+            Way::Hops(allowed, budget) => self.hops(beam.ef, allowed, budget),
+            Way::Without(node) => self.leaving_out(node, beam),
         }
     }
 
-    fn run(&self, ef: usize, allowed: Option<&RowMask>, budget: usize) -> Found {
+    fn run(&self, beam: Beam, allowed: Option<&RowMask>, budget: usize) -> Found {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut spent = 0;
             let [start, entry] = self.starts(NO_NODE, scratch, &mut spent);
             match allowed {
-                None => self.free(&[start, entry], ef, spent, scratch),
+                None => self.free(&[start, entry], beam, spent, scratch),
                 Some(rows) if budget < usize::MAX && self.is_far(start.row, rows) => {
                     Found { spent, ..Found::default() }
                 }
                 Some(rows) => {
-                    self.gated(&[start, entry], ef, rows, budget.saturating_sub(spent), spent, scratch)
+                    self.gated(&[start, entry], beam.ef, rows, budget.saturating_sub(spent), spent, scratch)
                 }
             }
         })
@@ -343,27 +344,27 @@ impl<S: Score> Walk<'_, '_, S> {
         })
     }
 
-    fn leaving_out(&self, node: u32, ef: usize) -> Found {
+    fn leaving_out(&self, node: u32, kept: Beam) -> Found {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut spent = 0;
             let starts = self.starts(node, scratch, &mut spent);
-            spent += beam(&Without(Bottom(self.graph), node), self.score, &starts, ef, scratch);
-            self.found(ef, spent, scratch)
+            spent += beam(&Without(Bottom(self.graph), node), self.score, &starts, kept, scratch);
+            self.found(kept, spent, scratch)
         })
     }
 
-    fn free(&self, starts: &[Neighbour], ef: usize, spent: usize, scratch: &mut Scratch) -> Found {
-        let spent = spent + beam(&Bottom(self.graph), self.score, starts, ef, scratch);
-        self.found(ef, spent, scratch)
+    fn free(&self, starts: &[Neighbour], kept: Beam, spent: usize, scratch: &mut Scratch) -> Found {
+        let spent = spent + beam(&Bottom(self.graph), self.score, starts, kept, scratch);
+        self.found(kept, spent, scratch)
     }
 
     /// The rows that the nodes of the last beam stand for.
-    fn found(&self, ef: usize, spent: usize, scratch: &Scratch) -> Found {
+    fn found(&self, kept: Beam, spent: usize, scratch: &Scratch) -> Found {
         let nodes = scratch.pool.nodes();
         let neighbours = if self.graph.folds().is_empty() {
             nodes.collect()
         } else {
-            let mut all = TopK::new(ef);
+            let mut all = TopK::new(kept.width);
             nodes.for_each(|node| self.rows_of(node, |row| all.push(row, node.distance)));
             all.into_sorted()
         };
@@ -541,7 +542,8 @@ mod tests {
         let graph = graph_of(&data);
         let query = Query::new(&data.queries(1, 2)[0], Metric::Cosine, 12, 12);
         let all = RowMask::all(500);
-        let walk = |budget| traverse(&data.block(), &graph.view(), &query, 500, Some(&all), budget);
+        let walk =
+            |budget| traverse(&data.block(), &graph.view(), &query, Beam::plain(500), Some(&all), budget);
         let (short, long) = (walk(100), walk(usize::MAX));
         assert!(!short.complete && short.spent < 100 + 2 * FAST.m);
         assert!(long.complete && long.neighbours.len() == 500);

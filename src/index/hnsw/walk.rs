@@ -9,6 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
+use super::beam::Beam;
 use super::pool::Pool;
 use crate::index::block::{Neighbour, TopK};
 
@@ -194,18 +195,17 @@ impl Scratch {
     }
 }
 
-/// Walks from the starts with a beam of width `ef`; the nearest nodes met are then in the pool. Returns the
-/// number of distances computed.
+/// Walks from the starts; what the beam keeps is then in the pool. Returns the number of distances computed.
 pub(super) fn beam(
     graph: &impl Adjacency,
     score: &impl Score,
     starts: &[Neighbour],
-    ef: usize,
+    kept: Beam,
     scratch: &mut Scratch,
 ) -> usize {
     scratch.begin(graph.nodes());
     let mut pool = std::mem::take(&mut scratch.pool);
-    pool.reset(ef);
+    pool.reset(kept);
     for &start in starts {
         if scratch.visit(start.row) {
             pool.offer(start);
@@ -235,7 +235,7 @@ pub(super) struct Gated {
     pub(super) complete: bool,
 }
 
-/// Walks like [`beam`], but keeps only what `keep` pushes for a node: of nodes that may not be results, the
+/// Walks like [`beam`] with a width of `ef`, but keeps only what `keep` pushes for a node: of nodes that may not be results, the
 /// walk passes through as many as it must to keep `ef`. Ends once `budget` distances were computed.
 pub(super) fn gated_beam(
     graph: &impl Adjacency,
@@ -451,7 +451,7 @@ mod tests {
             let score = Distances((0..n).map(|_| random.normal().abs()).collect());
             let starts = [score.score_one(0), score.score_one(n as u32 - 1)];
             let ef = 1 + random.below(40);
-            let spent = beam(&graph, &score, &starts, ef, &mut scratch);
+            let spent = beam(&graph, &score, &starts, Beam::plain(ef), &mut scratch);
             let pool: Vec<Neighbour> = scratch.pool.nodes().collect();
             let keep = |n: Neighbour, top: &mut TopK| top.push(n.row, n.distance);
             let gated = gated_beam(&graph, &score, &starts, ef, usize::MAX, &mut scratch, keep);
