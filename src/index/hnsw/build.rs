@@ -29,7 +29,7 @@ pub struct BuildParams {
 impl BuildParams {
     /// Small and quick to build.
     pub const DEFAULT: Self =
-        Self { m: 16, ef_construction: 200, seed: 1, builder: Builder::Flat, alpha: 1.0 };
+        Self { m: 16, ef_construction: 180, seed: 1, builder: Builder::Flat, alpha: 1.0 };
 }
 
 impl BuildParams {
