@@ -2,10 +2,12 @@
 //!
 //! `EMBDB_BENCH_MODEL` names the model's folder (`tools/fetch-minilm.sh` fetches one), `EMBDB_BENCH_THREADS` a number of
 //! threads to measure beside one; `EMBDB_SIMD` chooses the instructions. Texts are made of one word, a token each where
-//! the model knows it; what a text's tokens are makes no difference to the time.
+//! the model knows it; what a text's tokens are makes no difference to the time. `EMBDB_BENCH_TEXTS` names a file of
+//! other ones, a JSON object of lists by name; `EMBDB_BENCH_OUT` a folder for their vectors, as raw f32.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use embdb::Task;
@@ -33,21 +35,33 @@ fn text(tokens: usize) -> String {
 }
 
 fn sets() -> Vec<(String, Vec<String>)> {
+    if let Some(file) = std::env::var_os("EMBDB_BENCH_TEXTS") {
+        let sets: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        return sets
+            .into_iter()
+            .map(|(name, texts)| (name, serde_json::from_value(texts).unwrap()))
+            .collect();
+    }
     let mut sets = Vec::new();
     for count in [1, 32] {
         for tokens in [16, 64, 256] {
-            sets.push((format!("{count} × {tokens}"), vec![text(tokens); count]));
+            sets.push((format!("{count} x {tokens}"), vec![text(tokens); count]));
         }
     }
     let mixed = (0..MIXED_TEXTS).map(|n| text(MIXED[n * 7 % MIXED.len()])).collect();
-    sets.push((format!("{MIXED_TEXTS} × mixed"), mixed));
+    sets.push((format!("{MIXED_TEXTS} x mixed"), mixed));
     sets
 }
 
 /// Least time of a call: by the processor and by the clock.
-fn measure(encoder: &Encoder, texts: &[&str]) -> (Duration, Duration) {
+fn measure(encoder: &Encoder, name: &str, texts: &[&str]) -> (Duration, Duration) {
     let task = Task::default();
-    encoder.encode(texts, &task).unwrap();
+    let vectors = encoder.encode(texts, &task).unwrap();
+    if let Some(folder) = std::env::var_os("EMBDB_BENCH_OUT") {
+        std::fs::write(Path::new(&folder).join(format!("{name}.f32")), bytemuck::cast_slice(&vectors))
+            .unwrap();
+    }
     let (begin, mut best) = (Instant::now(), (Duration::MAX, Duration::MAX));
     while begin.elapsed() < BUDGET {
         let (processor, clock) = (processor_time(), Instant::now());
@@ -69,13 +83,17 @@ fn main() {
     for precision in [Precision::F32, Precision::Int8] {
         let encoder = Encoder::from_files(ModelFiles::read_dir(&folder).unwrap(), precision).unwrap();
         for (name, texts) in sets() {
+            let name = format!("{} {name}", precision.name());
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-            let tokens: usize = texts.iter().map(|text| encoder.count_tokens(text).unwrap() + 2).sum();
+            let tokens: usize = texts
+                .iter()
+                .map(|text| encoder.count_tokens(text).unwrap() + 2)
+                .map(|n| n.min(encoder.max_tokens()))
+                .sum();
             for threads in std::collections::BTreeSet::from([1, threads]) {
-                let (processor, clock) = measure(&encoder.with_threads(threads), &texts);
+                let (processor, clock) = measure(&encoder.with_threads(threads), &name, &texts);
                 println!(
-                    "{:<22} {threads:>7} {:>12.3} {:>12.3} {:>14.0}",
-                    format!("{} {name}", precision.name()),
+                    "{name:<22} {threads:>7} {:>12.3} {:>12.3} {:>14.0}",
                     processor.as_secs_f64() * 1e3,
                     clock.as_secs_f64() * 1e3,
                     tokens as f64 / if threads == 1 { processor } else { clock }.as_secs_f64(),

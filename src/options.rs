@@ -48,8 +48,8 @@ pub struct CreateOptions {
     pub metric: Metric,
     /// Stored forms.
     pub codec: Codec,
-    /// Arithmetic of the encoder.
-    pub precision: Precision,
+    /// Arithmetic of the encoder; by default f32. A model that does not bear int8 is refused in it.
+    pub precision: Option<Precision>,
     /// How much is spent on graphs.
     pub index: IndexKind,
     /// What builds them.

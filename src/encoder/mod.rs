@@ -7,6 +7,7 @@
 //! | `weights` | safetensors in and out |
 //! | `tokenize`, `chunks` | text to ids, long texts to chunks |
 //! | `fast` | ids to vectors |
+//! | `precision` | whether a model bears int8 |
 //! | `run` | many texts on several threads |
 //! | `batch`, `ops`, `bert`, `pooling` | padded batches of ids to vectors, with gradients |
 //! | `trainable`, `prepared` | the same model as variables; texts made ready for many passes |
@@ -24,6 +25,7 @@ mod fast;
 mod files;
 mod ops;
 mod pooling;
+mod precision;
 mod prepared;
 mod run;
 mod tokenize;
@@ -38,6 +40,7 @@ use candle_core::Tensor;
 
 pub use self::batch::TokenBatch;
 pub use self::files::ModelFiles;
+pub use self::precision::INT8_COSINE_MIN;
 pub use self::prepared::{PrepareLimits, PreparedTexts};
 pub use self::trainable::TrainableEncoder;
 
@@ -87,6 +90,8 @@ impl Encoder {
     ///
     /// `files` may hold `adapter.safetensors`: a tensor `adapter`, dim × dim (outputs × inputs), applied
     /// after pooling and dense layers, before the last normalisation.
+    ///
+    /// In int8 it may turn the vectors more than [`INT8_COSINE_MIN`] allows; [`with_precision`](Self::with_precision) checks.
     ///
     /// Fails with [`Error::Input`] if the model is of a kind that is not supported, and with
     /// [`Error::Corrupt`] if a file is missing or contradicts itself or the others.
@@ -141,6 +146,11 @@ impl Encoder {
     /// Whether vectors have length 1.
     pub fn normalizes(&self) -> bool {
         self.inner.config.normalize
+    }
+
+    /// Arithmetic of the encoder.
+    pub fn precision(&self) -> Precision {
+        self.inner.precision
     }
 
     /// The files the model was loaded from, an adapter included.

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use parking_lot::Mutex;
 
 use super::attention::Heads;
-use super::kernel::kernels;
+use super::kernel::{CODE_INPUTS_MAX, kernels};
 use super::layer::{Layer, Norm, Scratch};
 use super::linear::{Linear, padded};
 use crate::encoder::config::BertConfig;
@@ -44,6 +44,11 @@ impl FastBert {
     /// Packs the parameters in `weights`, which has the tensors of [`shapes`](crate::encoder::bert::shapes); each is
     /// let go as soon as it is packed.
     pub(crate) fn new(config: &BertConfig, mut weights: Weights, precision: Precision) -> Result<Self> {
+        if precision == Precision::Int8 && config.intermediate.max(config.hidden) > CODE_INPUTS_MAX {
+            let what =
+                format!("a model whose layers have more than {CODE_INPUTS_MAX} inputs does not run in int8");
+            return Err(Error::Input(what));
+        }
         let mut source = Source { weights: &mut weights, precision, epsilon: config.epsilon as f32 };
         let heads = Heads { hidden: config.hidden, count: config.heads };
         let mut positions = source.take("embeddings.position_embeddings.weight")?;
@@ -155,6 +160,7 @@ impl Source<'_> {
             out: self.linear(&format!("{prefix}.output.dense"))?,
             norm: self.norm(&format!("{prefix}.output.LayerNorm"))?,
             heads,
+            in_codes: self.precision == Precision::Int8 && heads.in_codes(),
             inner,
         })
     }

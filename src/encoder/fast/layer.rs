@@ -2,6 +2,7 @@
 
 use super::attention::{AttentionScratch, Heads};
 use super::buffer::Buffer;
+use super::code_attention::CodeAttentionScratch;
 use super::kernel::{Kernels, NormParameters, Rows};
 use super::linear::{CodeScratch, Linear, padded};
 
@@ -25,6 +26,8 @@ pub(super) struct Layer {
     pub(super) out: Linear,
     pub(super) norm: Norm,
     pub(super) heads: Heads,
+    /// Whether attention is computed in codes too.
+    pub(super) in_codes: bool,
     /// Outputs of `intermediate`.
     pub(super) inner: usize,
 }
@@ -42,6 +45,7 @@ pub(super) struct Scratch {
     inner: Buffer<f32>,
     codes: CodeScratch,
     attention: AttentionScratch,
+    code_attention: CodeAttentionScratch,
 }
 
 impl Norm {
@@ -98,7 +102,11 @@ impl Layer {
         for &count in lengths {
             let rows = Rows { values: &scratch.triples[start * triple..], stride: triple, count };
             let context = &mut scratch.context[start * width..];
-            self.heads.attend(kernels, rows, &mut scratch.attention, context, width);
+            if self.in_codes {
+                self.heads.attend_in_codes(kernels, rows, &mut scratch.code_attention, context, width);
+            } else {
+                self.heads.attend(kernels, rows, &mut scratch.attention, context, width);
+            }
             start += count;
         }
     }

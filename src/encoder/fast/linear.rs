@@ -127,7 +127,7 @@ impl Codes {
 
 impl CodeScratch {
     /// Codes of the first `inputs` values of `rows`. What stands behind them in a row meets weights of zero.
-    fn quantize(&mut self, kernels: &Kernels, rows: Rows<'_>, inputs: usize) -> CodeRows<'_> {
+    pub(super) fn quantize(&mut self, kernels: &Kernels, rows: Rows<'_>, inputs: usize) -> CodeRows<'_> {
         // A line more, so that rows do not all start in the same sets of the cache.
         let stride = inputs.next_multiple_of(64) + 64;
         self.codes.at_least(rows.count * stride);

@@ -5,7 +5,7 @@
 //! | `kernel` | products and rows, for each kind of processor |
 //! | `buffer` | memory that starts at a cache line |
 //! | `linear` | weights, packed once, in f32 or int8 |
-//! | `attention`, `layer`, `bert` | token ids to token states |
+//! | `attention`, `code_attention`, `layer`, `bert` | token ids to token states |
 //! | `head` | token states to a vector |
 //!
 //! Texts are packed one after the other, without padding; attention runs text by text. Some 256 tokens pass the layers
@@ -13,13 +13,15 @@
 //! stands beside it: the texts encoded together change no bit of a vector.
 //!
 //! In int8, weights have a scale for each output and inputs a scale and a zero for each token, found as they come
-//! (as in Zafrir et al. 2019, arXiv:1910.06188, but without training); sums are exact. Everything else is f32.
+//! (as in Zafrir et al. 2019, arXiv:1910.06188, but without training); so do queries, keys, values and shares of
+//! attention. Sums are exact. Everything else is f32.
 //!
 //! The same model with gradients, `Bert`, is what this one is tested against.
 
 mod attention;
 mod bert;
 mod buffer;
+mod code_attention;
 mod head;
 mod kernel;
 mod layer;

@@ -160,4 +160,6 @@ fn what_the_model_does_not_know_is_refused() {
     assert!(refused(&[&[1], &[]]));
     assert!(refused(&[&[50]]));
     assert!(refused(&[&[0; 601]]));
+    let wide = BertConfig { intermediate: 65_537, ..config };
+    assert!(FastBert::new(&wide, Weights::new(), Precision::Int8).is_err());
 }

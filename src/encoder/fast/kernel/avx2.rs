@@ -36,6 +36,14 @@ pub(super) fn kernels() -> Option<Kernels> {
         softmax: |row, len| unsafe { softmax(row, len) },
         // SAFETY: as above.
         quantize: |row, codes| unsafe { quantize(row, codes) },
+        // SAFETY: as above.
+        softmax_codes: |row, len, codes| unsafe { softmax_codes(row, len, codes) },
+        // SAFETY: as above.
+        quantize_signed: |row, codes| unsafe { quantize_signed(row, codes) },
+        // SAFETY: as above.
+        most: |most, row| unsafe { largest(most, row) },
+        // SAFETY: as above.
+        interleave: |rows, steps, codes| unsafe { interleave(rows, steps, codes) },
     })
 }
 
@@ -208,4 +216,24 @@ fn softmax(row: &mut [f32], len: usize) -> f32 {
 #[target_feature(enable = "avx2,fma")]
 fn quantize(row: &[f32], codes: &mut [u8]) -> (f32, i32) {
     rows::quantize(row, codes)
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn softmax_codes(row: &mut [f32], len: usize, codes: &mut [u8]) -> f32 {
+    rows::softmax_codes(row, len, codes)
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn quantize_signed(row: &[f32], codes: &mut [i8]) -> f32 {
+    rows::quantize_signed(row, codes)
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn largest(most: &mut [f32], row: &[f32]) {
+    rows::most(most, row);
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn interleave(rows: [&[f32]; QUAD], steps: &[f32], codes: &mut [u32]) {
+    rows::interleave(rows, steps, codes);
 }

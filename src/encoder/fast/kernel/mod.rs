@@ -95,6 +95,14 @@ pub(super) struct Kernels {
     pub(super) softmax: fn(&mut [f32], len: usize) -> f32,
     /// Codes of a row; returns scale and zero.
     pub(super) quantize: fn(&[f32], &mut [u8]) -> (f32, i32),
+    /// The same as `softmax` with codes for powers, 255 for the largest; returns the sum of the codes of the first `len`.
+    pub(super) softmax_codes: fn(&mut [f32], len: usize, &mut [u8]) -> f32,
+    /// Signed codes of a row, −127 to 127; returns the scale.
+    pub(super) quantize_signed: fn(&[f32], &mut [i8]) -> f32,
+    /// Raises each value to the magnitude of the other row's, if that is larger.
+    pub(super) most: fn(&mut [f32], &[f32]),
+    /// Signed codes of four rows, side by side: of each column, whose steps in 1 are given, four bytes.
+    pub(super) interleave: fn([&[f32]; QUAD], &[f32], &mut [u32]),
 }
 
 /// The paths this processor can run, the widest first.

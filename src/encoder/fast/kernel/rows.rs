@@ -3,7 +3,7 @@
 //! Plain loops over lanes, inlined into functions that are compiled for wider instructions. Products and sums are
 //! rounded one by one, so that the same bits come out on every path.
 
-use super::NormParameters;
+use super::{NormParameters, QUAD};
 
 /// Partial sums of a row; as many as the widest registers have.
 const LANES: usize = 16;
@@ -13,6 +13,15 @@ const ROUND: f32 = 12_582_912.0;
 
 /// Exponents below this are raised to it, so that no denormal number comes up: 2⁻⁶⁰ is nothing beside 1.
 const EXPONENT_MIN: f32 = -60.0;
+
+/// Steps between the least and the largest code.
+const STEPS: f32 = 255.0;
+
+/// The largest signed code.
+const SIGNED_STEPS: f32 = 127.0;
+
+/// Ranges below it, whose inverse may overflow, hold nothing but 0 as far as the next layer can tell.
+const RANGE_MIN: f32 = 1e-30;
 
 /// 2^x on −½..½ to 7.5e-8 of itself: a minimax polynomial, lowest power first.
 const EXP2: [f32; 6] =
@@ -140,19 +149,66 @@ pub(super) fn softmax(row: &mut [f32], len: usize) -> f32 {
 
 #[inline(always)]
 pub(super) fn quantize(row: &[f32], codes: &mut [u8]) -> (f32, i32) {
-    const STEPS: f32 = 255.0;
     // 0 is a code of its own: what is 0 stays so.
     let least = reduce(row, 0.0, |value| value, smaller);
     let most = reduce(row, 0.0, |value| value, larger);
     let range = most - least;
-    // Ranges whose inverse overflows hold nothing but 0, as far as the next layer can tell.
-    let steps = if range > 1e-30 { STEPS / range } else { 0.0 };
+    let steps = if range > RANGE_MIN { STEPS / range } else { 0.0 };
     let zero = (-least * steps).round_ties_even();
     for (code, &value) in codes.iter_mut().zip(row) {
         let step = smaller(larger(value * steps + zero, 0.0), STEPS);
         *code = (step + ROUND).to_bits() as u8;
     }
     (range / STEPS, zero as i32)
+}
+
+#[inline(always)]
+pub(super) fn softmax_codes(row: &mut [f32], len: usize, codes: &mut [u8]) -> f32 {
+    if let Some(rest) = row.get_mut(len..) {
+        rest.fill(f32::MIN);
+    }
+    let most = reduce(row, f32::MIN, |value| value, larger);
+    for (value, code) in row.iter_mut().zip(codes) {
+        let rounded = exp2(*value - most) * STEPS + ROUND;
+        *value = rounded - ROUND;
+        *code = rounded.to_bits() as u8;
+    }
+    reduce(row.get(..len).unwrap_or(row), 0.0, |value| value, |a, b| a + b)
+}
+
+#[inline(always)]
+pub(super) fn quantize_signed(row: &[f32], codes: &mut [i8]) -> f32 {
+    let most = reduce(row, 0.0, f32::abs, larger);
+    let steps = if most > RANGE_MIN { SIGNED_STEPS / most } else { 0.0 };
+    for (code, &value) in codes.iter_mut().zip(row) {
+        *code = signed(value * steps) as i8;
+    }
+    most / SIGNED_STEPS
+}
+
+/// Rounds a value between −127 and 127; its code is in the lowest byte.
+#[inline(always)]
+fn signed(value: f32) -> u32 {
+    (value + ROUND).to_bits()
+}
+
+#[inline(always)]
+pub(super) fn most(most: &mut [f32], row: &[f32]) {
+    for (most, &value) in most.iter_mut().zip(row) {
+        *most = larger(value.abs(), *most);
+    }
+}
+
+#[inline(always)]
+pub(super) fn interleave(rows: [&[f32]; QUAD], steps: &[f32], codes: &mut [u32]) {
+    let [a, b, c, d] = rows;
+    for (((code, &steps), (&a, &b)), (&c, &d)) in
+        codes.iter_mut().zip(steps).zip(a.iter().zip(b)).zip(c.iter().zip(d))
+    {
+        let byte = |value: f32| signed(value * steps) & 0xff;
+        // The first row's byte comes first in memory.
+        *code = (byte(a) | byte(b) << 8 | byte(c) << 16 | byte(d) << 24).to_le();
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,10 @@ pub(super) const KERNELS: Kernels = Kernels {
     norm: rows::norm,
     softmax: rows::softmax,
     quantize: rows::quantize,
+    softmax_codes: rows::softmax_codes,
+    quantize_signed: rows::quantize_signed,
+    most: rows::most,
+    interleave: rows::interleave,
 };
 
 fn product(rows: Rows<'_>, panel: Panel<'_>, out: &mut [f32], stride: usize) {

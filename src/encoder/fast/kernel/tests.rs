@@ -102,6 +102,19 @@ proptest! {
             let sum = (kernels.softmax)(&mut rows[2], len / 2 + 1);
             let mut codes = vec![0; len];
             let (scale, zero) = (kernels.quantize)(&row, &mut codes);
+            let mut four = [row.clone(), row.clone(), row.clone(), row.clone()];
+            let mut shares = vec![0; len];
+            four[0][0] += (kernels.softmax_codes)(&mut rows[0], len / 2 + 1, &mut shares);
+            codes.extend(shares);
+            let mut signed = vec![0i8; len];
+            four[1][0] += (kernels.quantize_signed)(&other, &mut signed);
+            codes.extend(signed.iter().map(|&code| code as u8));
+            (kernels.most)(&mut four[2], &other);
+            let steps: Vec<f32> = four[2].iter().map(|most| 127.0 / most.max(1e-3)).collect();
+            let mut quads = vec![0u32; len];
+            (kernels.interleave)([&other, &weight, &other, &weight].map(Vec::as_slice), &steps, &mut quads);
+            codes.extend(quads.iter().flat_map(|quad| quad.to_ne_bytes()));
+            rows[0].extend(four.concat());
             let bits: Vec<u32> = rows.concat().iter().map(|v| v.to_bits()).collect();
             (bits, sum.to_bits(), codes, scale.to_bits(), zero)
         };
