@@ -160,8 +160,12 @@ unsafe fn code_block<const R: usize>(
         // quad of inputs is one quad of each row; none of the loads needs alignment.
         unsafe {
             let weights = panel.codes.as_ptr().add((quad * PANEL + column) * QUAD);
-            let weights: [__m256i; 4] =
-                std::array::from_fn(|i| _mm256_cvtepi8_epi16(_mm_loadu_si128(weights.add(i * 16).cast())));
+            let weights = [
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(weights.cast())),
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(weights.add(16).cast())),
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(weights.add(32).cast())),
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(weights.add(48).cast())),
+            ];
             for (r, sums) in sums.iter_mut().enumerate() {
                 let code = rows.codes.as_ptr().add(r * rows.stride + quad * QUAD).cast::<i32>();
                 let code = _mm_cvtepu8_epi16(_mm_cvtsi32_si128(code.read_unaligned()));

@@ -132,7 +132,20 @@ fn code_product(rows: CodeRows<'_>, panel: CodePanel<'_>, out: &mut [f32], strid
 /// `rows` and `out` must have `R` rows, of the panel's inputs and of [`PANEL`] values; the panel must be whole.
 #[target_feature(enable = "avx512f,avx512vnni")]
 unsafe fn code_block<const R: usize>(rows: CodeRows<'_>, panel: CodePanel<'_>, out: *mut f32, to: usize) {
-    let mut sums = [[_mm512_setzero_si512(); 2]; R];
+    // SAFETY: the panel has `PANEL` sums.
+    let offsets = unsafe {
+        let offsets = panel.sums.as_ptr();
+        [_mm512_loadu_si512(offsets.cast()), _mm512_loadu_si512(offsets.add(WIDTH).cast())]
+    };
+    // What zeros stand for is taken off first.
+    let mut sums = [offsets; R];
+    for (r, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: there are `R` rows, with a zero each.
+        let zero = unsafe { *rows.zeros.get_unchecked(r) };
+        let zero = _mm512_set1_epi32(zero.wrapping_neg());
+        sums[0] = _mm512_mullo_epi32(sums[0], zero);
+        sums[1] = _mm512_mullo_epi32(sums[1], zero);
+    }
     let (codes, weights) = (rows.codes.as_ptr(), panel.codes.as_ptr());
     for quad in 0..panel.inputs / QUAD {
         // SAFETY: the panel has `PANEL · QUAD` codes for each quad of inputs, which is one quad of each row; 32-bit
@@ -150,21 +163,15 @@ unsafe fn code_block<const R: usize>(rows: CodeRows<'_>, panel: CodePanel<'_>, o
     }
     for half in 0..2 {
         let at = half * WIDTH;
-        // SAFETY: the panel has `PANEL` scales, sums and biases.
-        let (scales, offsets, bias) = unsafe {
-            (
-                _mm512_loadu_ps(panel.scales.as_ptr().add(at)),
-                _mm512_loadu_si512(panel.sums.as_ptr().add(at).cast()),
-                _mm512_loadu_ps(panel.bias.as_ptr().add(at)),
-            )
+        // SAFETY: the panel has `PANEL` scales and biases.
+        let (scales, bias) = unsafe {
+            (_mm512_loadu_ps(panel.scales.as_ptr().add(at)), _mm512_loadu_ps(panel.bias.as_ptr().add(at)))
         };
         for (r, sums) in sums.iter().enumerate() {
-            // SAFETY: there are `R` rows, with a scale and a zero each and room for `PANEL` values.
+            // SAFETY: there are `R` rows, with a scale each and room for `PANEL` values.
             unsafe {
-                let zero = _mm512_set1_epi32(*rows.zeros.get_unchecked(r));
                 let scale = _mm512_set1_ps(*rows.scales.get_unchecked(r));
-                let exact = _mm512_sub_epi32(sums[half], _mm512_mullo_epi32(zero, offsets));
-                let value = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(exact), scales), scale);
+                let value = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums[half]), scales), scale);
                 _mm512_storeu_ps(out.add(r * to + at), _mm512_add_ps(value, bias));
             }
         }
