@@ -24,7 +24,7 @@ pub struct Embed {
     /// Write a NumPy array, one row a text
     #[arg(long, value_name = "V.npy")]
     out: Option<PathBuf>,
-    /// Arithmetic of the encoder: f32, or int8, about three times as fast, where the model bears it; by default f32
+    /// Arithmetic of the encoder: int8, about three times as fast as f32; by default int8 if the model bears it, else f32
     #[arg(long, value_parser = args::precision)]
     precision: Option<Precision>,
     /// Texts, after those of the input
