@@ -48,8 +48,9 @@ pub struct CreateOptions {
     pub metric: Metric,
     /// Stored forms.
     pub codec: Codec,
-    /// Arithmetic of the encoder.
-    pub precision: Precision,
+    /// Arithmetic of the encoder; by default int8 where the model bears it, else f32. A model
+    /// that does not is refused in int8.
+    pub precision: Option<Precision>,
     /// How much is spent on graphs.
     pub index: IndexKind,
     /// What builds them.

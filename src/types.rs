@@ -167,6 +167,18 @@ pub enum Precision {
     /// 32-bit floating point.
     #[default]
     F32,
+    /// 8-bit integers where matrices are multiplied, 32-bit floating point elsewhere.
+    Int8,
+}
+
+impl Precision {
+    /// Its name, as options and summaries write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Int8 => "int8",
+        }
+    }
 }
 
 /// The part of a document that matched.

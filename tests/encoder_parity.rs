@@ -139,6 +139,37 @@ fn minilm_agrees_with_the_reference() {
     assert_parity("minilm", &encoder);
 }
 
+#[test]
+fn int8_gives_one_text_one_vector_whatever_is_encoded_with_it() {
+    let encoder = Encoder::from_files(tiny_files("tiny-bert"), Precision::Int8).unwrap();
+    let texts = texts();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let together = encode(&encoder, &texts);
+    let single: Vec<f32> = texts.iter().flat_map(|text| encode(&encoder, &[text])).collect();
+    assert_eq!(together, single);
+    assert_eq!(together, encode(&encoder.with_threads(2), &texts));
+}
+
+#[test]
+fn minilm_bears_int8() {
+    let Some(folder) = std::env::var_os("EMBDB_TEST_MINILM") else {
+        println!("skipped: EMBDB_TEST_MINILM does not name a folder with MiniLM");
+        return;
+    };
+    let encoder = Encoder::with_precision(ModelFiles::read_dir(folder).unwrap(), None).unwrap();
+    assert_eq!(encoder.precision(), Precision::Int8);
+    let (dim, expected) = read_npy("minilm");
+    let texts = texts();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let vectors = encode(&encoder, &texts);
+    // Among the texts are empty ones, whose vectors turn the furthest.
+    let smallest = assert_agree(&vectors, &expected, dim, 0.99);
+    let cosines = vectors.chunks(dim).zip(expected.chunks(dim)).map(|(a, b)| cosine(a, b));
+    let mean = cosines.sum::<f64>() / texts.len() as f64;
+    println!("minilm in int8: smallest cosine to the reference {smallest:.5}, mean {mean:.5}");
+    assert!(mean > 0.997, "{mean}");
+}
+
 /// A loss that weighs every value of the vectors differently.
 fn loss(vectors: &Tensor) -> Tensor {
     let count = vectors.elem_count();

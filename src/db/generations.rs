@@ -164,8 +164,6 @@ impl Db {
     /// Stores an encoder folder under a name (by default the folder's).
     pub fn model_add(&self, dir: &std::path::Path, name: Option<&str>) -> Result<ModelInfo> {
         use crate::format::manifest::NamedModel;
-        let encoder =
-            super::Encoder::from_files(crate::encoder::ModelFiles::read_dir(dir)?, Default::default())?;
         let folder = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
         let default =
             folder.file_name().map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned());
@@ -180,6 +178,10 @@ impl Db {
             Db::create(&self.inner.dir, options)?;
             self.refresh()?;
         }
+        // All of a database's encoders have its precision.
+        let precision = self.inner.snapshot().manifest.precision();
+        let files = crate::encoder::ModelFiles::read_dir(dir)?;
+        let encoder = super::Encoder::with_precision(files, Some(precision))?;
         let model_id = encoder.model_id().to_owned();
         let taken = |m: &NamedModel| m.name == name && m.model_id != model_id;
         // A commit removes files that no manifest names: not while a segment is being written.

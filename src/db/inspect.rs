@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::{MAJOR, MINOR};
 use crate::options::Task;
 use crate::storage::{self, FEEDBACK_DIR, LOG_DIR, MODEL_DIR, log::read_header};
+use crate::types::Precision;
 
 /// A count with notes for the user.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -102,6 +103,11 @@ impl Db {
         mask::keys(&self.inner.snapshot())
     }
 
+    /// Arithmetic of its encoders.
+    pub fn precision(&self) -> Precision {
+        self.inner.snapshot().manifest.precision()
+    }
+
     /// What the database is.
     pub fn info(&self) -> Result<Info> {
         let snapshot = self.inner.snapshot();
@@ -116,7 +122,7 @@ impl Db {
             model: generation.map(|g| g.model_id.clone()).filter(|m| !m.is_empty()),
             dims: generation.map(|g| g.ladder.clone()).unwrap_or_default(),
             codec: manifest.codec().name(),
-            precision: "f32",
+            precision: manifest.precision().name(),
             metric: manifest.metric().name(),
             index: manifest.index().name(),
             builder: manifest.builder().name(),

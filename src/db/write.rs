@@ -23,7 +23,7 @@ use crate::storage::documents::StoredText;
 use crate::storage::lock::WriterLock;
 use crate::storage::log::LogWriter;
 use crate::storage::{self, LOG_DIR, manifests, numbered_path};
-use crate::types::{Document, Metric, checked_ladder, default_ladder, vector_problem};
+use crate::types::{Document, Metric, Precision, checked_ladder, default_ladder, vector_problem};
 
 /// What a handle needs to write: the lock among processes and the open log.
 #[derive(Default)]
@@ -322,6 +322,7 @@ impl Writing<'_> {
         manifest.database[8..].copy_from_slice(&vfs.random().to_le_bytes());
         manifest.metric = options.metric as u8;
         manifest.codec = options.codec as u8;
+        manifest.precision = seed.precision as u8;
         manifest.set_index(options.index, options.builder);
         manifest.asked_ladder = options.dims.iter().flatten().map(|&d| d as u32).collect();
         manifest.active_generation = 1;
@@ -442,6 +443,8 @@ struct Seed {
     generation: Generation,
     /// Name and files of the encoder.
     model: Option<(String, storage::models::Files)>,
+    /// Arithmetic of the encoder.
+    precision: Precision,
 }
 
 impl Seed {
@@ -473,7 +476,10 @@ impl Seed {
         };
         match (&options.model, options.vectors) {
             (Some(_), Some(_)) => Err(Error::input("--model and --vectors exclude each other")),
-            (None, Some(dim)) => Ok(Self { generation: generation(String::new(), dim)?, model: None }),
+            (None, Some(dim)) => {
+                let generation = generation(String::new(), dim)?;
+                Ok(Self { generation, model: None, precision: Precision::F32 })
+            }
             (Some(folder), None) => Self::from_model(folder, options, generation),
             (None, None) => Err(Error::input(
                 "no encoder: create the database with --model DIR (a sentence-transformers folder), or with --vectors D \
@@ -489,12 +495,12 @@ impl Seed {
         generation: impl Fn(String, usize) -> Result<Generation>,
     ) -> Result<Self> {
         let files = crate::encoder::ModelFiles::read_dir(folder)?;
-        let encoder = super::Encoder::from_files(files, options.precision)?;
+        let encoder = super::Encoder::with_precision(files, options.precision)?;
         let stored = encoder.files().iter().map(|(n, b)| (n.to_owned(), b.to_vec())).collect();
         let name =
             folder.file_name().map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned());
         let generation = generation(encoder.model_id().to_owned(), encoder.dim())?;
-        Ok(Self { generation, model: Some((name, stored)) })
+        Ok(Self { generation, model: Some((name, stored)), precision: encoder.precision() })
     }
 
     #[cfg(not(feature = "encoder"))]

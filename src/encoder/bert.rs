@@ -1,7 +1,7 @@
 //! BERT (Devlin et al. 2018, arXiv:1810.04805), differentiable: from token ids to token states.
 //!
-//! The same code runs for inference, on plain tensors (no graph is built), and for training, on
-//! candle variables. Dropout is left out. They differ in the layout of the matrices alone; see [`Use`].
+//! It is for training; dropout is left out. [`fast`](super::fast) holds the same model for inference, which is tested
+//! against this one.
 
 use std::sync::Arc;
 
@@ -24,32 +24,18 @@ pub(crate) struct Bert {
     heads: usize,
 }
 
-/// What a transformer is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Use {
-    /// Matrices are copied into the order in which products read them: with the few rows of a single
-    /// query they are two to four times as fast.
-    Inference,
-    /// Matrices stay views of the variables, so that gradients and changes reach them.
-    Training,
-}
-
 /// y = x·A + b.
 #[derive(Clone)]
 struct Linear {
-    /// A, inputs × outputs; files hold its transpose.
+    /// A, inputs × outputs: a view of its transpose, which files hold, so that gradients and changes reach the variable.
     matrix: Tensor,
     bias: Tensor,
 }
 
 impl Linear {
-    fn new(weights: &Weights, name: &str, purpose: Use) -> Result<Self> {
-        let matrix = get(weights, &format!("{name}.weight"))?.t()?;
+    fn new(weights: &Weights, name: &str) -> Result<Self> {
         Ok(Self {
-            matrix: match purpose {
-                Use::Inference => matrix.contiguous()?,
-                Use::Training => matrix,
-            },
+            matrix: get(weights, &format!("{name}.weight"))?.t()?,
             bias: get(weights, &format!("{name}.bias"))?,
         })
     }
@@ -94,8 +80,8 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(weights: &Weights, prefix: &str, epsilon: f64, purpose: Use) -> Result<Self> {
-        let linear = |name: &str| Linear::new(weights, &format!("{prefix}.{name}"), purpose);
+    fn new(weights: &Weights, prefix: &str, epsilon: f64) -> Result<Self> {
+        let linear = |name: &str| Linear::new(weights, &format!("{prefix}.{name}"));
         let norm = |name: &str| Norm::new(weights, &format!("{prefix}.{name}"), epsilon);
         Ok(Self {
             query: linear("attention.self.query")?,
@@ -132,9 +118,9 @@ impl Layer {
 
 impl Bert {
     /// Takes its parameters from `weights`, which has the tensors of [`shapes`].
-    pub(crate) fn new(config: &BertConfig, weights: &Weights, purpose: Use) -> Result<Self> {
+    pub(crate) fn new(config: &BertConfig, weights: &Weights) -> Result<Self> {
         let layers = (0..config.layers)
-            .map(|i| Layer::new(weights, &format!("encoder.layer.{i}"), config.epsilon, purpose))
+            .map(|i| Layer::new(weights, &format!("encoder.layer.{i}"), config.epsilon))
             .collect::<Result<_>>()?;
         Ok(Self {
             words: get(weights, "embeddings.word_embeddings.weight")?,

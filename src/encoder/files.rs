@@ -117,16 +117,13 @@ impl ModelFiles {
     /// and content of every file that changes a vector: weights, tokenizer, configuration, modules,
     /// adapter. Descriptions such as README.md do not count.
     pub fn model_id(&self, precision: Precision) -> String {
-        let precision = match precision {
-            Precision::F32 => "f32",
-        };
         let mut hasher = blake3::Hasher::new();
         let mut field = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
         field(b"embdb model");
-        field(precision.as_bytes());
+        field(precision.name().as_bytes());
         for (path, bytes) in self.iter().filter(|(path, _)| changes_vectors(path)) {
             field(path.as_bytes());
             field(bytes);

@@ -5,23 +5,27 @@
 //! | `files` | the model's files, and its id |
 //! | `config` | what they say about shape and modules |
 //! | `weights` | safetensors in and out |
-//! | `tokenize`, `batch`, `chunks` | text to ids, ids to padded batches, long texts to chunks |
-//! | `ops`, `bert`, `pooling` | ids to vectors, with gradients |
+//! | `tokenize`, `chunks` | text to ids, long texts to chunks |
+//! | `fast` | ids to vectors |
+//! | `precision` | whether a model bears int8 |
 //! | `run` | many texts on several threads |
+//! | `batch`, `ops`, `bert`, `pooling` | padded batches of ids to vectors, with gradients |
 //! | `trainable`, `prepared` | the same model as variables; texts made ready for many passes |
 //! | `export` | the model as sentence-transformers reads it |
 //!
-//! Invariants: a text's vector does not depend on the texts encoded with it, but for rounding; the
-//! same call gives the same bits. Files are checked before anything in them is used.
+//! Invariants: a text's vector does not depend on the texts encoded with it, to the bit.
+//! Files are checked before anything in them is used.
 
 mod batch;
 mod bert;
 mod chunks;
 mod config;
 mod export;
+mod fast;
 mod files;
 mod ops;
 mod pooling;
+mod precision;
 mod prepared;
 mod run;
 mod tokenize;
@@ -36,13 +40,13 @@ use candle_core::Tensor;
 
 pub use self::batch::TokenBatch;
 pub use self::files::ModelFiles;
+pub use self::precision::INT8_COSINE_MIN;
 pub use self::prepared::{PrepareLimits, PreparedTexts};
 pub use self::trainable::TrainableEncoder;
 
-use self::bert::{Bert, Use};
 use self::config::ModelConfig;
+use self::fast::{FastBert, FastHead};
 use self::files::{ADAPTER, TOKENIZER, WEIGHTS};
-use self::pooling::Head;
 use self::tokenize::TextTokenizer;
 use self::weights::Weights;
 use crate::error::{Error, Result};
@@ -63,8 +67,8 @@ struct Inner {
     precision: Precision,
     config: Arc<ModelConfig>,
     tokenizer: Arc<TextTokenizer>,
-    bert: Bert,
-    head: Head,
+    bert: Arc<FastBert>,
+    head: Arc<FastHead>,
     adapter: Option<Adapter>,
 }
 
@@ -87,6 +91,8 @@ impl Encoder {
     /// `files` may hold `adapter.safetensors`: a tensor `adapter`, dim × dim (outputs × inputs), applied
     /// after pooling and dense layers, before the last normalisation.
     ///
+    /// In int8 it may turn the vectors more than [`INT8_COSINE_MIN`] allows; [`with_precision`](Self::with_precision) checks.
+    ///
     /// Fails with [`Error::Input`] if the model is of a kind that is not supported, and with
     /// [`Error::Corrupt`] if a file is missing or contradicts itself or the others.
     pub fn from_files(files: ModelFiles, precision: Precision) -> Result<Self> {
@@ -103,8 +109,8 @@ impl Encoder {
             model_id: files.model_id(precision),
             precision,
             tokenizer: Arc::new(tokenizer),
-            bert: Bert::new(&config.bert, &bert, Use::Inference).map_err(failed)?,
-            head: Head::new(&config, &dense, adapter.as_ref().map(|a| a.tensor.clone())),
+            bert: Arc::new(FastBert::new(&config.bert, bert, precision)?),
+            head: Arc::new(FastHead::new(&config, &dense)?),
             adapter,
             config,
             files,
@@ -113,9 +119,6 @@ impl Encoder {
     }
 
     /// The same encoder on at most so many threads; 0, as it is loaded: one for each core. The vectors are the same.
-    ///
-    /// Tokenization and large matrix products have threads of their own, which the environment variable
-    /// `RAYON_NUM_THREADS` limits for the whole process.
     pub fn with_threads(&self, threads: usize) -> Self {
         Self { inner: Arc::clone(&self.inner), threads }
     }
@@ -145,6 +148,11 @@ impl Encoder {
         self.inner.config.normalize
     }
 
+    /// Arithmetic of the encoder.
+    pub fn precision(&self) -> Precision {
+        self.inner.precision
+    }
+
     /// The files the model was loaded from, an adapter included.
     pub fn files(&self) -> &ModelFiles {
         &self.inner.files
@@ -152,7 +160,7 @@ impl Encoder {
 
     /// Vectors of `texts`, row by row (texts × dim), in the order of the texts.
     ///
-    /// Reports the stage "embed" and stops with [`Error::Cancelled`] between batches.
+    /// Reports the stage "embed" and stops with [`Error::Cancelled`] between groups of texts.
     pub fn encode(&self, texts: &[&str], task: &Task) -> Result<Vec<f32>> {
         run::encode(self, texts, task)
     }
@@ -188,8 +196,8 @@ impl Encoder {
             precision: self.inner.precision,
             config: Arc::clone(&self.inner.config),
             tokenizer: Arc::clone(&self.inner.tokenizer),
-            bert: self.inner.bert.clone(),
-            head: self.inner.head.with_adapter(tensor.clone()),
+            bert: Arc::clone(&self.inner.bert),
+            head: Arc::clone(&self.inner.head),
             adapter: Some(Adapter::new(tensor)?),
         };
         Ok(Self { inner: Arc::new(inner), threads: self.threads })
@@ -233,15 +241,10 @@ impl Encoder {
         read_weights(&self.inner.files, &self.inner.config)
     }
 
-    /// Vectors of a batch, row by row, normalised if the model does so.
-    pub(crate) fn embed(&self, batch: &TokenBatch) -> Result<Vec<f32>> {
-        let states = self.inner.bert.forward(batch).map_err(failed)?;
-        let vectors = self.inner.head.apply(&states, batch)?;
-        let mut rows = vectors.flatten_all().and_then(|t| t.to_vec1()).map_err(failed)?;
-        if self.inner.head.normalize {
-            pooling::normalize_rows(&mut rows, self.dim());
-        }
-        Ok(rows)
+    /// Vectors of texts given by their tokens, normalised if the model does so.
+    pub(crate) fn embed(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+        let (head, adapter) = (&self.inner.head, self.adapter());
+        self.inner.bert.forward(texts, |states| head.apply(states, adapter))
     }
 }
 

@@ -24,12 +24,12 @@ const BLOCK_ROWS: usize = 256;
 const EXP_LEAST: f32 = -50.0;
 
 thread_local! {
-    /// Threads that an operation may use; 0: one a core.
+    /// Threads that an operation may use; 0, as it is outside of tests: one a core.
     static THREADS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Runs `work` with the operations of this module on at most so many threads (0: one a core); with 1 they stay on
-/// the calling thread, for callers that already use as many as they may.
+/// Runs `work` with the operations of this module on at most so many threads (0: one a core).
+#[cfg(test)]
 pub(crate) fn on_threads<T>(threads: usize, work: impl FnOnce() -> T) -> T {
     let before = THREADS.replace(threads);
     let result = work();

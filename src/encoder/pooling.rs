@@ -1,4 +1,4 @@
-//! From token states to one vector: pooling, dense layers, adapter and normalisation.
+//! From token states to one vector, with gradients: pooling, dense layers and adapter.
 
 use candle_core::{Device, Tensor};
 
@@ -18,15 +18,13 @@ const FAR_BELOW: f32 = -1e9;
 /// Norm below which a vector is left as it is: a zero vector has no direction.
 const NORM_MIN: f64 = 1e-12;
 
-/// Everything after the transformer.
+/// Everything after the transformer but the last normalisation.
 #[derive(Clone)]
 pub(crate) struct Head {
     pooling: Pooling,
     dense: Vec<Dense>,
     /// Maps vectors after the dense layers, outputs × inputs.
     adapter: Option<Tensor>,
-    /// Whether vectors are normalised at the end.
-    pub(crate) normalize: bool,
 }
 
 #[derive(Clone)]
@@ -46,17 +44,7 @@ impl Head {
                 activation: dense.activation,
             })
         };
-        Self {
-            pooling: config.pooling,
-            dense: config.dense.iter().filter_map(layer).collect(),
-            adapter,
-            normalize: config.normalize,
-        }
-    }
-
-    /// The same with another adapter.
-    pub(crate) fn with_adapter(&self, adapter: Tensor) -> Self {
-        Self { adapter: Some(adapter), ..self.clone() }
+        Self { pooling: config.pooling, dense: config.dense.iter().filter_map(layer).collect(), adapter }
     }
 
     /// Vectors, texts × dim, of token states; not normalised.
@@ -153,7 +141,7 @@ pub(crate) fn adapter_tensor(values: Vec<f32>, dim: usize) -> Result<Tensor> {
     Tensor::from_vec(values, (dim, dim), &Device::Cpu).map_err(failed)
 }
 
-fn parameter(dense: &DenseConfig, kind: &str) -> String {
+pub(crate) fn parameter(dense: &DenseConfig, kind: &str) -> String {
     format!("{}/linear.{kind}", dense.path)
 }
 

@@ -1,47 +1,93 @@
-//! Many texts on several threads: batches of nearly equal lengths, one thread for each core unless fewer are asked for.
+//! Many texts on several threads.
+//!
+//! Each thread takes some texts at a time, tokenizes them, and passes them through the model in tiles. A vector does
+//! not depend on the texts beside its own, so that any division gives the same result.
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::batch::{TokenBatch, plan};
+use super::fast::TILE_TOKENS;
 use super::{Encoder, ops};
 use crate::error::{Error, Result};
 use crate::options::Task;
 
-/// Texts tokenized and sorted together: enough for batches of equal lengths, little enough memory.
-const GROUP_TEXTS: usize = 4_096;
+/// Most bytes of texts that a thread takes at a time, if they are several: some tiles of tokens, so that few are not
+/// full, and a fraction of a second of work, so that threads end together.
+const PART_BYTES: usize = 16 << 10;
+
+/// Fewest bytes worth a thread of their own, or a part of their own: about as long as it takes to start one, a hundred
+/// times over.
+const PART_BYTES_MIN: usize = 1 << 10;
+
+/// Parts for each thread, so that threads end together.
+const PARTS: usize = 8;
 
 /// Vectors of `texts`, in their order.
 pub(crate) fn encode(encoder: &Encoder, texts: &[&str], task: &Task) -> Result<Vec<f32>> {
-    let total = texts.len() as u64;
-    let mut vectors = Vec::with_capacity(texts.len() * encoder.dim());
-    task.step("embed", 0, total)?;
-    for group in texts.chunks(GROUP_TEXTS) {
-        let done = (vectors.len() / encoder.dim()) as u64;
-        let ids = encoder.tokenizer().encode_batch(group)?;
-        let group = Group { encoder, ids: &ids, progress: Progress { task, done, total } };
-        vectors.extend(group.encode()?);
+    task.step("embed", 0, texts.len() as u64)?;
+    let bytes: usize = texts.iter().map(|text| text.len()).sum();
+    let threads = ops::threads_or_cores(encoder.threads).min(bytes / PART_BYTES_MIN).max(1);
+    let part_bytes = match threads {
+        1 => PART_BYTES,
+        _ => (bytes / threads / PARTS).clamp(PART_BYTES_MIN, PART_BYTES),
+    };
+    let parts = parts(texts, part_bytes);
+    let work = Work {
+        encoder,
+        texts,
+        task,
+        parts: &parts,
+        next: AtomicUsize::new(0),
+        state: Mutex::new(State { vectors: vec![0.0; texts.len() * encoder.dim()], done: 0, failure: None }),
+    };
+    match threads.min(parts.len()) {
+        0 | 1 => work.run(),
+        threads => std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(|| work.run());
+            }
+            work.run();
+        }),
     }
-    Ok(vectors)
+    let state = work.state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    match state.failure {
+        Some(error) => Err(error),
+        None => Ok(state.vectors),
+    }
 }
 
-struct Progress<'a> {
-    task: &'a Task,
-    /// Texts done in earlier groups.
-    done: u64,
-    total: u64,
+/// Cuts texts into runs of at most `most` bytes, each at least one text.
+fn parts(texts: &[&str], most: usize) -> Vec<Range<usize>> {
+    runs(texts.iter().map(|text| text.len()), most)
 }
 
-/// Texts that are encoded together, tokenized.
-struct Group<'a> {
+/// Cuts a sequence of sizes into runs whose sum is at most `most`, each at least one long.
+fn runs(sizes: impl Iterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let mut room = 0;
+    for (at, size) in sizes.enumerate() {
+        match runs.last_mut() {
+            Some(run) if size <= room => {
+                run.end = at + 1;
+                room -= size;
+            }
+            _ => {
+                runs.push(at..at + 1);
+                room = most.saturating_sub(size);
+            }
+        }
+    }
+    runs
+}
+
+/// What the threads share.
+struct Work<'a> {
     encoder: &'a Encoder,
-    ids: &'a [Vec<u32>],
-    progress: Progress<'a>,
-}
-
-/// What the threads of a group share.
-struct Shared {
-    /// The next batch to take.
+    texts: &'a [&'a str],
+    task: &'a Task,
+    parts: &'a [Range<usize>],
+    /// The next part to take.
     next: AtomicUsize,
     state: Mutex<State>,
 }
@@ -52,63 +98,52 @@ struct State {
     failure: Option<Error>,
 }
 
-impl Group<'_> {
-    fn encode(&self) -> Result<Vec<f32>> {
-        let lengths: Vec<usize> = self.ids.iter().map(Vec::len).collect();
-        let (order, ranges) = plan(&lengths);
-        let batches: Vec<&[usize]> = ranges.iter().filter_map(|range| order.get(range.clone())).collect();
-        let shared = Shared {
-            next: AtomicUsize::new(0),
-            state: Mutex::new(State {
-                vectors: vec![0.0; self.ids.len() * self.encoder.dim()],
-                done: 0,
-                failure: None,
-            }),
-        };
-        let allowed = ops::threads_or_cores(self.encoder.threads);
-        let threads = allowed.min(batches.len());
-        if threads <= 1 {
-            ops::on_threads(allowed, || self.work(&batches, &shared));
-        } else {
-            std::thread::scope(|scope| {
-                for _ in 0..threads {
-                    scope.spawn(|| ops::on_threads(1, || self.work(&batches, &shared)));
-                }
-            });
-        }
-        let state = shared.state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-        match state.failure {
-            Some(error) => Err(error),
-            None => Ok(state.vectors),
-        }
-    }
-
-    /// Takes batches until none is left or one has failed.
-    fn work(&self, batches: &[&[usize]], shared: &Shared) {
-        while let Some(batch) = batches.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
-            let rows = self.embed(batch);
+impl Work<'_> {
+    /// Takes parts until none is left or one has failed.
+    fn run(&self) {
+        while let Some(part) = self.parts.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            let vectors = self.vectors(self.texts.get(part.clone()).unwrap_or_default());
             // Another thread's panic leaves the state whole: it is changed in single steps.
-            let mut state = shared.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let step = rows.and_then(|rows| self.store(&mut state, batch, &rows));
+            let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let step = vectors.and_then(|vectors| self.store(&mut state, part.start, &vectors));
             if let Err(error) = step {
                 state.failure.get_or_insert(error);
-                shared.next.store(batches.len(), Ordering::Relaxed);
+                self.next.store(self.parts.len(), Ordering::Relaxed);
                 return;
             }
         }
     }
 
-    fn embed(&self, batch: &[usize]) -> Result<Vec<f32>> {
-        let rows: Vec<&[u32]> = batch.iter().map(|&i| self.ids[i].as_slice()).collect();
-        self.encoder.embed(&TokenBatch::new(&rows, self.encoder.config().bert.pad)?)
+    /// Vectors of a part, in order.
+    fn vectors(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
+        let ids: Result<Vec<Vec<u32>>> =
+            texts.iter().map(|text| self.encoder.tokenizer().encode(text)).collect();
+        let ids = ids?;
+        let mut vectors = Vec::with_capacity(texts.len());
+        for tile in runs(ids.iter().map(Vec::len), TILE_TOKENS) {
+            let tile: Vec<&[u32]> = ids.get(tile).unwrap_or_default().iter().map(Vec::as_slice).collect();
+            vectors.extend(self.encoder.embed(&tile)?);
+        }
+        Ok(vectors)
     }
 
-    fn store(&self, state: &mut State, batch: &[usize], rows: &[f32]) -> Result<()> {
+    fn store(&self, state: &mut State, first: usize, vectors: &[Vec<f32>]) -> Result<()> {
         let dim = self.encoder.dim();
-        for (&text, row) in batch.iter().zip(rows.chunks(dim)) {
-            state.vectors[text * dim..(text + 1) * dim].copy_from_slice(row);
-        }
-        state.done += batch.len() as u64;
-        self.progress.task.step("embed", self.progress.done + state.done, self.progress.total)
+        let rows = state.vectors.chunks_exact_mut(dim).skip(first);
+        rows.zip(vectors).for_each(|(row, vector)| row.copy_from_slice(vector));
+        state.done += vectors.len() as u64;
+        self.task.step("embed", state.done, self.texts.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_hold_everything_once_within_their_budget() {
+        assert_eq!(runs([3, 4, 5, 20, 0, 1].into_iter(), 10), [0..2, 2..3, 3..5, 5..6]);
+        assert_eq!(runs([0, 0, 12].into_iter(), 0), [0..2, 2..3]);
+        assert!(runs([].into_iter(), 10).is_empty());
     }
 }

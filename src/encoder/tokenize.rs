@@ -47,7 +47,13 @@ impl TextTokenizer {
         self.max_tokens - self.special_tokens
     }
 
-    /// Token ids of each text, special ones included, cut at the model's limit; at least one each.
+    /// Token ids of a text, special ones included, cut at the model's limit; at least one.
+    pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let head = self.head(text)?;
+        self.checked(&guarded(|| self.cutting.encode_fast(head, true))?)
+    }
+
+    /// The same for each of many texts, on all cores.
     pub(crate) fn encode_batch(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
         let heads: Result<Vec<&str>> = texts.iter().map(|text| self.head(text)).collect();
         let encodings = guarded(|| self.cutting.encode_batch_fast(heads?, true))?;

@@ -3,7 +3,7 @@
 use candle_core::{Tensor, Var};
 
 use super::batch::{TokenBatch, plan};
-use super::bert::{Bert, Use};
+use super::bert::Bert;
 use super::files::{ModelFiles, WEIGHTS};
 use super::pooling::{Head, write_dense};
 use super::prepared::{PrepareLimits, PreparedTexts, prepare};
@@ -48,7 +48,7 @@ impl TrainableEncoder {
             }
         }
         Ok(Self {
-            bert: Bert::new(&config.bert, &tensors, Use::Training).map_err(failed)?,
+            bert: Bert::new(&config.bert, &tensors).map_err(failed)?,
             head: Head::new(config, &tensors, source.adapter_tensor().cloned()),
             source: source.clone(),
             variables,

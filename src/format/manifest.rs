@@ -94,7 +94,7 @@ pub struct Manifest {
     pub metric: u8,
     /// Codec: 0 int8+f32, 1 int8, 2 f32.
     pub codec: u8,
-    /// Precision of the encoder: 0 f32.
+    /// Precision of the encoder: 0 f32, 1 int8.
     pub precision: u8,
     /// Graphs: bit 0, dense instead of fast; bit 1, built by hnsw_rs.
     pub index: u8,
@@ -157,7 +157,7 @@ impl Manifest {
 
     /// Precision of the encoder.
     pub fn precision(&self) -> Precision {
-        Precision::F32
+        if self.precision == Precision::Int8 as u8 { Precision::Int8 } else { Precision::F32 }
     }
 
     /// A generation by number.
@@ -202,7 +202,7 @@ impl Manifest {
         if self.number != number || self.database != *database {
             return Err("the manifest is not the one that its file name and header say".into());
         }
-        if self.metric > 2 || self.codec > 2 || self.precision > 0 || self.index > (DENSE | HNSW_RS) {
+        if self.metric > 2 || self.codec > 2 || self.precision > 1 || self.index > (DENSE | HNSW_RS) {
             return Err("unknown metric, codec, precision or index".into());
         }
         if self.active_generation != 0 && self.active().is_none() {

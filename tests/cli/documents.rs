@@ -117,3 +117,22 @@ fn embedding_with_the_encoders_of_the_database() {
     assert_eq!(own["model_id"], place.json(&["db", "info"])["model"]);
     place.run(&["db", "embed", "--model", "other", "hello"]).code(1).says(&["other"]);
 }
+
+#[test]
+fn a_database_keeps_the_precision_it_was_created_with() {
+    let place = Place::new();
+    // The tiny model bears int8, which is therefore the default.
+    for (db, flags, precision) in [
+        ("a", &[][..], "int8"),
+        ("b", &["--precision", "f32"], "f32"),
+        ("c", &["--precision", "int8"], "int8"),
+    ] {
+        place.run(&[&[db, "create", "--model", MODEL], flags].concat()).code(0);
+        assert_eq!(place.json(&[db, "info"])["precision"], precision);
+        let ours = place.json(&[db, "embed", "hello"]);
+        let same = place.json(&[db, "embed", "--model", MODEL, "--precision", precision, "hello"]);
+        assert_eq!(ours["vectors"], same["vectors"], "{db}");
+        assert_eq!(ours["model_id"], same["model_id"], "{db}");
+    }
+    place.run(&["d", "create", "--model", MODEL, "--precision", "int4"]).code(1).says(&["--precision"]);
+}

@@ -38,7 +38,6 @@ fn what_comes_later_is_refused_by_name() {
         (&["search", "x", "--mode", "hybrid"][..], "--mode"),
         (&["search", "x", "--mode", "text"], "--mode"),
         (&["search", "x", "--as-of", "1"], "--as-of"),
-        (&["create", "--precision", "int8"], "--precision"),
         (&["retrain", "--method", "lora"], "--method"),
         (&["retrain", "--loss", "triplet"], "--loss"),
         (&["repair", "--out", "new"], "--out"),

@@ -178,11 +178,8 @@ pub fn codec(text: &str) -> std::result::Result<Codec, String> {
 
 /// `--precision`.
 pub fn precision(text: &str) -> std::result::Result<Precision, String> {
-    match text {
-        "f32" => Ok(Precision::F32),
-        "int8" => later(text).map(|_| Precision::F32),
-        _ => Err("expected f32".into()),
-    }
+    let all = [Precision::F32, Precision::Int8];
+    all.into_iter().find(|p| p.name() == text).ok_or_else(|| "expected f32 or int8".into())
 }
 
 /// A number of seconds, with a fraction if need be.
@@ -264,7 +261,6 @@ mod tests {
             (vec!["search", "x", "--as-of", "1"], "--as-of"),
             (vec!["eval", "--queries", "q", "--qrels", "r", "--mode", "text"], "--mode"),
             (vec!["batch-search", "--queries", "q", "--mode", "text"], "--mode"),
-            (vec!["create", "--precision", "int8"], "--precision"),
             (vec!["retrain", "--method", "lora"], "--method"),
             (vec!["retrain", "--loss", "cosent"], "--loss"),
         ] {

@@ -1,0 +1,180 @@
+//! BERT (Devlin et al. 2018, arXiv:1810.04805) for inference: token ids of several texts to their states.
+
+use candle_core::Tensor;
+use parking_lot::Mutex;
+
+use super::attention::Heads;
+use super::kernel::{CODE_INPUTS_MAX, kernels};
+use super::layer::{Layer, Norm, Scratch};
+use super::linear::{Linear, padded};
+use crate::encoder::config::BertConfig;
+use crate::encoder::failed;
+use crate::encoder::weights::Weights;
+use crate::error::{Error, Result};
+use crate::types::Precision;
+
+/// A transformer, its matrices packed for products.
+pub(crate) struct FastBert {
+    hidden: usize,
+    words: Vec<f32>,
+    /// With the first token type added: a single text is all of that type.
+    positions: Vec<f32>,
+    norm: Norm,
+    layers: Vec<Layer>,
+    /// Room that no thread uses at the moment.
+    spare: Mutex<Vec<Scratch>>,
+}
+
+/// Token states of one text: rows of `hidden` values, `stride` apart.
+#[derive(Clone, Copy)]
+pub(crate) struct States<'a> {
+    values: &'a [f32],
+    stride: usize,
+    hidden: usize,
+}
+
+impl<'a> States<'a> {
+    /// The states, first token first.
+    pub(crate) fn rows(self) -> impl ExactSizeIterator<Item = &'a [f32]> {
+        self.values.chunks_exact(self.stride).map(move |row| &row[..self.hidden])
+    }
+}
+
+impl FastBert {
+    /// Packs the parameters in `weights`, which has the tensors of [`shapes`](crate::encoder::bert::shapes); each is
+    /// let go as soon as it is packed.
+    pub(crate) fn new(config: &BertConfig, mut weights: Weights, precision: Precision) -> Result<Self> {
+        if precision == Precision::Int8 && config.intermediate.max(config.hidden) > CODE_INPUTS_MAX {
+            let what =
+                format!("a model whose layers have more than {CODE_INPUTS_MAX} inputs does not run in int8");
+            return Err(Error::Input(what));
+        }
+        let mut source = Source { weights: &mut weights, precision, epsilon: config.epsilon as f32 };
+        let heads = Heads { hidden: config.hidden, count: config.heads };
+        let mut positions = source.take("embeddings.position_embeddings.weight")?;
+        let types = source.take("embeddings.token_type_embeddings.weight")?;
+        for row in positions.chunks_exact_mut(config.hidden) {
+            row.iter_mut().zip(&types).for_each(|(value, of_type)| *value += of_type);
+        }
+        let layers: Result<Vec<Layer>> = (0..config.layers)
+            .map(|number| source.layer(&format!("encoder.layer.{number}"), heads, config.intermediate))
+            .collect();
+        Ok(Self {
+            hidden: config.hidden,
+            words: source.take("embeddings.word_embeddings.weight")?,
+            positions,
+            norm: source.norm("embeddings.LayerNorm")?,
+            layers: layers?,
+            spare: Mutex::default(),
+        })
+    }
+
+    /// Token states of `texts`, given by their ids, one text after the other. They are computed together, without
+    /// padding; none changes another's. Fails if a text has no token, too many, or one that the model does not know.
+    pub(crate) fn forward<T>(
+        &self,
+        texts: &[&[u32]],
+        mut each: impl FnMut(States<'_>) -> T,
+    ) -> Result<Vec<T>> {
+        let mut scratch = self.spare.lock().pop().unwrap_or_default();
+        let lengths: Vec<usize> = texts.iter().map(|ids| ids.len()).collect();
+        self.embed(texts, &mut scratch)?;
+        for layer in &self.layers {
+            layer.apply(kernels(), &mut scratch, &lengths);
+        }
+        let stride = padded(self.hidden);
+        let mut rest: &[f32] = &scratch.states;
+        let mut results = Vec::with_capacity(texts.len());
+        for length in lengths {
+            let (values, behind) = rest.split_at(length * stride);
+            results.push(each(States { values, stride, hidden: self.hidden }));
+            rest = behind;
+        }
+        self.spare.lock().push(scratch);
+        Ok(results)
+    }
+
+    /// The states that enter the first layer.
+    fn embed(&self, texts: &[&[u32]], scratch: &mut Scratch) -> Result<()> {
+        let stride = padded(self.hidden);
+        let tokens: usize = texts.iter().map(|ids| ids.len()).sum();
+        scratch.states.at_least(tokens * stride);
+        let row = |table: &'_ [f32], number: usize| -> Option<std::ops::Range<usize>> {
+            let start = number.checked_mul(self.hidden)?;
+            (start + self.hidden <= table.len()).then_some(start..start + self.hidden)
+        };
+        let mut states = scratch.states.chunks_exact_mut(stride);
+        for ids in texts {
+            if ids.is_empty() {
+                return Err(Error::input("a text to encode has no token"));
+            }
+            for (place, (&id, state)) in ids.iter().zip(&mut states).enumerate() {
+                let (Some(word), Some(position)) =
+                    (row(&self.words, id as usize), row(&self.positions, place))
+                else {
+                    return Err(Error::input(format!("the model has no token {id}, or no position {place}")));
+                };
+                let state = &mut state[..self.hidden];
+                state.copy_from_slice(&self.words[word]);
+                self.norm.apply(kernels(), state, &self.positions[position]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Parameters on their way into packed form.
+struct Source<'a> {
+    weights: &'a mut Weights,
+    precision: Precision,
+    epsilon: f32,
+}
+
+impl Source<'_> {
+    fn take(&mut self, name: &str) -> Result<Vec<f32>> {
+        let tensor: Option<Tensor> = self.weights.remove(name);
+        let tensor = tensor.ok_or_else(|| Error::input(format!("the parameter {name} is missing")))?;
+        tensor.flatten_all().and_then(|tensor| tensor.to_vec1()).map_err(failed)
+    }
+
+    fn norm(&mut self, name: &str) -> Result<Norm> {
+        Ok(Norm {
+            weight: self.take(&format!("{name}.weight"))?,
+            bias: self.take(&format!("{name}.bias"))?,
+            epsilon: self.epsilon,
+        })
+    }
+
+    fn linear(&mut self, name: &str) -> Result<Linear> {
+        let weights = self.take(&format!("{name}.weight"))?;
+        let bias = self.take(&format!("{name}.bias"))?;
+        Ok(Linear::new(&weights, &bias, self.precision))
+    }
+
+    fn layer(&mut self, prefix: &str, heads: Heads, inner: usize) -> Result<Layer> {
+        Ok(Layer {
+            attention_in: self.attention_in(&format!("{prefix}.attention.self"), heads)?,
+            attention_out: self.linear(&format!("{prefix}.attention.output.dense"))?,
+            attention_norm: self.norm(&format!("{prefix}.attention.output.LayerNorm"))?,
+            intermediate: self.linear(&format!("{prefix}.intermediate.dense"))?,
+            out: self.linear(&format!("{prefix}.output.dense"))?,
+            norm: self.norm(&format!("{prefix}.output.LayerNorm"))?,
+            heads,
+            in_codes: self.precision == Precision::Int8 && heads.in_codes(),
+            inner,
+        })
+    }
+
+    /// Queries, keys and values as one layer, so that states are read once.
+    fn attention_in(&mut self, prefix: &str, heads: Heads) -> Result<Linear> {
+        let mut weights = self.take(&format!("{prefix}.query.weight"))?;
+        let mut bias = self.take(&format!("{prefix}.query.bias"))?;
+        let factor = std::f32::consts::LOG2_E / (heads.dim() as f32).sqrt();
+        weights.iter_mut().chain(&mut bias).for_each(|value| *value *= factor);
+        for part in ["key", "value"] {
+            weights.extend(self.take(&format!("{prefix}.{part}.weight"))?);
+            bias.extend(self.take(&format!("{prefix}.{part}.bias"))?);
+        }
+        Ok(Linear::new(&weights, &bias, self.precision))
+    }
+}
