@@ -72,13 +72,15 @@ impl Rows<'_> {
     /// Has searches request pages, if the rows are not in memory.
     pub fn read_with(&mut self, paging: &Paging) {
         let head = paging.is_head_on_disk(&self.walked());
+        let low = paging.is_low_on_disk(self.vectors.codes.low);
         let tail = paging.is_tail_on_disk();
-        self.vectors.on_disk = OnDisk { head, tail };
-        let has_head = !self.vectors.head.codes.high.is_empty();
-        let reads_tail =
-            |graph: &GraphView<'_>| !(self.vectors.has_codes() && (graph.sight().rough || has_head));
+        self.vectors.on_disk = OnDisk { head, low, tail };
+        let rest = match self.vectors.has_codes() {
+            true => low && self.vectors.head.codes.high.is_empty(),
+            false => tail,
+        };
         self.graph = self.graph.take().map(|graph| {
-            let by_page = head || tail && reads_tail(&graph);
+            let by_page = head || rest && !graph.sight().rough;
             graph.paged(by_page)
         });
     }

@@ -60,7 +60,9 @@ pub struct VectorBlock<'a> {
 pub struct OnDisk {
     /// What walks read: heads, or the high plane of the codes; norms and scales.
     pub head: bool,
-    /// What is read of the few rows that walks find: the low plane and f32 values.
+    /// The low plane, which scans read of many rows and walks of the few that they find.
+    pub low: bool,
+    /// What is read of the few rows that are compared exactly: f32 values.
     pub tail: bool,
 }
 

@@ -49,7 +49,7 @@ impl<'a> CodeDistance<'a> {
         let (codes, dims) =
             if of_head { (block.head.codes, block.head.dims) } else { (block.codes, block.dim) };
         let [high, low] = [codes.high, codes.low].map(|bytes| Plane { bytes, stride: plane_len(dims) });
-        let low_on_disk = if of_head { block.on_disk.head } else { block.on_disk.tail };
+        let low_on_disk = if of_head { block.on_disk.head } else { block.on_disk.low };
         Self { block: *block, query, grade, norms: block.norm_column(query.rank_dim), high, low, low_on_disk }
     }
 

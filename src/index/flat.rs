@@ -90,7 +90,7 @@ fn nearest_of(
 ) -> Vec<Neighbour> {
     let exact = ExactDistance::new(block, query);
     let rows: Vec<u32> = rows.collect();
-    if block.on_disk.tail {
+    if block.on_disk.tail || block.on_disk.low {
         exact.request_pages(&rows);
     }
     let mut top = TopK::new(k);

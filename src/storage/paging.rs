@@ -33,11 +33,12 @@ thread_local! {
 /// What is known of a segment's pages. One search may misjudge: that costs time alone.
 ///
 /// The head is what walks read, the graph and the high plane of the codes: if memory suffices at all, all of it is
-/// there soon. The tail is what is read of the few rows that walks find, the low plane and f32 values: some of it may
-/// never be read.
+/// there soon; so is the low plane, of which scans read a second time what the high one cannot tell apart. The tail is
+/// what is read of the few rows that are compared exactly, f32 values: some of it may never be read.
 #[derive(Debug)]
 pub struct Paging {
     head_on_disk: AtomicBool,
+    low_on_disk: AtomicBool,
     /// Searches that are to request the tail.
     distrust: AtomicU32,
     /// Bytes requested in order.
@@ -51,6 +52,7 @@ impl Default for Paging {
     fn default() -> Self {
         Self {
             head_on_disk: AtomicBool::new(true),
+            low_on_disk: AtomicBool::new(true),
             distrust: AtomicU32::new(DISTRUST),
             requested: AtomicUsize::new(0),
             fits: OnceLock::new(),
@@ -61,22 +63,12 @@ impl Default for Paging {
 impl Paging {
     /// Whether a search should request pages of the head: `parts` are its bytes.
     pub fn is_head_on_disk(&self, parts: &[&[u8]]) -> bool {
-        if !self.head_on_disk.load(Ordering::Relaxed) {
-            return false;
-        }
-        let all: usize = parts.iter().map(|part| part.len()).sum();
-        let sample = (0..SAMPLE).filter_map(|n| {
-            let mut at = (all / SAMPLE) * n;
-            parts.iter().find_map(|part| {
-                let found = part.get(at..);
-                at = at.saturating_sub(part.len());
-                found.filter(|rest| !rest.is_empty())
-            })
-        });
-        // One page in a hundred that is missing costs as much as requesting all of them.
-        let missing = sample.filter(|bytes| !is_in_memory(bytes)).count();
-        self.head_on_disk.store(missing > 1, Ordering::Relaxed);
-        missing > 1
+        looked_at(&self.head_on_disk, parts)
+    }
+
+    /// The same of the low plane.
+    pub fn is_low_on_disk(&self, low: &[u8]) -> bool {
+        looked_at(&self.low_on_disk, &[low])
     }
 
     /// Whether a search should request pages of the tail.
@@ -106,14 +98,15 @@ impl Paging {
     /// Runs a search and notes whether it had to wait for pages that nobody requested. Of a segment in memory only one
     /// search in some is watched: to ask the system costs a microsecond.
     pub fn watch<T>(&self, search: impl FnOnce() -> T) -> T {
-        let is_trusted = !self.head_on_disk.load(Ordering::Relaxed) && !self.is_tail_on_disk();
+        let sampled = [&self.head_on_disk, &self.low_on_disk];
+        let is_trusted = !sampled.iter().any(|flag| flag.load(Ordering::Relaxed)) && !self.is_tail_on_disk();
         if is_trusted && !SEARCHES.replace(SEARCHES.get().wrapping_add(1)).is_multiple_of(WATCHED) {
             return search();
         }
         let before = waits_for_pages();
         let result = search();
         if waits_for_pages() - before >= MANY_WAITS {
-            self.head_on_disk.store(true, Ordering::Relaxed);
+            sampled.iter().for_each(|flag| flag.store(true, Ordering::Relaxed));
             self.distrust.store(DISTRUST, Ordering::Relaxed);
         } else {
             let trusted = self.distrust.load(Ordering::Relaxed).saturating_sub(1);
@@ -121,6 +114,26 @@ impl Paging {
         }
         result
     }
+}
+
+/// Whether some of what a flag stands for is on disk: looks at a sample of pages, until all of that are in memory.
+fn looked_at(flag: &AtomicBool, parts: &[&[u8]]) -> bool {
+    if !flag.load(Ordering::Relaxed) {
+        return false;
+    }
+    let all: usize = parts.iter().map(|part| part.len()).sum();
+    let sample = (0..SAMPLE).filter_map(|n| {
+        let mut at = (all / SAMPLE) * n;
+        parts.iter().find_map(|part| {
+            let found = part.get(at..);
+            at = at.saturating_sub(part.len());
+            found.filter(|rest| !rest.is_empty())
+        })
+    });
+    // One page in a hundred that is missing costs as much as requesting all of them.
+    let missing = sample.filter(|bytes| !is_in_memory(bytes)).count();
+    flag.store(missing > 1, Ordering::Relaxed);
+    missing > 1
 }
 
 #[cfg(test)]

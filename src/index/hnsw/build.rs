@@ -29,7 +29,7 @@ pub struct BuildParams {
 impl BuildParams {
     /// Small and quick to build.
     pub const DEFAULT: Self =
-        Self { m: 16, ef_construction: 180, seed: 1, builder: Builder::Flat, alpha: 1.0 };
+        Self { m: 16, ef_construction: 150, seed: 1, builder: Builder::Flat, alpha: 1.0 };
 }
 
 impl BuildParams {
@@ -38,7 +38,7 @@ impl BuildParams {
     pub const fn of(kind: IndexKind) -> Self {
         match kind {
             IndexKind::Fast => Self::DEFAULT,
-            IndexKind::Dense => Self { m: 28, ef_construction: 300, alpha: 1.15, ..Self::DEFAULT },
+            IndexKind::Dense => Self { m: 28, ef_construction: 240, alpha: 1.15, ..Self::DEFAULT },
         }
     }
 }

@@ -468,8 +468,10 @@ mod tests {
             let data = Data::clustered(900, 12, Metric::Cosine, codec, 6);
             let graph = graph_of(&data);
             let masks = [2, 5].map(|n| RowMask::from_rows(900, (0..900).filter(|row| row % n == 1)));
-            for (head, tail) in [(true, true), (false, true), (true, false)] {
-                let block = VectorBlock { on_disk: OnDisk { head, tail }, ..data.block() };
+            for [head, low, tail] in
+                [[true; 3], [false, true, true], [true, false, false], [false, false, true]]
+            {
+                let block = VectorBlock { on_disk: OnDisk { head, low, tail }, ..data.block() };
                 for vector in data.queries(10, 2) {
                     let query = Query::new(&vector, Metric::Cosine, 12, 12);
                     for rough in [false, true] {
