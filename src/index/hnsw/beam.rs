@@ -41,7 +41,7 @@ impl Beam {
     /// About as many as a plain beam must keep for the same recall of `k` neighbours, by the curve of the graph.
     pub(crate) fn measured(graph: &GraphView<'_>, query: &Query, ef: usize, k: usize) -> Self {
         let near = k.max(MEASURED_K);
-        match reach_at(graph.curve(), ef * MEASURED_K / near) {
+        match reach_at(graph.curve(), ef.saturating_mul(MEASURED_K) / near) {
             Some(reach) => Self::reaching(graph, query, ef, near, reach),
             None => Self::plain(ef),
         }
@@ -56,7 +56,7 @@ impl Beam {
             // Seen from a query all rows lie on a sphere, one dimension up, and no product is larger than this.
             Metric::Dot => (1.0 + reach, -query.length() * graph.longest()),
         };
-        Self { ef, width: ef + ef / 2, least: (ef / 8).max(near).min(ef), near, factor, origin }
+        Self { ef, width: ef.saturating_add(ef / 2), least: (ef / 8).max(near).min(ef), near, factor, origin }
     }
 
     /// The distance from which on nodes are not kept, given that of the [`near`](Self::near)-th nearest.
