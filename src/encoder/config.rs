@@ -40,6 +40,8 @@ pub(crate) enum Pooling {
     Mean,
     /// Largest value of each dimension over the text's tokens.
     Max,
+    /// The last token's state, which in a decoder has seen all others.
+    Last,
 }
 
 /// What a dense module applies to its sums.
@@ -65,6 +67,8 @@ pub(crate) struct DenseConfig {
 pub(crate) struct ModelConfig {
     pub(crate) bert: BertConfig,
     pub(crate) pooling: Pooling,
+    /// Whether the tokens of a prompt are pooled too.
+    pub(crate) include_prompt: bool,
     pub(crate) dense: Vec<DenseConfig>,
     pub(crate) normalize: bool,
     /// Tokens of a text that are read, the special ones included.
@@ -77,7 +81,14 @@ impl ModelConfig {
         let bert = BertConfig::read(files)?;
         let chain = Chain::read(files, bert.hidden)?;
         let max_tokens = max_tokens(files, bert.positions)?;
-        Ok(Self { pooling: chain.pooling, dense: chain.dense, normalize: chain.normalize, max_tokens, bert })
+        Ok(Self {
+            pooling: chain.pooling,
+            include_prompt: chain.include_prompt,
+            dense: chain.dense,
+            normalize: chain.normalize,
+            max_tokens,
+            bert,
+        })
     }
 
     /// Dimensions of the vectors.
@@ -188,6 +199,7 @@ struct RawPooling {
     pooling_mode_weightedmean_tokens: bool,
     #[serde(default)]
     pooling_mode_lasttoken: bool,
+    include_prompt: Option<bool>,
 }
 
 /// Newer files name the mode, or several; older ones have a switch for each.
@@ -218,6 +230,7 @@ fn default_bias() -> bool {
 /// The modules after the transformer.
 struct Chain {
     pooling: Pooling,
+    include_prompt: bool,
     dense: Vec<DenseConfig>,
     normalize: bool,
 }
@@ -226,7 +239,12 @@ impl Chain {
     fn read(files: &ModelFiles, hidden: usize) -> Result<Self> {
         let Some(bytes) = files.get(MODULES) else {
             // A bare transformer: sentence-transformers pools it by the mean and does not normalise.
-            return Ok(Self { pooling: Pooling::Mean, dense: Vec::new(), normalize: false });
+            return Ok(Self {
+                pooling: Pooling::Mean,
+                include_prompt: true,
+                dense: Vec::new(),
+                normalize: false,
+            });
         };
         let modules: Vec<RawModule> = parse(MODULES, bytes)?;
         if modules.len() > MODULES_MAX {
@@ -240,7 +258,8 @@ impl Chain {
         let Some(("Pooling", path)) = kinds.next() else {
             return Err(Error::input("the model's second module must be a Pooling"));
         };
-        let mut chain = Self { pooling: pooling(files, path)?, dense: Vec::new(), normalize: false };
+        let (pooling, include_prompt) = pooling(files, path)?;
+        let mut chain = Self { pooling, include_prompt, dense: Vec::new(), normalize: false };
         for (kind, path) in kinds {
             match kind {
                 _ if chain.normalize => {
@@ -264,7 +283,7 @@ impl Chain {
     }
 }
 
-fn pooling(files: &ModelFiles, path: &str) -> Result<Pooling> {
+fn pooling(files: &ModelFiles, path: &str) -> Result<(Pooling, bool)> {
     let file = format!("{path}/config.json");
     let raw: RawPooling = match files.get(&file) {
         Some(bytes) => parse(&file, bytes)?,
@@ -287,14 +306,18 @@ fn pooling(files: &ModelFiles, path: &str) -> Result<Pooling> {
         Some(Modes::Several(names)) => modes.extend(names),
         None => {}
     }
-    match modes.join(" and ").as_str() {
-        "" | "mean" => Ok(Pooling::Mean),
-        "cls" => Ok(Pooling::Cls),
-        "max" => Ok(Pooling::Max),
-        other => Err(Error::input(format!(
-            "the model pools by {other}; supported are cls, mean and max, one of them"
-        ))),
-    }
+    let pooling = match modes.join(" and ").as_str() {
+        "" | "mean" => Pooling::Mean,
+        "cls" => Pooling::Cls,
+        "max" => Pooling::Max,
+        "lasttoken" => Pooling::Last,
+        other => {
+            return Err(Error::input(format!(
+                "the model pools by {other}; supported are cls, mean, max and lasttoken, one of them"
+            )));
+        }
+    };
+    Ok((pooling, raw.include_prompt.unwrap_or(true)))
 }
 
 fn dense(files: &ModelFiles, path: &str, inputs: usize) -> Result<DenseConfig> {
@@ -351,7 +374,8 @@ fn max_tokens(files: &ModelFiles, positions: usize) -> Result<usize> {
     Err(Error::corrupt(file, 0, format!("the limit on tokens is {tokens}")))
 }
 
-fn parse<T: DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T> {
+/// Reads JSON.
+pub(crate) fn parse<T: DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| Error::corrupt(file, 0, error.to_string()))
 }
 

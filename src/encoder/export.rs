@@ -42,6 +42,7 @@ fn modules(files: &mut ModelFiles, config: &ModelConfig) -> Result<Vec<Value>> {
         "pooling_mode_cls_token": config.pooling == Pooling::Cls,
         "pooling_mode_mean_tokens": config.pooling == Pooling::Mean,
         "pooling_mode_max_tokens": config.pooling == Pooling::Max,
+        "pooling_mode_lasttoken": config.pooling == Pooling::Last,
         "pooling_mode_mean_sqrt_len_tokens": false,
     });
     files.insert(format!("{folder}/config.json"), pretty(&pooling));

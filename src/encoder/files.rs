@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::prompts::{Prompts, Role};
 use crate::error::{Error, Result};
 use crate::options::limits;
 use crate::types::Precision;
@@ -23,6 +24,8 @@ pub(crate) const MODULES: &str = "modules.json";
 pub(crate) const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
 /// Settings of the tokenizer; read for its limit on tokens.
 pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+/// Prompts before texts.
+pub(crate) const PROMPTS: &str = "config_sentence_transformers.json";
 /// A linear map applied after the model, learned from clicks.
 pub(crate) const ADAPTER: &str = "adapter.safetensors";
 
@@ -115,7 +118,7 @@ impl ModelFiles {
 
     /// Identity of the model: 32 hexadecimal digits of a BLAKE3 hash over the precision and the path
     /// and content of every file that changes a vector: weights, tokenizer, configuration, modules,
-    /// adapter. Descriptions such as README.md do not count.
+    /// adapter, and the prompts, if there are any. Descriptions such as README.md do not count.
     pub fn model_id(&self, precision: Precision) -> String {
         let mut hasher = blake3::Hasher::new();
         let mut field = |bytes: &[u8]| {
@@ -127,6 +130,14 @@ impl ModelFiles {
         for (path, bytes) in self.iter().filter(|(path, _)| changes_vectors(path)) {
             field(path.as_bytes());
             field(bytes);
+        }
+        // An unreadable prompt is refused when the model is loaded.
+        let prompts = Prompts::read(self).unwrap_or_default();
+        if !prompts.is_empty() {
+            ["prompts", prompts.of(Role::Query), prompts.of(Role::Document)]
+                .map(str::as_bytes)
+                .into_iter()
+                .for_each(field);
         }
         let mut hex = hasher.finalize().to_hex().to_string();
         hex.truncate(32);

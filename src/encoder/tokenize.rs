@@ -65,6 +65,13 @@ impl TextTokenizer {
         Ok(guarded(|| self.whole.encode_fast(text, false))?.len())
     }
 
+    /// Tokens of a prompt and of what stands before it, but not of what stands behind.
+    pub(crate) fn count_leading(&self, prompt: &str) -> Result<usize> {
+        let all = guarded(|| self.whole.encode_fast(prompt, true))?;
+        let behind = all.get_special_tokens_mask().iter().rev().take_while(|&&special| special == 1).count();
+        Ok(all.len() - behind.min(1))
+    }
+
     /// Byte ranges of all tokens of each text, special ones left out, in order.
     pub(crate) fn offsets(&self, texts: &[&str]) -> Result<Vec<Vec<Range<usize>>>> {
         let encodings = guarded(|| self.whole.encode_batch(texts.to_vec(), false))?;

@@ -26,6 +26,7 @@ pub struct TrainableEncoder {
 impl TrainableEncoder {
     /// `top`: how many of the topmost layers are trained; by default everything.
     pub(crate) fn new(source: &Encoder, top: Option<usize>) -> Result<Self> {
+        source.check_trainable()?;
         let config = source.config();
         let first = top.map_or(0, |top| config.bert.layers.saturating_sub(top));
         let trained = |name: &str| match name.strip_prefix("encoder.layer.") {

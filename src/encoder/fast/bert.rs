@@ -34,8 +34,14 @@ pub(crate) struct States<'a> {
 }
 
 impl<'a> States<'a> {
+    /// Without the first `count` tokens, but not without the last.
+    pub(crate) fn after(self, count: usize) -> Self {
+        let count = count.min((self.values.len() / self.stride).saturating_sub(1));
+        Self { values: &self.values[count * self.stride..], ..self }
+    }
+
     /// The states, first token first.
-    pub(crate) fn rows(self) -> impl ExactSizeIterator<Item = &'a [f32]> {
+    pub(crate) fn rows(self) -> impl ExactSizeIterator<Item = &'a [f32]> + DoubleEndedIterator {
         self.values.chunks_exact(self.stride).map(move |row| &row[..self.hidden])
     }
 }

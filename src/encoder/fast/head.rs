@@ -74,6 +74,7 @@ fn pool(pooling: Pooling, states: States<'_>) -> Vec<f32> {
     let mut pooled = rows.next().unwrap_or_default().to_vec();
     match pooling {
         Pooling::Cls => {}
+        Pooling::Last => pooled = rows.next_back().map_or(pooled, <[f32]>::to_vec),
         Pooling::Mean => {
             for row in rows {
                 pooled.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
