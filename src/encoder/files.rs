@@ -14,6 +14,10 @@ use crate::types::Precision;
 
 /// Weights of the transformer.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
+/// Where the weights are several files: which.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+/// Weights as PyTorch pickles them.
+const PICKLE: &str = "pytorch_model.bin";
 /// The tokenizer.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 /// Shape of the transformer.
@@ -150,8 +154,22 @@ impl ModelFiles {
     }
 
     fn check_complete(&self, folder: &Path) -> Result<()> {
+        // A static model has everything in a folder of its own.
+        let inner =
+            |name: &str| self.get(MODULES).is_some() && self.files.keys().any(|path| path.ends_with(name));
+        if inner(&format!("/{TOKENIZER}")) && self.get(WEIGHTS).is_none() {
+            return Ok(());
+        }
+        let unread = |name: &str| name == WEIGHTS && self.get(INDEX).is_some();
         for name in [CONFIG, WEIGHTS, TOKENIZER] {
-            if self.get(name).is_none() {
+            if self.get(name).is_none() && !unread(name) {
+                if name == WEIGHTS && folder.join(PICKLE).exists() {
+                    return Err(Error::input(format!(
+                        "{} has its weights in {PICKLE}, a program that Python runs to read it, which embdb does not; \
+                         save the model as {WEIGHTS}",
+                        folder.display()
+                    )));
+                }
                 let what = "the model folder lacks this file";
                 return Err(Error::corrupt(folder.join(name), 0, what));
             }
@@ -199,7 +217,10 @@ fn is_model_file(path: &str) -> bool {
 
 fn changes_vectors(path: &str) -> bool {
     let settings = [CONFIG, MODULES, SENTENCE_CONFIG, TOKENIZER_CONFIG, TOKENIZER];
-    path.ends_with(".safetensors") || settings.contains(&path) || path.ends_with("/config.json")
+    path.ends_with(".safetensors")
+        || path.ends_with("/tokenizer.json")
+        || settings.contains(&path)
+        || path.ends_with("/config.json")
 }
 
 /// Whether a path names a file inside the folder it is joined to.

@@ -1,9 +1,9 @@
-//! The text encoder: a sentence-transformers model of the BERT family, run in this process.
+//! The text encoder: a sentence-transformers model, run in this process.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `files` | the model's files, and its id |
-//! | `config` | what they say about shape and modules |
+//! | `config`, `family` | what they say about modules, and the shapes of each family |
 //! | `weights` | safetensors in and out |
 //! | `prompts` | what is read before queries and documents |
 //! | `tokenize`, `chunks` | text to ids, long texts to chunks |
@@ -22,6 +22,7 @@ mod bert;
 mod chunks;
 mod config;
 mod export;
+mod family;
 mod fast;
 mod files;
 mod ops;
@@ -48,10 +49,12 @@ pub use self::prompts::Role;
 pub use self::trainable::TrainableEncoder;
 
 use self::config::ModelConfig;
-use self::fast::{FastBert, FastHead};
-use self::files::{ADAPTER, PROMPTS, TOKENIZER, WEIGHTS};
+use self::family::Family;
+use self::family::fixed::TOKENS;
+use self::fast::{FastHead, Model};
+use self::files::{ADAPTER, PROMPTS};
 use self::prompts::Prompts;
-use self::tokenize::TextTokenizer;
+use self::tokenize::{TextTokenizer, TokenizerOptions};
 use self::weights::Weights;
 use crate::error::{Error, Result};
 use crate::options::Task;
@@ -72,7 +75,7 @@ struct Inner {
     config: Arc<ModelConfig>,
     prompts: Arc<Prompts>,
     tokenizer: Arc<TextTokenizer>,
-    bert: Arc<FastBert>,
+    model: Arc<Model>,
     head: Arc<FastHead>,
     adapter: Option<Adapter>,
 }
@@ -102,12 +105,19 @@ impl Encoder {
     /// [`Error::Corrupt`] if a file is missing or contradicts itself or the others.
     pub fn from_files(files: ModelFiles, precision: Precision) -> Result<Self> {
         let config = Arc::new(ModelConfig::read(&files)?);
-        let tokenizer = TextTokenizer::from_bytes(
-            files.required(TOKENIZER)?,
-            config.max_tokens,
-            config.bert.vocabulary,
-            config.bert.pad,
-        )?;
+        let file = config.tokenizer_file();
+        let options = TokenizerOptions {
+            max_tokens: config.max_tokens,
+            vocabulary: config.family.vocabulary(),
+            pad: config.family.pad(),
+            special: !matches!(config.family, Family::Fixed(_)),
+            drops_unknown: matches!(&config.family, Family::Fixed(fixed) if fixed.drops_unknown),
+            end: match config.family {
+                Family::Decoder(_) => config::end_token(&files)?,
+                _ => None,
+            },
+        };
+        let tokenizer = TextTokenizer::from_bytes(&file, files.required(&file)?, options)?;
         let prompts = Prompts::read(&files)?;
         for role in [Role::Query, Role::Document] {
             let tokens = tokenizer.count(prompts.of(role))?;
@@ -116,14 +126,14 @@ impl Encoder {
                 return Err(Error::corrupt(PROMPTS, 0, what));
             }
         }
-        let (bert, dense) = read_weights(&files, &config)?;
+        let dense = pooling::read_dense(&files, &config)?;
         let adapter = pooling::read_adapter(&files, config.dim())?.map(Adapter::new).transpose()?;
         let inner = Inner {
             model_id: files.model_id(precision),
             precision,
             prompts: Arc::new(prompts),
             tokenizer: Arc::new(tokenizer),
-            bert: Arc::new(FastBert::new(&config.bert, bert, precision)?),
+            model: Arc::new(Model::read(&files, &config, precision)?),
             head: Arc::new(FastHead::new(&config, &dense)?),
             adapter,
             config,
@@ -149,7 +159,7 @@ impl Encoder {
 
     /// Transformer layers.
     pub fn layers(&self) -> usize {
-        self.inner.config.bert.layers
+        self.inner.config.family.layers()
     }
 
     /// Tokens of a text that are read, special ones included; the rest of it is cut off.
@@ -205,7 +215,11 @@ impl Encoder {
     pub fn chunks(&self, text: &str) -> Result<Vec<Range<usize>>> {
         let tokenizer = &self.inner.tokenizer;
         let prompt = tokenizer.count(self.prompt(Role::Document))?;
-        chunks::chunks(tokenizer, text, tokenizer.content_tokens().saturating_sub(prompt).max(1))
+        let room = match self.inner.config.family {
+            Family::Fixed(_) => tokenizer.content_tokens().min(TOKENS),
+            _ => tokenizer.content_tokens(),
+        };
+        chunks::chunks(tokenizer, text, room.saturating_sub(prompt).max(1))
     }
 
     /// The encoder followed by a linear map, dim × dim (outputs × inputs, row by row). A map that is
@@ -229,7 +243,7 @@ impl Encoder {
             config: Arc::clone(&self.inner.config),
             prompts: Arc::clone(&self.inner.prompts),
             tokenizer: Arc::clone(&self.inner.tokenizer),
-            bert: Arc::clone(&self.inner.bert),
+            model: Arc::clone(&self.inner.model),
             head: Arc::clone(&self.inner.head),
             adapter: Some(Adapter::new(tensor)?),
         };
@@ -244,10 +258,23 @@ impl Encoder {
     /// Fails with [`Error::Input`], and says why, if the parameters of a model of this kind cannot be trained. A linear
     /// adapter can follow any model.
     pub fn check_trainable(&self) -> Result<()> {
-        if !self.inner.config.include_prompt && !self.inner.prompts.is_empty() {
-            return Err(untrainable("a model that leaves its prompt out of pooling"));
+        let unpooled = !self.inner.config.include_prompt && !self.inner.prompts.is_empty();
+        match self.inner.config.family {
+            Family::Bert(_) if !unpooled => Ok(()),
+            _ => Err(self.untrainable()),
         }
-        Ok(())
+    }
+
+    /// Says why.
+    pub(crate) fn untrainable(&self) -> Error {
+        let what = match self.inner.config.family {
+            Family::Bert(_) => "a model that leaves its prompt out of pooling",
+            Family::Decoder(_) => "a decoder",
+            Family::Fixed(_) => "a static model",
+        };
+        Error::input(format!(
+            "{what} cannot be trained itself; use the method adapter, which learns a map after it"
+        ))
     }
 
     /// A copy whose parameters can all be trained. It reads texts as they are, without prompts.
@@ -280,7 +307,11 @@ impl Encoder {
 
     /// The parameters of transformer and dense layers, read from the files again.
     pub(crate) fn read_weights(&self) -> Result<(Weights, Weights)> {
-        read_weights(&self.inner.files, &self.inner.config)
+        let Family::Bert(bert) = &self.inner.config.family else { return Err(self.untrainable()) };
+        Ok((
+            bert.read_weights(&self.inner.files)?,
+            pooling::read_dense(&self.inner.files, &self.inner.config)?,
+        ))
     }
 
     /// Tokens at the beginning of texts that are not pooled: those of a prompt that the model wants left out.
@@ -296,7 +327,7 @@ impl Encoder {
     /// `skipped`: tokens at the beginning that are read but not pooled.
     pub(crate) fn embed(&self, texts: &[&[u32]], skipped: usize) -> Result<Vec<Vec<f32>>> {
         let (head, adapter) = (&self.inner.head, self.adapter());
-        self.inner.bert.forward(texts, |states| head.apply(states.after(skipped), adapter))
+        self.inner.model.vectors(texts, head, adapter, skipped)
     }
 }
 
@@ -304,18 +335,6 @@ impl std::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Encoder").field("model_id", &self.inner.model_id).finish_non_exhaustive()
     }
-}
-
-fn read_weights(files: &ModelFiles, config: &ModelConfig) -> Result<(Weights, Weights)> {
-    let bert = weights::read(WEIGHTS, files.required(WEIGHTS)?, &bert::shapes(&config.bert))?;
-    Ok((bert, pooling::read_dense(files, config)?))
-}
-
-/// Says which models can only be followed by an adapter.
-fn untrainable(what: &str) -> Error {
-    Error::input(format!(
-        "{what} cannot be trained itself; use the method adapter, which learns a map after it"
-    ))
 }
 
 /// An error of the tensor library: shapes are checked when a model is read, so that memory is what is

@@ -32,7 +32,11 @@ impl FastHead {
 
     /// The vector of a text. `adapter`: outputs × inputs.
     pub(crate) fn apply(&self, states: States<'_>, adapter: Option<&[f32]>) -> Vec<f32> {
-        let mut vector = pool(self.pooling, states);
+        self.finish(pool(self.pooling, states), adapter)
+    }
+
+    /// The vector of a text whose states are pooled.
+    pub(crate) fn finish(&self, mut vector: Vec<f32>, adapter: Option<&[f32]>) -> Vec<f32> {
         for dense in &self.dense {
             vector = dense.apply(&vector);
         }
