@@ -13,8 +13,15 @@ use crate::error::{Error, Result};
 /// Bytes of a text that are tokenized at first when only its beginning counts.
 const HEAD_BYTES: usize = 8 << 10;
 
-/// Bytes from which on a text without white space may be cut anywhere.
+/// The same for models that read very long texts.
+const HEAD_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes without white space from which on a text may be cut anywhere.
 const WORD_BYTES: usize = 64 << 10;
+
+/// Bytes without white space behind which nothing is looked at: a tokenizer takes a hundred times its input in memory, and
+/// makes one unknown token of a word that is far too long.
+const WORD_BYTES_MAX: usize = 256 << 10;
 
 /// Tokens before such a cut that it may change.
 const WORD_TOKENS: usize = 64;
@@ -115,20 +122,19 @@ impl TextTokenizer {
     /// The beginning of a text that holds at least as many tokens as are read: a megabyte need not be
     /// tokenized for its first page. Cuts at white space, where tokens end.
     fn head<'a>(&self, text: &'a str) -> Result<&'a str> {
-        let mut bytes = HEAD_BYTES.max(16 * self.options.max_tokens);
+        let mut bytes = HEAD_BYTES.max(16 * self.options.max_tokens).min(HEAD_BYTES_MAX);
         while bytes < text.len() {
-            let Some(end) = text[..text.floor_char_boundary(bytes)].rfind(char::is_whitespace) else {
-                // A word this long is cut, well behind what is read of it.
-                let word = &text[..text.floor_char_boundary(bytes)];
-                if bytes >= WORD_BYTES && self.count(word)? >= self.content_tokens() + WORD_TOKENS {
-                    return Ok(word);
-                }
-                bytes *= 2;
-                continue;
-            };
-            let head = &text[..end];
-            if self.count(head)? >= self.content_tokens() {
-                return Ok(head);
+            let all = &text[..text.floor_char_boundary(bytes)];
+            let end = all.rfind(char::is_whitespace).unwrap_or(0);
+            if self.count(&all[..end])? >= self.content_tokens() {
+                return Ok(&all[..end]);
+            }
+            // A word this long is cut, and well behind what is read of it, if the tokenizer makes anything of it.
+            let word = all.len() - end;
+            if word >= WORD_BYTES_MAX
+                || word >= WORD_BYTES && self.count(all)? >= self.content_tokens() + WORD_TOKENS
+            {
+                return Ok(all);
             }
             bytes *= 2;
         }
