@@ -51,6 +51,10 @@ pub struct CreateOptions {
     /// Arithmetic of the encoder; by default int8 where the model bears it, else f32. A model
     /// that does not is refused in int8.
     pub precision: Option<Precision>,
+    /// What the encoder reads before each query; by default what its folder says.
+    pub query_prompt: Option<String>,
+    /// What it reads before each document.
+    pub document_prompt: Option<String>,
     /// How much is spent on graphs.
     pub index: IndexKind,
     /// What builds them.

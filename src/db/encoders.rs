@@ -35,6 +35,11 @@ impl Encoder {
         match *self {}
     }
 
+    /// Vectors of queries.
+    pub fn encode_queries(&self, _texts: &[&str], _task: &Task) -> Result<Vec<f32>> {
+        match *self {}
+    }
+
     /// Byte ranges of the chunks of a text.
     pub fn chunks(&self, _text: &str) -> Result<Vec<std::ops::Range<usize>>> {
         match *self {}

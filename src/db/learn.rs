@@ -185,7 +185,7 @@ impl Db {
         }
         let encoder = self.inner.encoder(&generation.model_id)?;
         let texts: Vec<&str> = judged.iter().map(|q| q.1.as_str()).collect();
-        let vectors = encoder.encode(&texts, task)?;
+        let vectors = encoder.encode_queries(&texts, task)?;
         let rows: Vec<&[f32]> = vectors.chunks_exact(encoder.dim()).collect();
         let search = SearchOptions {
             k: options.k.max(EVAL_DEPTH),
@@ -491,6 +491,10 @@ impl<'a> Run<'a> {
         if self.options.method != Method::Best || train.len() < LEAST_PAIRS || spent {
             return Ok(None);
         }
+        if let Err(reason) = self.encoder.check_trainable() {
+            self.notes.push(format!("only the adapter was trained: {reason}"));
+            return Ok(None);
+        }
         let documents = self.snapshot.count();
         if documents > MOST_DOCUMENTS {
             self.notes.push(format!(
@@ -534,7 +538,7 @@ impl<'a> Run<'a> {
         let guard = self.guard()?;
         let mut texts: Vec<&str> = judged.iter().map(|j| j.query.as_str()).collect();
         texts.extend(guard.iter().map(|g| g.query.as_str()));
-        let queries = self.encoder.encode(&texts, &self.options.task)?;
+        let queries = self.encoder.encode_queries(&texts, &self.options.task)?;
         Ok(Exam { judged, guard, queries })
     }
 
@@ -595,7 +599,7 @@ impl<'a> Run<'a> {
             ..defaults
         };
         let queries: Vec<&str> = train.iter().map(|p| p.query.as_str()).collect();
-        let queries = self.encoder.encode(&queries, &self.options.task)?;
+        let queries = self.encoder.encode_queries(&queries, &self.options.task)?;
         let positives = self.positive_rows(train, &queries)?;
         let query_keys: Vec<u64> = train.iter().map(|p| trainer::query_key(&p.query)).collect();
         let positive_keys: Vec<u64> = train.iter().map(|p| trainer::target_key(&p.positive_id)).collect();
@@ -712,7 +716,7 @@ impl<'a> Run<'a> {
             CandidateRows::Embedded(_) => {
                 let texts: Vec<&str> =
                     exam.judged.iter().chain(&exam.guard).map(|j| j.query.as_str()).collect();
-                candidate.encoder.encode(&texts, &self.options.task)?
+                candidate.encoder.encode_queries(&texts, &self.options.task)?
             }
         };
         let cut = exam.judged.len() * dim;

@@ -159,7 +159,7 @@ impl Db {
         let model = snapshot.generation().map(|g| g.model_id.clone()).unwrap_or_default();
         let encoder = if model.is_empty() { self.encoder()? } else { self.inner.encoder(&model)? };
         let texts_ref: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let vectors = if texts.is_empty() { Vec::new() } else { encoder.encode(&texts_ref, task)? };
+        let vectors = if texts.is_empty() { Vec::new() } else { encoder.encode_queries(&texts_ref, task)? };
         let mut results = Vec::with_capacity(texts.len());
         for vector in vectors.chunks_exact(encoder.dim()) {
             task.step("search", results.len() as u64, texts.len() as u64)?;

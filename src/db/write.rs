@@ -494,7 +494,8 @@ impl Seed {
         options: &CreateOptions,
         generation: impl Fn(String, usize) -> Result<Generation>,
     ) -> Result<Self> {
-        let files = crate::encoder::ModelFiles::read_dir(folder)?;
+        let mut files = crate::encoder::ModelFiles::read_dir(folder)?;
+        files.set_prompts(options.query_prompt.as_deref(), options.document_prompt.as_deref())?;
         let encoder = super::Encoder::with_precision(files, options.precision)?;
         let stored = encoder.files().iter().map(|(n, b)| (n.to_owned(), b.to_vec())).collect();
         let name =

@@ -3,25 +3,28 @@
 //! It is for training; dropout is left out. [`fast`](super::fast) holds the same model for inference, which is tested
 //! against this one.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
 use super::batch::TokenBatch;
-use super::config::BertConfig;
+use super::family::BertConfig;
+use super::family::bert::DISTANCES;
 use super::ops::{Gelu, LayerNorm, MaskedSoftmax};
-use super::weights::{Shapes, Weights};
+use super::weights::Weights;
 
 /// A transformer with its parameters.
 #[derive(Clone)]
 pub(crate) struct Bert {
     words: Tensor,
     positions: Tensor,
-    token_types: Tensor,
+    token_types: Option<Tensor>,
+    /// What is added to scores of attention by distance, classes × heads.
+    distances: Option<Tensor>,
     norm: Norm,
     layers: Vec<Layer>,
-    hidden: usize,
-    heads: usize,
+    config: BertConfig,
 }
 
 /// y = x·A + b.
@@ -95,8 +98,9 @@ impl Layer {
         })
     }
 
-    /// `x`: tokens × hidden, of texts that all have `batch.width` tokens, padding included.
-    fn apply(&self, x: &Tensor, batch: &TokenBatch, heads: usize) -> Result<Tensor> {
+    /// `x`: tokens × hidden, of texts that all have `batch.width` tokens, padding included. `bias`: what is added to
+    /// scores, heads × width × width.
+    fn apply(&self, x: &Tensor, batch: &TokenBatch, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
         let (tokens, hidden) = x.dims2()?;
         let split = |states: Tensor| {
             states.reshape((batch.len(), batch.width, heads, hidden / heads))?.transpose(1, 2)?.contiguous()
@@ -104,11 +108,14 @@ impl Layer {
         let query = split(self.query.apply(x)?)?;
         let key = split(self.key.apply(x)?)?;
         let value = split(self.value.apply(x)?)?;
-        let softmax = MaskedSoftmax {
-            scale: 1.0 / ((hidden / heads) as f32).sqrt(),
-            lengths: Arc::clone(&batch.lengths),
-        };
-        let probabilities = query.matmul(&key.t()?)?.apply_op1(softmax)?;
+        let scale = 1.0 / ((hidden / heads) as f32).sqrt();
+        let softmax = MaskedSoftmax { scale, lengths: Arc::clone(&batch.lengths) };
+        let mut scores = query.matmul(&key.t()?)?;
+        if let Some(bias) = bias {
+            // The softmax scales what comes.
+            scores = scores.broadcast_add(&(bias / f64::from(scale))?)?;
+        }
+        let probabilities = scores.apply_op1(softmax)?;
         let context = probabilities.matmul(&value)?.transpose(1, 2)?.reshape((tokens, hidden))?;
         let x = self.attention_norm.apply(&(self.attention_out.apply(&context)? + x)?)?;
         let inner = self.intermediate.apply(&x)?.apply_op1(Gelu)?;
@@ -117,7 +124,7 @@ impl Layer {
 }
 
 impl Bert {
-    /// Takes its parameters from `weights`, which has the tensors of [`shapes`].
+    /// Takes its parameters from `weights`, which has the tensors of [`BertConfig::shapes`].
     pub(crate) fn new(config: &BertConfig, weights: &Weights) -> Result<Self> {
         let layers = (0..config.layers)
             .map(|i| Layer::new(weights, &format!("encoder.layer.{i}"), config.epsilon))
@@ -125,11 +132,14 @@ impl Bert {
         Ok(Self {
             words: get(weights, "embeddings.word_embeddings.weight")?,
             positions: get(weights, "embeddings.position_embeddings.weight")?,
-            token_types: get(weights, "embeddings.token_type_embeddings.weight")?,
+            token_types: match config.token_types {
+                0 => None,
+                _ => Some(get(weights, "embeddings.token_type_embeddings.weight")?),
+            },
+            distances: (config.distances > 0).then(|| get(weights, DISTANCES)).transpose()?,
             norm: Norm::new(weights, "embeddings.LayerNorm", config.epsilon)?,
             layers,
-            hidden: config.hidden,
-            heads: config.heads,
+            config: config.clone(),
         })
     }
 
@@ -140,58 +150,49 @@ impl Bert {
 
     /// The states that enter the layer of this number, (texts · width) × hidden.
     pub(crate) fn below(&self, batch: &TokenBatch, layer: usize) -> Result<Tensor> {
-        let shape = (batch.len(), batch.width, self.hidden);
-        let words = self.words.index_select(&batch.ids, 0)?.reshape(shape)?;
-        let places = self.positions.narrow(0, 0, batch.width)?;
-        // A single text is all of the first type.
-        let places = places.broadcast_add(&self.token_types.narrow(0, 0, 1)?)?;
-        let rows = (batch.len() * batch.width, self.hidden);
-        let mut x = self.norm.apply(&words.broadcast_add(&places)?.reshape(rows)?)?;
-        for layer in self.layers.iter().take(layer) {
-            x = layer.apply(&x, batch, self.heads)?;
+        let words = self.words.index_select(&batch.ids, 0)?;
+        let mut x = words.add(&self.positions.index_select(&self.places(batch)?, 0)?)?;
+        if let Some(types) = &self.token_types {
+            // A single text is all of the first type.
+            x = x.broadcast_add(&types.narrow(0, 0, 1)?)?;
         }
-        Ok(x)
+        let x = self.norm.apply(&x)?;
+        self.pass(x, batch, 0..layer)
     }
 
     /// What the layers from this number on make of the states of [`below`](Self::below): token states,
     /// texts × width × hidden.
-    pub(crate) fn above(&self, mut states: Tensor, batch: &TokenBatch, layer: usize) -> Result<Tensor> {
-        for layer in self.layers.iter().skip(layer) {
-            states = layer.apply(&states, batch, self.heads)?;
-        }
-        states.reshape((batch.len(), batch.width, self.hidden))
+    pub(crate) fn above(&self, states: Tensor, batch: &TokenBatch, layer: usize) -> Result<Tensor> {
+        let states = self.pass(states, batch, layer..self.layers.len())?;
+        states.reshape((batch.len(), batch.width, self.config.hidden))
     }
-}
 
-/// Names and shapes of all parameters.
-pub(crate) fn shapes(config: &BertConfig) -> Shapes {
-    let (hidden, inner) = (config.hidden, config.intermediate);
-    let mut shapes: Shapes = vec![
-        ("embeddings.word_embeddings.weight".into(), vec![config.vocabulary, hidden]),
-        ("embeddings.position_embeddings.weight".into(), vec![config.positions, hidden]),
-        ("embeddings.token_type_embeddings.weight".into(), vec![config.token_types, hidden]),
-        ("embeddings.LayerNorm.weight".into(), vec![hidden]),
-        ("embeddings.LayerNorm.bias".into(), vec![hidden]),
-    ];
-    for i in 0..config.layers {
-        for (part, outputs, inputs) in [
-            ("attention.self.query", hidden, hidden),
-            ("attention.self.key", hidden, hidden),
-            ("attention.self.value", hidden, hidden),
-            ("attention.output.dense", hidden, hidden),
-            ("intermediate.dense", inner, hidden),
-            ("output.dense", hidden, inner),
-        ] {
-            shapes.push((format!("encoder.layer.{i}.{part}.weight"), vec![outputs, inputs]));
-            shapes.push((format!("encoder.layer.{i}.{part}.bias"), vec![outputs]));
+    fn pass(&self, mut states: Tensor, batch: &TokenBatch, layers: Range<usize>) -> Result<Tensor> {
+        let bias = self.bias(batch.width)?;
+        for layer in self.layers.get(layers).unwrap_or_default() {
+            states = layer.apply(&states, batch, self.config.heads, bias.as_ref())?;
         }
-        for part in ["attention.output.LayerNorm", "output.LayerNorm"] {
-            for kind in ["weight", "bias"] {
-                shapes.push((format!("encoder.layer.{i}.{part}.{kind}"), vec![hidden]));
-            }
-        }
+        Ok(states)
     }
-    shapes
+
+    /// Rows of all tokens in the table of positions.
+    fn places(&self, batch: &TokenBatch) -> Result<Tensor> {
+        let ids: Vec<u32> = batch.ids.to_vec1()?;
+        let places = ids.chunks(batch.width).flat_map(|text| self.config.places(text));
+        let places: Vec<u32> = places.map(|place| place as u32).collect();
+        let count = places.len();
+        Tensor::from_vec(places, count, batch.ids.device())
+    }
+
+    /// What is added to scores of attention, heads × width × width.
+    fn bias(&self, width: usize) -> Result<Option<Tensor>> {
+        let Some(table) = &self.distances else { return Ok(None) };
+        let pairs = (0..width as isize).flat_map(|query| (0..width as isize).map(move |key| key - query));
+        let classes: Vec<u32> = pairs.map(|ahead| self.config.distance(ahead) as u32).collect();
+        let classes = Tensor::from_vec(classes, width * width, table.device())?;
+        let heads = self.config.heads;
+        table.index_select(&classes, 0)?.t()?.reshape((heads, width, width)).map(Some)
+    }
 }
 
 fn get(weights: &Weights, name: &str) -> Result<Tensor> {

@@ -12,9 +12,9 @@ const PIECE_BYTES: usize = 64 << 10;
 /// Pieces tokenized side by side.
 const PIECES: usize = 32;
 
-/// Byte ranges of the chunks of a text; at least one.
-pub(crate) fn chunks(tokenizer: &TextTokenizer, text: &str) -> Result<Vec<Range<usize>>> {
-    let options = ChunkOptions::new(tokenizer.content_tokens());
+/// Byte ranges of the chunks of a text, of at most so many tokens each; at least one.
+pub(crate) fn chunks(tokenizer: &TextTokenizer, text: &str, tokens: usize) -> Result<Vec<Range<usize>>> {
+    let options = ChunkOptions::new(tokens);
     // A token stands for at least a byte, so that such a text fits without being tokenized.
     if text.len() <= options.max_tokens {
         let whole = 0..text.len();

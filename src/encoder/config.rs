@@ -1,35 +1,17 @@
-//! What a model folder says about its model: the transformer's shape, and the chain of modules that
-//! turns token states into one vector (sentence-transformers' `modules.json`).
+//! What a model folder says about its model: the chain of modules that turns texts into vectors
+//! (sentence-transformers' `modules.json`), with the shape of each.
 //!
 //! Every size is checked here, before anything is allocated for it.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::files::{CONFIG, MODULES, ModelFiles, SENTENCE_CONFIG, TOKENIZER_CONFIG};
+use super::family::{Family, FixedConfig, model_type};
+use super::files::{MODULES, ModelFiles, SENTENCE_CONFIG, TOKENIZER, TOKENIZER_CONFIG};
 use crate::error::{Error, Result};
 use crate::options::limits;
 
-const LAYERS_MAX: usize = 256;
-const HEADS_MAX: usize = 1_024;
-const INTERMEDIATE_MAX: usize = 1 << 20;
-const VOCABULARY_MAX: usize = 1 << 24;
-const POSITIONS_MAX: usize = 1 << 20;
 const MODULES_MAX: usize = 16;
-
-/// Shape of a BERT.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct BertConfig {
-    pub(crate) vocabulary: usize,
-    pub(crate) hidden: usize,
-    pub(crate) layers: usize,
-    pub(crate) heads: usize,
-    pub(crate) intermediate: usize,
-    pub(crate) positions: usize,
-    pub(crate) token_types: usize,
-    pub(crate) epsilon: f64,
-    pub(crate) pad: u32,
-}
 
 /// How token states become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +22,8 @@ pub(crate) enum Pooling {
     Mean,
     /// Largest value of each dimension over the text's tokens.
     Max,
+    /// The last token's state, which in a decoder has seen all others.
+    Last,
 }
 
 /// What a dense module applies to its sums.
@@ -63,8 +47,10 @@ pub(crate) struct DenseConfig {
 /// Everything the folder says.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ModelConfig {
-    pub(crate) bert: BertConfig,
+    pub(crate) family: Family,
     pub(crate) pooling: Pooling,
+    /// Whether the tokens of a prompt are pooled too.
+    pub(crate) include_prompt: bool,
     pub(crate) dense: Vec<DenseConfig>,
     pub(crate) normalize: bool,
     /// Tokens of a text that are read, the special ones included.
@@ -74,95 +60,33 @@ pub(crate) struct ModelConfig {
 impl ModelConfig {
     /// Reads and checks the configuration of a model.
     pub(crate) fn read(files: &ModelFiles) -> Result<Self> {
-        let bert = BertConfig::read(files)?;
-        let chain = Chain::read(files, bert.hidden)?;
-        let max_tokens = max_tokens(files, bert.positions)?;
-        Ok(Self { pooling: chain.pooling, dense: chain.dense, normalize: chain.normalize, max_tokens, bert })
+        let chain = Chain::read(files)?;
+        let max_tokens = match &chain.family {
+            Family::Fixed(fixed) => fixed.tokens,
+            family => max_tokens(files, family.positions())?,
+        };
+        Ok(Self {
+            family: chain.family,
+            pooling: chain.pooling,
+            include_prompt: chain.include_prompt,
+            dense: chain.dense,
+            normalize: chain.normalize,
+            max_tokens,
+        })
+    }
+
+    /// Path of the tokenizer.
+    pub(crate) fn tokenizer_file(&self) -> String {
+        match &self.family {
+            Family::Fixed(fixed) => fixed.tokenizer_file(),
+            _ => TOKENIZER.to_owned(),
+        }
     }
 
     /// Dimensions of the vectors.
     pub(crate) fn dim(&self) -> usize {
-        self.dense.last().map_or(self.bert.hidden, |dense| dense.outputs)
+        self.dense.last().map_or(self.family.hidden(), |dense| dense.outputs)
     }
-}
-
-#[derive(Deserialize)]
-struct RawBert {
-    vocab_size: usize,
-    hidden_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    intermediate_size: usize,
-    max_position_embeddings: usize,
-    #[serde(default = "default_token_types")]
-    type_vocab_size: usize,
-    layer_norm_eps: Option<f64>,
-    pad_token_id: Option<u32>,
-    hidden_act: Option<String>,
-    position_embedding_type: Option<String>,
-}
-
-fn default_token_types() -> usize {
-    2
-}
-
-impl BertConfig {
-    fn read(files: &ModelFiles) -> Result<Self> {
-        let bytes = files.required(CONFIG)?;
-        // The type first: another family's configuration lacks BERT's keys.
-        #[derive(Deserialize)]
-        struct Family {
-            model_type: Option<String>,
-        }
-        let family: Family = parse(CONFIG, bytes)?;
-        supported("model_type", family.model_type.as_deref(), "bert")?;
-        let raw: RawBert = parse(CONFIG, bytes)?;
-        supported("hidden_act", raw.hidden_act.as_deref(), "gelu")?;
-        supported("position_embedding_type", raw.position_embedding_type.as_deref(), "absolute")?;
-
-        let config = Self {
-            vocabulary: size("vocab_size", raw.vocab_size, VOCABULARY_MAX)?,
-            hidden: size("hidden_size", raw.hidden_size, limits::DIM)?,
-            layers: size("num_hidden_layers", raw.num_hidden_layers, LAYERS_MAX)?,
-            heads: size("num_attention_heads", raw.num_attention_heads, HEADS_MAX)?,
-            intermediate: size("intermediate_size", raw.intermediate_size, INTERMEDIATE_MAX)?,
-            positions: size("max_position_embeddings", raw.max_position_embeddings, POSITIONS_MAX)?,
-            token_types: size("type_vocab_size", raw.type_vocab_size, 1_024)?,
-            epsilon: raw.layer_norm_eps.unwrap_or(1e-12),
-            pad: raw.pad_token_id.unwrap_or(0),
-        };
-        config.check()?;
-        Ok(config)
-    }
-
-    fn check(&self) -> Result<()> {
-        let problem = if !self.hidden.is_multiple_of(self.heads) {
-            format!("{} heads do not divide {} dimensions", self.heads, self.hidden)
-        } else if !(0.0..1.0).contains(&self.epsilon) {
-            format!("layer_norm_eps is {}", self.epsilon)
-        } else if self.pad as usize >= self.vocabulary {
-            format!("pad_token_id {} is not in the vocabulary of {}", self.pad, self.vocabulary)
-        } else {
-            return Ok(());
-        };
-        Err(Error::corrupt(CONFIG, 0, problem))
-    }
-}
-
-fn supported(key: &str, value: Option<&str>, expected: &str) -> Result<()> {
-    match value {
-        Some(other) if other != expected => {
-            Err(Error::input(format!("the model's {key} is {other:?}; only {expected:?} is supported")))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn size(key: &str, value: usize, most: usize) -> Result<usize> {
-    if (1..=most).contains(&value) {
-        return Ok(value);
-    }
-    Err(Error::corrupt(CONFIG, 0, format!("{key} is {value}, not between 1 and {most}")))
 }
 
 #[derive(Deserialize)]
@@ -188,6 +112,7 @@ struct RawPooling {
     pooling_mode_weightedmean_tokens: bool,
     #[serde(default)]
     pooling_mode_lasttoken: bool,
+    include_prompt: Option<bool>,
 }
 
 /// Newer files name the mode, or several; older ones have a switch for each.
@@ -215,44 +140,63 @@ fn default_bias() -> bool {
     true
 }
 
-/// The modules after the transformer.
+/// The modules of a model.
 struct Chain {
+    family: Family,
     pooling: Pooling,
+    include_prompt: bool,
     dense: Vec<DenseConfig>,
     normalize: bool,
 }
 
 impl Chain {
-    fn read(files: &ModelFiles, hidden: usize) -> Result<Self> {
+    fn new(family: Family) -> Self {
+        // A static model says itself whether it normalises.
+        let normalize = matches!(&family, Family::Fixed(fixed) if fixed.normalize);
+        Self { family, pooling: Pooling::Mean, include_prompt: true, dense: Vec::new(), normalize }
+    }
+
+    fn read(files: &ModelFiles) -> Result<Self> {
         let Some(bytes) = files.get(MODULES) else {
+            if model_type(files)?.as_deref() == Some("model2vec") {
+                return Ok(Self::new(Family::Fixed(FixedConfig::read(files, "")?)));
+            }
             // A bare transformer: sentence-transformers pools it by the mean and does not normalise.
-            return Ok(Self { pooling: Pooling::Mean, dense: Vec::new(), normalize: false });
+            return Ok(Self::new(Family::read_transformer(files)?));
         };
         let modules: Vec<RawModule> = parse(MODULES, bytes)?;
         if modules.len() > MODULES_MAX {
             return Err(Error::corrupt(MODULES, 0, format!("more than {MODULES_MAX} modules")));
         }
         let mut kinds = modules.iter().map(|m| (m.kind.rsplit('.').next().unwrap_or(""), m.path.as_str()));
-        if kinds.next() != Some(("Transformer", "")) {
-            let what = "the model's first module must be a Transformer in the folder itself";
-            return Err(Error::input(what));
-        }
-        let Some(("Pooling", path)) = kinds.next() else {
-            return Err(Error::input("the model's second module must be a Pooling"));
+        let mut chain = match kinds.next() {
+            Some(("StaticEmbedding", path)) => Self::new(Family::Fixed(FixedConfig::read(files, path)?)),
+            Some(("Transformer", "")) => {
+                let mut chain = Self::new(Family::read_transformer(files)?);
+                let Some(("Pooling", path)) = kinds.next() else {
+                    return Err(Error::input("the model's second module must be a Pooling"));
+                };
+                (chain.pooling, chain.include_prompt) = pooling(files, path)?;
+                chain
+            }
+            _ => {
+                let what = "the model's first module must be a Transformer in the folder itself, or a StaticEmbedding";
+                return Err(Error::input(what));
+            }
         };
-        let mut chain = Self { pooling: pooling(files, path)?, dense: Vec::new(), normalize: false };
+        let mut normalized = false;
         for (kind, path) in kinds {
             match kind {
-                _ if chain.normalize => {
+                _ if normalized => {
                     return Err(Error::input(
                         "the model has a module after Normalize; that is not supported",
                     ));
                 }
                 "Dense" => {
-                    let inputs = chain.dense.last().map_or(hidden, |dense| dense.outputs);
+                    let inputs = chain.dense.last().map_or(chain.family.hidden(), |dense| dense.outputs);
                     chain.dense.push(dense(files, path, inputs)?);
                 }
-                "Normalize" => chain.normalize = true,
+                "Normalize" => (chain.normalize, normalized) = (true, true),
                 // No effect outside training.
                 "Dropout" => {}
                 other => {
@@ -264,7 +208,7 @@ impl Chain {
     }
 }
 
-fn pooling(files: &ModelFiles, path: &str) -> Result<Pooling> {
+fn pooling(files: &ModelFiles, path: &str) -> Result<(Pooling, bool)> {
     let file = format!("{path}/config.json");
     let raw: RawPooling = match files.get(&file) {
         Some(bytes) => parse(&file, bytes)?,
@@ -287,14 +231,18 @@ fn pooling(files: &ModelFiles, path: &str) -> Result<Pooling> {
         Some(Modes::Several(names)) => modes.extend(names),
         None => {}
     }
-    match modes.join(" and ").as_str() {
-        "" | "mean" => Ok(Pooling::Mean),
-        "cls" => Ok(Pooling::Cls),
-        "max" => Ok(Pooling::Max),
-        other => Err(Error::input(format!(
-            "the model pools by {other}; supported are cls, mean and max, one of them"
-        ))),
-    }
+    let pooling = match modes.join(" and ").as_str() {
+        "" | "mean" => Pooling::Mean,
+        "cls" => Pooling::Cls,
+        "max" => Pooling::Max,
+        "lasttoken" => Pooling::Last,
+        other => {
+            return Err(Error::input(format!(
+                "the model pools by {other}; supported are cls, mean, max and lasttoken, one of them"
+            )));
+        }
+    };
+    Ok((pooling, raw.include_prompt.unwrap_or(true)))
 }
 
 fn dense(files: &ModelFiles, path: &str, inputs: usize) -> Result<DenseConfig> {
@@ -351,7 +299,32 @@ fn max_tokens(files: &ModelFiles, positions: usize) -> Result<usize> {
     Err(Error::corrupt(file, 0, format!("the limit on tokens is {tokens}")))
 }
 
-fn parse<T: DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T> {
+/// The token that stands behind each text where the settings of the tokenizer ask for one: Python's libraries put it
+/// there whatever `tokenizer.json` says.
+pub(crate) fn end_token(files: &ModelFiles) -> Result<Option<String>> {
+    #[derive(Deserialize, Default)]
+    struct Settings {
+        add_eos_token: Option<bool>,
+        eos_token: Option<Token>,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Token {
+        Text(String),
+        Described { content: String },
+    }
+    let settings = match files.get(TOKENIZER_CONFIG) {
+        Some(bytes) => parse(TOKENIZER_CONFIG, bytes)?,
+        None => Settings::default(),
+    };
+    let asked = settings.add_eos_token == Some(true);
+    Ok(settings.eos_token.filter(|_| asked).map(|token| match token {
+        Token::Text(text) | Token::Described { content: text } => text,
+    }))
+}
+
+/// Reads JSON.
+pub(crate) fn parse<T: DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| Error::corrupt(file, 0, error.to_string()))
 }
 

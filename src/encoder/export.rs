@@ -3,8 +3,12 @@
 use serde_json::{Value, json};
 
 use super::config::{ModelConfig, Pooling};
+use super::failed;
+use super::family::fixed::TABLES;
+use super::family::{Family, FixedConfig};
 use super::files::{ADAPTER, MODULES, ModelFiles, SENTENCE_CONFIG, WEIGHTS};
 use super::pooling::ADAPTER_TENSOR;
+use super::tokenize::cutting;
 use super::weights::{self, Weights};
 use crate::error::{Error, Result};
 
@@ -17,6 +21,9 @@ pub(crate) fn portable(
     let mut files = files.clone();
     files.remove(ADAPTER);
     let mut modules = modules(&mut files, config)?;
+    if let Family::Fixed(fixed) = &config.family {
+        flatten(&mut files, fixed, &mut modules)?;
+    }
     if let Some(adapter) = adapter {
         let folder = free_folder(&files, &modules);
         let at = modules.len() - usize::from(config.normalize);
@@ -36,12 +43,20 @@ fn modules(files: &mut ModelFiles, config: &ModelConfig) -> Result<Vec<Value>> {
     if let Some(bytes) = files.get(MODULES) {
         return serde_json::from_slice(bytes).map_err(|error| Error::corrupt(MODULES, 0, error.to_string()));
     }
+    if matches!(config.family, Family::Fixed(_)) {
+        let mut modules = vec![module("StaticEmbedding", "")];
+        if config.normalize {
+            modules.push(module("Normalize", "1_Normalize"));
+        }
+        return Ok(modules);
+    }
     let folder = "1_Pooling";
     let pooling = json!({
-        "word_embedding_dimension": config.bert.hidden,
+        "word_embedding_dimension": config.family.hidden(),
         "pooling_mode_cls_token": config.pooling == Pooling::Cls,
         "pooling_mode_mean_tokens": config.pooling == Pooling::Mean,
         "pooling_mode_max_tokens": config.pooling == Pooling::Max,
+        "pooling_mode_lasttoken": config.pooling == Pooling::Last,
         "pooling_mode_mean_sqrt_len_tokens": false,
     });
     files.insert(format!("{folder}/config.json"), pretty(&pooling));
@@ -50,6 +65,35 @@ fn modules(files: &mut ModelFiles, config: &ModelConfig) -> Result<Vec<Value>> {
         files.insert(SENTENCE_CONFIG, pretty(&limits));
     }
     Ok(vec![module("Transformer", ""), module("Pooling", folder)])
+}
+
+/// What model2vec's own library makes of a folder, said in a way that sentence-transformers understands: one row for each
+/// token, zeros for what is not known (which is left out of the mean; its direction is the same), the cut in the tokenizer,
+/// and the normalisation as a module.
+fn flatten(files: &mut ModelFiles, fixed: &FixedConfig, modules: &mut Vec<Value>) -> Result<()> {
+    let has =
+        |kind: &str| modules.iter().any(|m| m["type"].as_str().is_some_and(|name| name.ends_with(kind)));
+    if fixed.normalize && !has("Normalize") {
+        modules.push(module("Normalize", "9_Normalize"));
+    }
+    if !fixed.drops_unknown && !fixed.has_mapping && !fixed.has_weights {
+        return Ok(());
+    }
+    let mut table = fixed.read_table(files)?.flat(fixed.vocabulary)?;
+    if fixed.drops_unknown {
+        let file = fixed.tokenizer_file();
+        let (tokenizer, unknown) = cutting(&file, files.required(&file)?, fixed.tokens)?;
+        files.insert(file, tokenizer);
+        let unknown = unknown.and_then(|id| table.chunks_exact_mut(fixed.dim).nth(id as usize));
+        unknown.into_iter().for_each(|row| row.fill(0.0));
+    }
+    let table =
+        candle_core::Tensor::from_vec(table, (fixed.vocabulary, fixed.dim), &candle_core::Device::Cpu);
+    let file = fixed.weights_file();
+    let tensors = Weights::from([(TABLES[0].to_string(), table.map_err(failed)?)]);
+    let bytes = weights::write(&file, &tensors)?;
+    files.insert(file, bytes);
+    Ok(())
 }
 
 fn insert_adapter(

@@ -7,12 +7,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::prompts::{Prompts, Role};
 use crate::error::{Error, Result};
 use crate::options::limits;
 use crate::types::Precision;
 
 /// Weights of the transformer.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
+/// Where the weights are several files: which.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+/// Weights as PyTorch pickles them.
+const PICKLE: &str = "pytorch_model.bin";
 /// The tokenizer.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 /// Shape of the transformer.
@@ -23,6 +28,8 @@ pub(crate) const MODULES: &str = "modules.json";
 pub(crate) const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
 /// Settings of the tokenizer; read for its limit on tokens.
 pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+/// Prompts before texts.
+pub(crate) const PROMPTS: &str = "config_sentence_transformers.json";
 /// A linear map applied after the model, learned from clicks.
 pub(crate) const ADAPTER: &str = "adapter.safetensors";
 
@@ -115,7 +122,7 @@ impl ModelFiles {
 
     /// Identity of the model: 32 hexadecimal digits of a BLAKE3 hash over the precision and the path
     /// and content of every file that changes a vector: weights, tokenizer, configuration, modules,
-    /// adapter. Descriptions such as README.md do not count.
+    /// adapter, and the prompts, if there are any. Descriptions such as README.md do not count.
     pub fn model_id(&self, precision: Precision) -> String {
         let mut hasher = blake3::Hasher::new();
         let mut field = |bytes: &[u8]| {
@@ -128,6 +135,14 @@ impl ModelFiles {
             field(path.as_bytes());
             field(bytes);
         }
+        // An unreadable prompt is refused when the model is loaded.
+        let prompts = Prompts::read(self).unwrap_or_default();
+        if !prompts.is_empty() {
+            ["prompts", prompts.of(Role::Query), prompts.of(Role::Document)]
+                .map(str::as_bytes)
+                .into_iter()
+                .for_each(field);
+        }
         let mut hex = hasher.finalize().to_hex().to_string();
         hex.truncate(32);
         hex
@@ -139,8 +154,22 @@ impl ModelFiles {
     }
 
     fn check_complete(&self, folder: &Path) -> Result<()> {
+        // A static model has everything in a folder of its own.
+        let inner =
+            |name: &str| self.get(MODULES).is_some() && self.files.keys().any(|path| path.ends_with(name));
+        if inner(&format!("/{TOKENIZER}")) && self.get(WEIGHTS).is_none() {
+            return Ok(());
+        }
+        let unread = |name: &str| name == WEIGHTS && self.get(INDEX).is_some();
         for name in [CONFIG, WEIGHTS, TOKENIZER] {
-            if self.get(name).is_none() {
+            if self.get(name).is_none() && !unread(name) {
+                if name == WEIGHTS && folder.join(PICKLE).exists() {
+                    return Err(Error::input(format!(
+                        "{} has its weights in {PICKLE}, a program that Python runs to read it, which embdb does not; \
+                         save the model as {WEIGHTS}",
+                        folder.display()
+                    )));
+                }
                 let what = "the model folder lacks this file";
                 return Err(Error::corrupt(folder.join(name), 0, what));
             }
@@ -188,7 +217,10 @@ fn is_model_file(path: &str) -> bool {
 
 fn changes_vectors(path: &str) -> bool {
     let settings = [CONFIG, MODULES, SENTENCE_CONFIG, TOKENIZER_CONFIG, TOKENIZER];
-    path.ends_with(".safetensors") || settings.contains(&path) || path.ends_with("/config.json")
+    path.ends_with(".safetensors")
+        || path.ends_with("/tokenizer.json")
+        || settings.contains(&path)
+        || path.ends_with("/config.json")
 }
 
 /// Whether a path names a file inside the folder it is joined to.

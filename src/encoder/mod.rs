@@ -1,10 +1,11 @@
-//! The text encoder: a sentence-transformers model of the BERT family, run in this process.
+//! The text encoder: a sentence-transformers model, run in this process.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `files` | the model's files, and its id |
-//! | `config` | what they say about shape and modules |
+//! | `config`, `family` | what they say about modules, and the shapes of each family |
 //! | `weights` | safetensors in and out |
+//! | `prompts` | what is read before queries and documents |
 //! | `tokenize`, `chunks` | text to ids, long texts to chunks |
 //! | `fast` | ids to vectors |
 //! | `precision` | whether a model bears int8 |
@@ -21,12 +22,14 @@ mod bert;
 mod chunks;
 mod config;
 mod export;
+mod family;
 mod fast;
 mod files;
 mod ops;
 mod pooling;
 mod precision;
 mod prepared;
+mod prompts;
 mod run;
 mod tokenize;
 mod trainable;
@@ -42,12 +45,16 @@ pub use self::batch::TokenBatch;
 pub use self::files::ModelFiles;
 pub use self::precision::INT8_COSINE_MIN;
 pub use self::prepared::{PrepareLimits, PreparedTexts};
+pub use self::prompts::Role;
 pub use self::trainable::TrainableEncoder;
 
 use self::config::ModelConfig;
-use self::fast::{FastBert, FastHead};
-use self::files::{ADAPTER, TOKENIZER, WEIGHTS};
-use self::tokenize::TextTokenizer;
+use self::family::Family;
+use self::family::fixed::TOKENS;
+use self::fast::{FastHead, Model};
+use self::files::{ADAPTER, PROMPTS};
+use self::prompts::Prompts;
+use self::tokenize::{TextTokenizer, TokenizerOptions};
 use self::weights::Weights;
 use crate::error::{Error, Result};
 use crate::options::Task;
@@ -66,8 +73,9 @@ struct Inner {
     model_id: String,
     precision: Precision,
     config: Arc<ModelConfig>,
+    prompts: Arc<Prompts>,
     tokenizer: Arc<TextTokenizer>,
-    bert: Arc<FastBert>,
+    model: Arc<Model>,
     head: Arc<FastHead>,
     adapter: Option<Adapter>,
 }
@@ -97,19 +105,35 @@ impl Encoder {
     /// [`Error::Corrupt`] if a file is missing or contradicts itself or the others.
     pub fn from_files(files: ModelFiles, precision: Precision) -> Result<Self> {
         let config = Arc::new(ModelConfig::read(&files)?);
-        let tokenizer = TextTokenizer::from_bytes(
-            files.required(TOKENIZER)?,
-            config.max_tokens,
-            config.bert.vocabulary,
-            config.bert.pad,
-        )?;
-        let (bert, dense) = read_weights(&files, &config)?;
+        let file = config.tokenizer_file();
+        let options = TokenizerOptions {
+            max_tokens: config.max_tokens,
+            vocabulary: config.family.vocabulary(),
+            pad: config.family.pad(),
+            special: !matches!(config.family, Family::Fixed(_)),
+            drops_unknown: matches!(&config.family, Family::Fixed(fixed) if fixed.drops_unknown),
+            end: match config.family {
+                Family::Decoder(_) => config::end_token(&files)?,
+                _ => None,
+            },
+        };
+        let tokenizer = TextTokenizer::from_bytes(&file, files.required(&file)?, options)?;
+        let prompts = Prompts::read(&files)?;
+        for role in [Role::Query, Role::Document] {
+            let tokens = tokenizer.count(prompts.of(role))?;
+            if tokens >= tokenizer.content_tokens() {
+                let what = format!("a prompt of {tokens} tokens leaves no room in {}", config.max_tokens);
+                return Err(Error::corrupt(PROMPTS, 0, what));
+            }
+        }
+        let dense = pooling::read_dense(&files, &config)?;
         let adapter = pooling::read_adapter(&files, config.dim())?.map(Adapter::new).transpose()?;
         let inner = Inner {
             model_id: files.model_id(precision),
             precision,
+            prompts: Arc::new(prompts),
             tokenizer: Arc::new(tokenizer),
-            bert: Arc::new(FastBert::new(&config.bert, bert, precision)?),
+            model: Arc::new(Model::read(&files, &config, precision)?),
             head: Arc::new(FastHead::new(&config, &dense)?),
             adapter,
             config,
@@ -135,7 +159,7 @@ impl Encoder {
 
     /// Transformer layers.
     pub fn layers(&self) -> usize {
-        self.inner.config.bert.layers
+        self.inner.config.family.layers()
     }
 
     /// Tokens of a text that are read, special ones included; the rest of it is cut off.
@@ -158,11 +182,27 @@ impl Encoder {
         &self.inner.files
     }
 
-    /// Vectors of `texts`, row by row (texts × dim), in the order of the texts.
+    /// Vectors of `texts`, row by row (texts × dim), in the order of the texts, after the prompt that the model wants
+    /// before documents, if it wants one.
     ///
     /// Reports the stage "embed" and stops with [`Error::Cancelled`] between groups of texts.
     pub fn encode(&self, texts: &[&str], task: &Task) -> Result<Vec<f32>> {
-        run::encode(self, texts, task)
+        run::encode(self, texts, Role::Document, task)
+    }
+
+    /// The same for texts that are searched for, after the prompt before queries.
+    pub fn encode_queries(&self, texts: &[&str], task: &Task) -> Result<Vec<f32>> {
+        run::encode(self, texts, Role::Query, task)
+    }
+
+    /// What the model reads before a text; empty if nothing.
+    pub fn prompt(&self, role: Role) -> &str {
+        self.inner.prompts.of(role)
+    }
+
+    /// A text as the model reads it: after its prompt.
+    pub(crate) fn prompted<'a>(&self, text: &'a str, role: Role) -> std::borrow::Cow<'a, str> {
+        self.inner.prompts.before(text, role)
     }
 
     /// Tokens of a text in all, special ones left out.
@@ -171,9 +211,15 @@ impl Encoder {
     }
 
     /// Byte ranges of the chunks in which a text is stored, each short enough to be encoded whole; at
-    /// least one, also for the empty text.
+    /// least one, also for the empty text. There is room for the prompt before documents.
     pub fn chunks(&self, text: &str) -> Result<Vec<Range<usize>>> {
-        chunks::chunks(&self.inner.tokenizer, text)
+        let tokenizer = &self.inner.tokenizer;
+        let prompt = tokenizer.count(self.prompt(Role::Document))?;
+        let room = match self.inner.config.family {
+            Family::Fixed(_) => tokenizer.content_tokens().min(TOKENS),
+            _ => tokenizer.content_tokens(),
+        };
+        chunks::chunks(tokenizer, text, room.saturating_sub(prompt).max(1))
     }
 
     /// The encoder followed by a linear map, dim × dim (outputs × inputs, row by row). A map that is
@@ -195,8 +241,9 @@ impl Encoder {
             files,
             precision: self.inner.precision,
             config: Arc::clone(&self.inner.config),
+            prompts: Arc::clone(&self.inner.prompts),
             tokenizer: Arc::clone(&self.inner.tokenizer),
-            bert: Arc::clone(&self.inner.bert),
+            model: Arc::clone(&self.inner.model),
             head: Arc::clone(&self.inner.head),
             adapter: Some(Adapter::new(tensor)?),
         };
@@ -208,7 +255,29 @@ impl Encoder {
         self.inner.adapter.as_ref().map(|adapter| adapter.values.as_slice())
     }
 
-    /// A copy whose parameters can all be trained.
+    /// Fails with [`Error::Input`], and says why, if the parameters of a model of this kind cannot be trained. A linear
+    /// adapter can follow any model.
+    pub fn check_trainable(&self) -> Result<()> {
+        let unpooled = !self.inner.config.include_prompt && !self.inner.prompts.is_empty();
+        match self.inner.config.family {
+            Family::Bert(_) if !unpooled => Ok(()),
+            _ => Err(self.untrainable()),
+        }
+    }
+
+    /// Says why.
+    pub(crate) fn untrainable(&self) -> Error {
+        let what = match self.inner.config.family {
+            Family::Bert(_) => "a model that leaves its prompt out of pooling",
+            Family::Decoder(_) => "a decoder",
+            Family::Fixed(_) => "a static model",
+        };
+        Error::input(format!(
+            "{what} cannot be trained itself; use the method adapter, which learns a map after it"
+        ))
+    }
+
+    /// A copy whose parameters can all be trained. It reads texts as they are, without prompts.
     pub fn trainable(&self) -> Result<TrainableEncoder> {
         TrainableEncoder::new(self, None)
     }
@@ -238,13 +307,27 @@ impl Encoder {
 
     /// The parameters of transformer and dense layers, read from the files again.
     pub(crate) fn read_weights(&self) -> Result<(Weights, Weights)> {
-        read_weights(&self.inner.files, &self.inner.config)
+        let Family::Bert(bert) = &self.inner.config.family else { return Err(self.untrainable()) };
+        Ok((
+            bert.read_weights(&self.inner.files)?,
+            pooling::read_dense(&self.inner.files, &self.inner.config)?,
+        ))
+    }
+
+    /// Tokens at the beginning of texts that are not pooled: those of a prompt that the model wants left out.
+    pub(crate) fn skipped(&self, role: Role) -> Result<usize> {
+        match self.prompt(role) {
+            "" => Ok(0),
+            _ if self.inner.config.include_prompt => Ok(0),
+            prompt => self.inner.tokenizer.count_leading(prompt),
+        }
     }
 
     /// Vectors of texts given by their tokens, normalised if the model does so.
-    pub(crate) fn embed(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+    /// `skipped`: tokens at the beginning that are read but not pooled.
+    pub(crate) fn embed(&self, texts: &[&[u32]], skipped: usize) -> Result<Vec<Vec<f32>>> {
         let (head, adapter) = (&self.inner.head, self.adapter());
-        self.inner.bert.forward(texts, |states| head.apply(states, adapter))
+        self.inner.model.vectors(texts, head, adapter, skipped)
     }
 }
 
@@ -252,11 +335,6 @@ impl std::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Encoder").field("model_id", &self.inner.model_id).finish_non_exhaustive()
     }
-}
-
-fn read_weights(files: &ModelFiles, config: &ModelConfig) -> Result<(Weights, Weights)> {
-    let bert = weights::read(WEIGHTS, files.required(WEIGHTS)?, &bert::shapes(&config.bert))?;
-    Ok((bert, pooling::read_dense(files, config)?))
 }
 
 /// An error of the tensor library: shapes are checked when a model is read, so that memory is what is

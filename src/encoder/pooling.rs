@@ -66,6 +66,14 @@ impl Head {
                 let shares = batch.mask(|length| 1.0 / length as f32, 0.0)?;
                 shares.matmul(states).and_then(|x| x.squeeze(1))
             }
+            Pooling::Last => {
+                let (texts, width, hidden) = states.dims3().map_err(failed)?;
+                let ends = (0u32..)
+                    .zip(batch.lengths.iter())
+                    .map(|(n, &length)| n * width as u32 + length as u32 - 1);
+                let ends = Tensor::from_vec(ends.collect::<Vec<u32>>(), texts, &Device::Cpu);
+                states.reshape((texts * width, hidden)).and_then(|rows| rows.index_select(&ends?, 0))
+            }
             Pooling::Max => {
                 let lift = batch.mask(|_| 0.0, FAR_BELOW)?;
                 lift.t().and_then(|lift| states.broadcast_add(&lift)?.max(1))

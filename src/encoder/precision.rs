@@ -46,7 +46,8 @@ impl Encoder {
     /// more than [`INT8_COSINE_MIN`] on a sample of texts.
     pub fn with_precision(files: ModelFiles, wish: Option<Precision>) -> Result<Self> {
         let exact = Self::from_files(files.clone(), Precision::F32)?;
-        if wish == Some(Precision::F32) {
+        // A static model has no products to compute in int8.
+        if wish == Some(Precision::F32) || wish.is_none() && exact.layers() == 0 {
             return Ok(exact);
         }
         let judged = Self::from_files(files, Precision::Int8)

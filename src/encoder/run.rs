@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::fast::TILE_TOKENS;
-use super::{Encoder, ops};
+use super::{Encoder, Role, ops};
 use crate::error::{Error, Result};
 use crate::options::Task;
 
@@ -24,7 +24,7 @@ const PART_BYTES_MIN: usize = 1 << 10;
 const PARTS: usize = 8;
 
 /// Vectors of `texts`, in their order.
-pub(crate) fn encode(encoder: &Encoder, texts: &[&str], task: &Task) -> Result<Vec<f32>> {
+pub(crate) fn encode(encoder: &Encoder, texts: &[&str], role: Role, task: &Task) -> Result<Vec<f32>> {
     task.step("embed", 0, texts.len() as u64)?;
     let bytes: usize = texts.iter().map(|text| text.len()).sum();
     let threads = ops::threads_or_cores(encoder.threads).min(bytes / PART_BYTES_MIN).max(1);
@@ -36,6 +36,8 @@ pub(crate) fn encode(encoder: &Encoder, texts: &[&str], task: &Task) -> Result<V
     let work = Work {
         encoder,
         texts,
+        role,
+        skipped: encoder.skipped(role)?,
         task,
         parts: &parts,
         next: AtomicUsize::new(0),
@@ -85,6 +87,9 @@ fn runs(sizes: impl Iterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
 struct Work<'a> {
     encoder: &'a Encoder,
     texts: &'a [&'a str],
+    role: Role,
+    /// Tokens of the prompt that are not pooled.
+    skipped: usize,
     task: &'a Task,
     parts: &'a [Range<usize>],
     /// The next part to take.
@@ -116,13 +121,13 @@ impl Work<'_> {
 
     /// Vectors of a part, in order.
     fn vectors(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
-        let ids: Result<Vec<Vec<u32>>> =
-            texts.iter().map(|text| self.encoder.tokenizer().encode(text)).collect();
+        let encode = |text: &&str| self.encoder.tokenizer().encode(&self.encoder.prompted(text, self.role));
+        let ids: Result<Vec<Vec<u32>>> = texts.iter().map(encode).collect();
         let ids = ids?;
         let mut vectors = Vec::with_capacity(texts.len());
         for tile in runs(ids.iter().map(Vec::len), TILE_TOKENS) {
             let tile: Vec<&[u32]> = ids.get(tile).unwrap_or_default().iter().map(Vec::as_slice).collect();
-            vectors.extend(self.encoder.embed(&tile)?);
+            vectors.extend(self.encoder.embed(&tile, self.skipped)?);
         }
         Ok(vectors)
     }

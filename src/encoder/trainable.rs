@@ -4,7 +4,9 @@ use candle_core::{Tensor, Var};
 
 use super::batch::{TokenBatch, plan};
 use super::bert::Bert;
-use super::files::{ModelFiles, WEIGHTS};
+use super::family::Family;
+use super::family::bert::{DISTANCES, Kind};
+use super::files::ModelFiles;
 use super::pooling::{Head, write_dense};
 use super::prepared::{PrepareLimits, PreparedTexts, prepare};
 use super::weights::{self, Weights};
@@ -17,6 +19,8 @@ use crate::options::Task;
 pub struct TrainableEncoder {
     source: Encoder,
     variables: Vec<(String, Var)>,
+    kind: Kind,
+    pad: u32,
     bert: Bert,
     head: Head,
     /// The first layer that is trained; all below, and the embeddings if it is not 0, are fixed.
@@ -26,14 +30,17 @@ pub struct TrainableEncoder {
 impl TrainableEncoder {
     /// `top`: how many of the topmost layers are trained; by default everything.
     pub(crate) fn new(source: &Encoder, top: Option<usize>) -> Result<Self> {
+        source.check_trainable()?;
         let config = source.config();
-        let first = top.map_or(0, |top| config.bert.layers.saturating_sub(top));
+        let Family::Bert(shape) = &config.family else { return Err(source.untrainable()) };
+        let first = top.map_or(0, |top| shape.layers.saturating_sub(top));
         let trained = |name: &str| match name.strip_prefix("encoder.layer.") {
             _ if top.is_none() => true,
             Some(rest) => {
                 rest.split('.').next().and_then(|n| n.parse().ok()).is_some_and(|n: usize| n >= first)
             }
-            None => !name.starts_with("embeddings."),
+            // What all layers share is below them.
+            None => !name.starts_with("embeddings.") && name != DISTANCES,
         };
         let (bert, dense) = source.read_weights()?;
         let mut variables = Vec::new();
@@ -48,15 +55,17 @@ impl TrainableEncoder {
             }
         }
         Ok(Self {
-            bert: Bert::new(&config.bert, &tensors).map_err(failed)?,
+            bert: Bert::new(shape, &tensors).map_err(failed)?,
             head: Head::new(config, &tensors, source.adapter_tensor().cloned()),
             source: source.clone(),
+            kind: shape.kind,
+            pad: shape.pad,
             variables,
             first,
         })
     }
 
-    /// All variables with their names in the model's files (without the prefix `bert.`), sorted; those
+    /// All variables with their names (BERT's, without a prefix, whatever they are called in files), sorted; those
     /// of dense layers begin with the layer's folder and `/`.
     pub fn variables(&self) -> Vec<(String, Var)> {
         self.variables.clone()
@@ -66,7 +75,7 @@ impl TrainableEncoder {
     pub fn tokenize(&self, texts: &[&str]) -> Result<TokenBatch> {
         let ids = self.source.tokenizer().encode_batch(texts)?;
         let rows: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-        TokenBatch::new(&rows, self.source.config().bert.pad)
+        TokenBatch::new(&rows, self.pad)
     }
 
     /// Vectors of `texts`, texts × dim, with their graph: after dense layers and adapter, not normalised.
@@ -84,7 +93,7 @@ impl TrainableEncoder {
     /// room. Reports the stage "prepare".
     pub fn prepare(&self, texts: &[&str], limits: &PrepareLimits, task: &Task) -> Result<PreparedTexts> {
         let ids = self.source.tokenizer().encode_batch(texts)?;
-        prepare(&self.bert, ids, self.first, self.source.config().bert.pad, limits, task)
+        prepare(&self.bert, ids, self.first, self.pad, limits, task)
     }
 
     /// Vectors of the texts of these numbers, in this order, with their graph; as of [`embed`](Self::embed).
@@ -124,8 +133,11 @@ impl TrainableEncoder {
         all.extend(dense);
         all.extend(self.variables.iter().map(|(name, v)| (name.clone(), v.as_tensor().clone())));
         let mut files = self.source.files().clone();
-        let bytes = weights::replace(WEIGHTS, files.required(WEIGHTS)?, &all)?;
-        files.insert(WEIGHTS, bytes);
+        let named = all.iter().map(|(name, tensor)| (self.kind.in_files(name), tensor.clone())).collect();
+        for file in weights::files_of(&files)? {
+            let bytes = weights::replace(&file, files.required(&file)?, &named)?;
+            files.insert(file, bytes);
+        }
         write_dense(&mut files, self.source.config(), &all)?;
         Ok(files)
     }

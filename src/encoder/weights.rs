@@ -3,12 +3,13 @@
 //! A tensor that is read has exactly the shape the configuration implies, and only finite values.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{Device, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::failed;
+use super::files::{INDEX, ModelFiles, WEIGHTS};
 use crate::error::{Error, Result};
 
 /// Tensors by name.
@@ -17,39 +18,129 @@ pub(crate) type Weights = BTreeMap<String, Tensor>;
 /// Names and shapes that must be there.
 pub(crate) type Shapes = Vec<(String, Vec<usize>)>;
 
-/// Prefix that some tools write before every name.
-const PREFIX: &str = "bert.";
+/// Prefixes that some tools write before every name: what the part of the model is called that all others share.
+const PREFIXES: [&str; 6] = ["bert.", "roberta.", "mpnet.", "distilbert.", "model.", "transformer."];
 
-/// Reads the `expected` tensors as f32; others are left out. Names may carry the prefix `bert.`.
-pub(crate) fn read(file: &str, bytes: &[u8], expected: &Shapes) -> Result<Weights> {
-    let stored = parse(file, bytes)?;
-    let mut weights = Weights::new();
-    for (name, shape) in expected {
-        let view = stored
-            .tensor(name)
-            .or_else(|_| stored.tensor(&format!("{PREFIX}{name}")))
-            .map_err(|_| Error::corrupt(file, 0, format!("the tensor {name} is missing")))?;
+/// Files of tensors, one or several, that make one model.
+pub(crate) struct Stored<'a> {
+    /// By path.
+    files: Vec<(String, SafeTensors<'a>)>,
+}
+
+impl<'a> Stored<'a> {
+    /// Tensors of one file.
+    pub(crate) fn one(file: &str, bytes: &'a [u8]) -> Result<Self> {
+        Ok(Self { files: vec![(file.to_owned(), parse(file, bytes)?)] })
+    }
+
+    /// Tensors of a transformer: in one file, or in those that an index names.
+    pub(crate) fn transformer(files: &'a ModelFiles) -> Result<Self> {
+        let names = files_of(files)?;
+        let files = names.into_iter().map(|name| {
+            let stored = parse(&name, files.required(&name)?)?;
+            Ok((name, stored))
+        });
+        Ok(Self { files: files.collect::<Result<_>>()? })
+    }
+
+    /// A tensor, and the path of its file.
+    fn find(&self, name: &str) -> Option<(&str, TensorView<'_>)> {
+        let of = |name: &str| {
+            self.files.iter().find_map(|(file, all)| Some((file.as_str(), all.tensor(name).ok()?)))
+        };
+        of(name).or_else(|| PREFIXES.iter().find_map(|prefix| of(&format!("{prefix}{name}"))))
+    }
+
+    /// The shape of a tensor, if it is there.
+    pub(crate) fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.files.iter().find_map(|(_, all)| Some(all.tensor(name).ok()?.shape().to_vec()))
+    }
+
+    /// A tensor that must have this shape.
+    fn view(&self, name: &str, shape: &[usize]) -> Result<(&str, TensorView<'_>)> {
+        let first = self.files.first().map_or("", |(file, _)| file.as_str());
+        let (file, view) = self
+            .find(name)
+            .ok_or_else(|| Error::corrupt(first, 0, format!("the tensor {name} is missing")))?;
         if view.shape() != shape {
             let what = format!("the tensor {name} has the shape {:?}, not {shape:?}", view.shape());
             return Err(Error::corrupt(file, 0, what));
         }
+        Ok((file, view))
+    }
+
+    /// Values of a tensor of this shape, as f32; all are finite.
+    pub(crate) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let (file, view) = self.view(name, shape)?;
         let values = to_f32(file, name, &view)?;
         if values.iter().any(|v| !v.is_finite()) {
             return Err(Error::corrupt(file, 0, format!("the tensor {name} has values that are not finite")));
         }
-        let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu).map_err(failed)?;
-        weights.insert(name.clone(), tensor);
+        Ok(values)
     }
-    Ok(weights)
+
+    /// Values of a tensor of this shape that is stored as bytes, if it is.
+    pub(crate) fn codes(&self, name: &str, shape: &[usize]) -> Result<Option<Vec<i8>>> {
+        let (_, view) = self.view(name, shape)?;
+        let codes = || view.data().iter().map(|&byte| i8::from_le_bytes([byte])).collect();
+        Ok((view.dtype() == Dtype::I8).then(codes))
+    }
+
+    /// Values of a tensor of whole numbers, each below `end`.
+    pub(crate) fn numbers(&self, name: &str, shape: &[usize], end: usize) -> Result<Vec<u32>> {
+        let (file, view) = self.view(name, shape)?;
+        let data = view.data();
+        let numbers: Option<Vec<u32>> = match view.dtype() {
+            Dtype::I64 => data.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b).try_into().ok()).collect(),
+            Dtype::I32 => data.as_chunks().0.iter().map(|&b| i32::from_le_bytes(b).try_into().ok()).collect(),
+            _ => None,
+        };
+        let within = numbers.filter(|all| all.iter().all(|&n| (n as usize) < end));
+        within.ok_or_else(|| Error::corrupt(file, 0, format!("{name} are not all whole numbers below {end}")))
+    }
+
+    /// The `expected` tensors as f32; others are left out. `called`: what a name is in the files, before which there may
+    /// be a usual prefix.
+    pub(crate) fn read(&self, expected: &Shapes, called: impl Fn(&str) -> String) -> Result<Weights> {
+        let mut weights = Weights::new();
+        for (name, shape) in expected {
+            let values = self.values(&called(name), shape)?;
+            let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu).map_err(failed)?;
+            weights.insert(name.clone(), tensor);
+        }
+        Ok(weights)
+    }
 }
 
-/// The file `bytes` with the tensors of `weights` replaced, in f32; all others stay as they are.
+/// Paths of the files that hold a transformer.
+pub(crate) fn files_of(files: &ModelFiles) -> Result<Vec<String>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let Some(bytes) = files.get(INDEX).filter(|_| files.get(WEIGHTS).is_none()) else {
+        return Ok(vec![WEIGHTS.to_owned()]);
+    };
+    let index: Index = super::config::parse(INDEX, bytes)?;
+    let names: BTreeSet<String> = index.weight_map.into_values().collect();
+    if names.is_empty() {
+        return Err(Error::corrupt(INDEX, 0, "it names no file"));
+    }
+    Ok(names.into_iter().collect())
+}
+
+/// Reads the `expected` tensors of one file as f32; others are left out.
+pub(crate) fn read(file: &str, bytes: &[u8], expected: &Shapes) -> Result<Weights> {
+    Stored::one(file, bytes)?.read(expected, str::to_owned)
+}
+
+/// The file `bytes` with the tensors of `weights` replaced, in f32, by their names in files; all others stay as they are.
 pub(crate) fn replace(file: &str, bytes: &[u8], weights: &Weights) -> Result<Vec<u8>> {
     let stored = parse(file, bytes)?;
     let mut tensors = Vec::new();
     for (name, view) in stored.tensors() {
-        let plain = name.strip_prefix(PREFIX).unwrap_or(&name);
-        let entry = match weights.get(plain) {
+        let plain = PREFIXES.iter().find_map(|prefix| weights.get(name.strip_prefix(prefix)?));
+        let entry = match weights.get(&name).or(plain) {
             Some(tensor) => Entry::from_tensor(tensor)?,
             None => Entry {
                 dtype: view.dtype(),
@@ -85,8 +176,10 @@ fn to_f32(file: &str, name: &str, view: &TensorView<'_>) -> Result<Vec<f32>> {
             .iter()
             .map(|&b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
             .collect(),
+        Dtype::F64 => data.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32).collect(),
         other => {
-            let what = format!("the tensor {name} is stored as {other:?}; F32, F16 and BF16 are supported");
+            let what =
+                format!("the tensor {name} is stored as {other:?}; F64, F32, F16 and BF16 are supported");
             return Err(Error::corrupt(file, 0, what));
         }
     };

@@ -21,7 +21,7 @@ use super::fit::{Schedule, TrainReport, fit};
 use super::loss::{Batch, KnownPositives, RankingLoss, tensor_error};
 use super::optimiser::AdamOptions;
 use super::split::query_key;
-use crate::encoder::{Encoder, ModelFiles, PrepareLimits, PreparedTexts, TrainableEncoder};
+use crate::encoder::{Encoder, ModelFiles, PrepareLimits, PreparedTexts, Role, TrainableEncoder};
 use crate::error::{Error, Result};
 use crate::options::Task;
 
@@ -95,6 +95,18 @@ pub fn train_full(
     options: &FullOptions,
     task: &Task,
 ) -> Result<Trained> {
+    // What is known by a query is known by it without its prompt.
+    let keys = pairs.iter().map(|pair| query_key(&pair.query)).collect();
+    let prompted = |pair: &TextPair| TextPair {
+        query: encoder.prompted(&pair.query, Role::Query).into_owned(),
+        positive: encoder.prompted(&pair.positive, Role::Document).into_owned(),
+        ..pair.clone()
+    };
+    let read: Vec<TextPair> = pairs.iter().map(prompted).collect();
+    // The bound on tokens is meant for what was written, not for what the model wants before it.
+    let prompt = |role| encoder.count_tokens(encoder.prompt(role));
+    let mut limits = options.limits;
+    limits.tokens = limits.tokens.saturating_add(prompt(Role::Query)?.max(prompt(Role::Document)?));
     // A thread of its own, because flushing denormals is a setting of the thread; those it starts inherit it.
     let run = || {
         crate::kernel::flush_denormals();
@@ -102,8 +114,8 @@ pub fn train_full(
             Some(layers) => encoder.trainable_top(layers)?,
             None => encoder.trainable()?,
         };
-        let numbered = Numbered::new(pairs);
-        let texts = encoder.prepare(&numbered.texts, &options.limits, task)?;
+        let numbered = Numbered { query_keys: keys, ..Numbered::new(&read) };
+        let texts = encoder.prepare(&numbered.texts, &limits, task)?;
         let model = Prepared { encoder: &encoder, texts };
         let report = train(&model, &numbered, ladder, options, task)?;
         let (adapter, _) = train_adapter_after(&model, &numbered, ladder, options.seed, &task.quiet())?;

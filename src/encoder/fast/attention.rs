@@ -5,6 +5,7 @@
 use super::buffer::Buffer;
 use super::kernel::{Kernels, PANEL, Panel, Rows};
 use super::linear::padded;
+use crate::encoder::family::BertConfig;
 
 /// Rows of a block: two of the widest product's.
 const ROWS: usize = 28;
@@ -14,6 +15,48 @@ const ROWS: usize = 28;
 pub(super) struct Heads {
     pub(super) hidden: usize,
     pub(super) count: usize,
+}
+
+/// What is added to scores by head and distance, as in MPNet.
+pub(super) struct DistanceBias {
+    /// Heads × distances from −`reach` to `reach`: exponents of two.
+    table: Vec<f32>,
+    /// Tokens apart at most: all that a text has.
+    reach: usize,
+}
+
+impl DistanceBias {
+    /// `values`: classes of distances × heads. What is made of them takes no more than twice the table of positions.
+    pub(super) fn new(config: &BertConfig, values: &[f32]) -> Self {
+        let reach = config.tokens() - 1;
+        let distances = |head: usize| {
+            (0..2 * reach + 1).map(move |at| {
+                let class = config.distance(at as isize - reach as isize);
+                values[class * config.heads + head] * std::f32::consts::LOG2_E
+            })
+        };
+        Self { table: (0..config.heads).flat_map(distances).collect(), reach }
+    }
+
+    /// Adds to the scores of one query, the token of this number, with all tokens of its text.
+    fn add(&self, head: usize, query: usize, scores: &mut [f32]) {
+        let start = head * (2 * self.reach + 1) + self.reach - query;
+        scores.iter_mut().zip(&self.table[start..]).for_each(|(score, bias)| *score += bias);
+    }
+
+    /// Adds to the scores of queries from `first` on; rows of scores are `columns` apart.
+    pub(super) fn add_all(
+        &self,
+        head: usize,
+        first: usize,
+        scores: &mut [f32],
+        columns: usize,
+        tokens: usize,
+    ) {
+        for (query, row) in (first..tokens).zip(scores.chunks_exact_mut(columns)) {
+            self.add(head, query, &mut row[..tokens]);
+        }
+    }
 }
 
 /// Room for one head of one text.
@@ -40,6 +83,7 @@ impl Heads {
         self,
         kernels: &Kernels,
         states: Rows<'_>,
+        bias: Option<&DistanceBias>,
         scratch: &mut AttentionScratch,
         out: &mut [f32],
         stride: usize,
@@ -53,7 +97,11 @@ impl Heads {
                 let values = &states.values[start * states.stride + at..];
                 let queries = Rows { values, stride: states.stride, count };
                 let out = &mut out[start * stride + at..];
-                scratch.block(kernels, queries, states.count, self.dim(), out, stride);
+                scratch.score(kernels, queries, states.count, self.dim());
+                if let Some(bias) = bias {
+                    bias.add_all(head, start, &mut scratch.scores, padded(states.count), states.count);
+                }
+                scratch.weigh(kernels, count, states.count, self.dim(), out, stride);
             }
         }
     }
@@ -87,35 +135,40 @@ impl AttentionScratch {
         }
     }
 
-    /// One block of queries over all `tokens`.
-    fn block(
+    /// Scores of one block of queries with all `tokens`.
+    fn score(&mut self, kernels: &Kernels, queries: Rows<'_>, tokens: usize, dim: usize) {
+        let columns = padded(tokens);
+        self.scores.at_least(ROWS * columns);
+        for first in (0..columns).step_by(PANEL) {
+            let panel = Panel { values: &self.keys[first * dim..][..PANEL * dim], inputs: dim, bias: &[] };
+            (kernels.product)(queries, panel, &mut self.scores[first..], columns);
+        }
+    }
+
+    /// What `count` rows of scores make of the values.
+    fn weigh(
         &mut self,
         kernels: &Kernels,
-        queries: Rows<'_>,
+        count: usize,
         tokens: usize,
         dim: usize,
         out: &mut [f32],
         stride: usize,
     ) {
         let (columns, width) = (padded(tokens), padded(dim));
-        self.scores.at_least(ROWS * columns);
         self.context.at_least(ROWS * width);
-        for first in (0..columns).step_by(PANEL) {
-            let panel = Panel { values: &self.keys[first * dim..][..PANEL * dim], inputs: dim, bias: &[] };
-            (kernels.product)(queries, panel, &mut self.scores[first..], columns);
-        }
         let mut sums = [0.0; ROWS];
-        for (sum, scores) in sums.iter_mut().zip(self.scores.chunks_exact_mut(columns)).take(queries.count) {
+        for (sum, scores) in sums.iter_mut().zip(self.scores.chunks_exact_mut(columns)).take(count) {
             *sum = (kernels.softmax)(scores, tokens);
         }
-        let shares = Rows { values: &self.scores, stride: columns, count: queries.count };
+        let shares = Rows { values: &self.scores, stride: columns, count };
         for first in (0..width).step_by(PANEL) {
             let values = &self.values[first * tokens..][..PANEL * tokens];
             let panel = Panel { values, inputs: tokens, bias: &[] };
             (kernels.product)(shares, panel, &mut self.context[first..], width);
         }
         let rows = self.context.chunks_exact(width).zip(out.chunks_mut(stride)).zip(sums);
-        for ((context, out), sum) in rows.take(queries.count) {
+        for ((context, out), sum) in rows.take(count) {
             let factor = 1.0 / sum;
             for (out, &value) in out[..dim].iter_mut().zip(context) {
                 *out = value * factor;

@@ -3,22 +3,24 @@
 use candle_core::Tensor;
 use parking_lot::Mutex;
 
-use super::attention::Heads;
+use super::attention::{DistanceBias, Heads};
 use super::kernel::{CODE_INPUTS_MAX, kernels};
 use super::layer::{Layer, Norm, Scratch};
 use super::linear::{Linear, padded};
-use crate::encoder::config::BertConfig;
 use crate::encoder::failed;
+use crate::encoder::family::BertConfig;
+use crate::encoder::family::bert::DISTANCES;
 use crate::encoder::weights::Weights;
 use crate::error::{Error, Result};
 use crate::types::Precision;
 
 /// A transformer, its matrices packed for products.
 pub(crate) struct FastBert {
-    hidden: usize,
+    config: BertConfig,
     words: Vec<f32>,
-    /// With the first token type added: a single text is all of that type.
+    /// With the first token type added, if there are types: a single text is all of that type.
     positions: Vec<f32>,
+    bias: Option<DistanceBias>,
     norm: Norm,
     layers: Vec<Layer>,
     /// Room that no thread uses at the moment.
@@ -28,20 +30,26 @@ pub(crate) struct FastBert {
 /// Token states of one text: rows of `hidden` values, `stride` apart.
 #[derive(Clone, Copy)]
 pub(crate) struct States<'a> {
-    values: &'a [f32],
-    stride: usize,
-    hidden: usize,
+    pub(super) values: &'a [f32],
+    pub(super) stride: usize,
+    pub(super) hidden: usize,
 }
 
 impl<'a> States<'a> {
+    /// Without the first `count` tokens, but not without the last.
+    pub(crate) fn after(self, count: usize) -> Self {
+        let count = count.min((self.values.len() / self.stride).saturating_sub(1));
+        Self { values: &self.values[count * self.stride..], ..self }
+    }
+
     /// The states, first token first.
-    pub(crate) fn rows(self) -> impl ExactSizeIterator<Item = &'a [f32]> {
+    pub(crate) fn rows(self) -> impl ExactSizeIterator<Item = &'a [f32]> + DoubleEndedIterator {
         self.values.chunks_exact(self.stride).map(move |row| &row[..self.hidden])
     }
 }
 
 impl FastBert {
-    /// Packs the parameters in `weights`, which has the tensors of [`shapes`](crate::encoder::bert::shapes); each is
+    /// Packs the parameters in `weights`, which has the tensors of [`BertConfig::shapes`]; each is
     /// let go as soon as it is packed.
     pub(crate) fn new(config: &BertConfig, mut weights: Weights, precision: Precision) -> Result<Self> {
         if precision == Precision::Int8 && config.intermediate.max(config.hidden) > CODE_INPUTS_MAX {
@@ -52,15 +60,19 @@ impl FastBert {
         let mut source = Source { weights: &mut weights, precision, epsilon: config.epsilon as f32 };
         let heads = Heads { hidden: config.hidden, count: config.heads };
         let mut positions = source.take("embeddings.position_embeddings.weight")?;
-        let types = source.take("embeddings.token_type_embeddings.weight")?;
-        for row in positions.chunks_exact_mut(config.hidden) {
-            row.iter_mut().zip(&types).for_each(|(value, of_type)| *value += of_type);
+        if config.token_types > 0 {
+            let types = source.take("embeddings.token_type_embeddings.weight")?;
+            for row in positions.chunks_exact_mut(config.hidden) {
+                row.iter_mut().zip(&types).for_each(|(value, of_type)| *value += of_type);
+            }
         }
+        let distances = (config.distances > 0).then(|| source.take(DISTANCES)).transpose()?;
         let layers: Result<Vec<Layer>> = (0..config.layers)
             .map(|number| source.layer(&format!("encoder.layer.{number}"), heads, config.intermediate))
             .collect();
         Ok(Self {
-            hidden: config.hidden,
+            config: config.clone(),
+            bias: distances.map(|table| DistanceBias::new(config, &table)),
             words: source.take("embeddings.word_embeddings.weight")?,
             positions,
             norm: source.norm("embeddings.LayerNorm")?,
@@ -80,14 +92,14 @@ impl FastBert {
         let lengths: Vec<usize> = texts.iter().map(|ids| ids.len()).collect();
         self.embed(texts, &mut scratch)?;
         for layer in &self.layers {
-            layer.apply(kernels(), &mut scratch, &lengths);
+            layer.apply(kernels(), &mut scratch, &lengths, self.bias.as_ref());
         }
-        let stride = padded(self.hidden);
+        let (hidden, stride) = (self.config.hidden, padded(self.config.hidden));
         let mut rest: &[f32] = &scratch.states;
         let mut results = Vec::with_capacity(texts.len());
         for length in lengths {
             let (values, behind) = rest.split_at(length * stride);
-            results.push(each(States { values, stride, hidden: self.hidden }));
+            results.push(each(States { values, stride, hidden }));
             rest = behind;
         }
         self.spare.lock().push(scratch);
@@ -96,25 +108,25 @@ impl FastBert {
 
     /// The states that enter the first layer.
     fn embed(&self, texts: &[&[u32]], scratch: &mut Scratch) -> Result<()> {
-        let stride = padded(self.hidden);
+        let (hidden, stride) = (self.config.hidden, padded(self.config.hidden));
         let tokens: usize = texts.iter().map(|ids| ids.len()).sum();
         scratch.states.at_least(tokens * stride);
         let row = |table: &'_ [f32], number: usize| -> Option<std::ops::Range<usize>> {
-            let start = number.checked_mul(self.hidden)?;
-            (start + self.hidden <= table.len()).then_some(start..start + self.hidden)
+            let start = number.checked_mul(hidden)?;
+            (start + hidden <= table.len()).then_some(start..start + hidden)
         };
         let mut states = scratch.states.chunks_exact_mut(stride);
         for ids in texts {
             if ids.is_empty() {
                 return Err(Error::input("a text to encode has no token"));
             }
-            for (place, (&id, state)) in ids.iter().zip(&mut states).enumerate() {
+            for ((&id, place), state) in ids.iter().zip(self.config.places(ids)).zip(&mut states) {
                 let (Some(word), Some(position)) =
                     (row(&self.words, id as usize), row(&self.positions, place))
                 else {
                     return Err(Error::input(format!("the model has no token {id}, or no position {place}")));
                 };
-                let state = &mut state[..self.hidden];
+                let state = &mut state[..hidden];
                 state.copy_from_slice(&self.words[word]);
                 self.norm.apply(kernels(), state, &self.positions[position]);
             }
@@ -124,14 +136,14 @@ impl FastBert {
 }
 
 /// Parameters on their way into packed form.
-struct Source<'a> {
-    weights: &'a mut Weights,
-    precision: Precision,
-    epsilon: f32,
+pub(super) struct Source<'a> {
+    pub(super) weights: &'a mut Weights,
+    pub(super) precision: Precision,
+    pub(super) epsilon: f32,
 }
 
 impl Source<'_> {
-    fn take(&mut self, name: &str) -> Result<Vec<f32>> {
+    pub(super) fn take(&mut self, name: &str) -> Result<Vec<f32>> {
         let tensor: Option<Tensor> = self.weights.remove(name);
         let tensor = tensor.ok_or_else(|| Error::input(format!("the parameter {name} is missing")))?;
         tensor.flatten_all().and_then(|tensor| tensor.to_vec1()).map_err(failed)

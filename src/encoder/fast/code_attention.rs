@@ -4,7 +4,7 @@
 //! are at most 1 before they are divided by their sum; the sum is that of their codes, so that shares of a row add up
 //! to 1 whatever is lost.
 
-use super::attention::Heads;
+use super::attention::{DistanceBias, Heads};
 use super::buffer::Buffer;
 use super::kernel::{CodePanel, CodeRows, Kernels, PANEL, QUAD, Rows};
 use super::linear::{CodeScratch, padded};
@@ -60,6 +60,7 @@ impl Heads {
         self,
         kernels: &Kernels,
         states: Rows<'_>,
+        bias: Option<&DistanceBias>,
         scratch: &mut CodeAttentionScratch,
         out: &mut [f32],
         stride: usize,
@@ -90,6 +91,9 @@ impl Heads {
                         &mut scores[first..],
                         columns,
                     );
+                }
+                if let Some(bias) = bias {
+                    bias.add_all(head, start, scores, columns, states.count);
                 }
                 let mut factors = [0.0; ROWS];
                 let rows = scores.chunks_exact_mut(columns).zip(shares.chunks_exact_mut(columns));

@@ -32,7 +32,11 @@ impl FastHead {
 
     /// The vector of a text. `adapter`: outputs × inputs.
     pub(crate) fn apply(&self, states: States<'_>, adapter: Option<&[f32]>) -> Vec<f32> {
-        let mut vector = pool(self.pooling, states);
+        self.finish(pool(self.pooling, states), adapter)
+    }
+
+    /// The vector of a text whose states are pooled.
+    pub(crate) fn finish(&self, mut vector: Vec<f32>, adapter: Option<&[f32]>) -> Vec<f32> {
         for dense in &self.dense {
             vector = dense.apply(&vector);
         }
@@ -74,6 +78,7 @@ fn pool(pooling: Pooling, states: States<'_>) -> Vec<f32> {
     let mut pooled = rows.next().unwrap_or_default().to_vec();
     match pooling {
         Pooling::Cls => {}
+        Pooling::Last => pooled = rows.next_back().map_or(pooled, <[f32]>::to_vec),
         Pooling::Mean => {
             for row in rows {
                 pooled.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);

@@ -1,6 +1,6 @@
 //! One transformer layer over packed texts.
 
-use super::attention::{AttentionScratch, Heads};
+use super::attention::{AttentionScratch, DistanceBias, Heads};
 use super::buffer::Buffer;
 use super::code_attention::CodeAttentionScratch;
 use super::kernel::{Kernels, NormParameters, Rows};
@@ -58,9 +58,15 @@ impl Norm {
 
 impl Layer {
     /// Passes the states of texts of these lengths, packed one after the other, through the layer.
-    pub(super) fn apply(&self, kernels: &Kernels, scratch: &mut Scratch, lengths: &[usize]) {
+    pub(super) fn apply(
+        &self,
+        kernels: &Kernels,
+        scratch: &mut Scratch,
+        lengths: &[usize],
+        bias: Option<&DistanceBias>,
+    ) {
         let tokens = lengths.iter().sum();
-        self.attend(kernels, scratch, tokens, lengths);
+        self.attend(kernels, scratch, tokens, lengths, bias);
         let hidden = self.heads.hidden;
         let (width, inner) = (padded(hidden), padded(self.inner));
         scratch.between.at_least(STRIP * width);
@@ -87,7 +93,14 @@ impl Layer {
     }
 
     /// Attention of each text, into `context`.
-    fn attend(&self, kernels: &Kernels, scratch: &mut Scratch, tokens: usize, lengths: &[usize]) {
+    fn attend(
+        &self,
+        kernels: &Kernels,
+        scratch: &mut Scratch,
+        tokens: usize,
+        lengths: &[usize],
+        bias: Option<&DistanceBias>,
+    ) {
         let width = padded(self.heads.hidden);
         let triple = padded(3 * self.heads.hidden);
         scratch.triples.at_least(tokens * triple);
@@ -103,9 +116,9 @@ impl Layer {
             let rows = Rows { values: &scratch.triples[start * triple..], stride: triple, count };
             let context = &mut scratch.context[start * width..];
             if self.in_codes {
-                self.heads.attend_in_codes(kernels, rows, &mut scratch.code_attention, context, width);
+                self.heads.attend_in_codes(kernels, rows, bias, &mut scratch.code_attention, context, width);
             } else {
-                self.heads.attend(kernels, rows, &mut scratch.attention, context, width);
+                self.heads.attend(kernels, rows, bias, &mut scratch.attention, context, width);
             }
             start += count;
         }

@@ -1,4 +1,4 @@
-//! BERT for inference, several times as fast as on tensors.
+//! Models for inference, several times as fast as on tensors.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -6,6 +6,8 @@
 //! | `buffer` | memory that starts at a cache line |
 //! | `linear` | weights, packed once, in f32 or int8 |
 //! | `attention`, `code_attention`, `layer`, `bert` | token ids to token states |
+//! | `decoder`, `fixed` | the same for other families |
+//! | `model` | any family |
 //! | `head` | token states to a vector |
 //!
 //! Texts are packed one after the other, without padding; attention runs text by text. Some 256 tokens pass the layers
@@ -22,15 +24,21 @@ mod attention;
 mod bert;
 mod buffer;
 mod code_attention;
+mod decoder;
+mod fixed;
 mod head;
 mod kernel;
 mod layer;
 mod linear;
+mod model;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use self::bert::FastBert;
+pub(crate) use self::decoder::FastDecoder;
+pub(crate) use self::fixed::FixedTable;
 pub(crate) use self::head::FastHead;
+pub(crate) use self::model::Model;
 
 /// Tokens that pass the layers together, if the texts are not longer.
 pub(crate) const TILE_TOKENS: usize = 256;

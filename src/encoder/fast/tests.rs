@@ -5,8 +5,9 @@ use proptest::prelude::*;
 
 use super::FastBert;
 use crate::encoder::batch::TokenBatch;
-use crate::encoder::bert::{Bert, shapes};
-use crate::encoder::config::BertConfig;
+use crate::encoder::bert::Bert;
+use crate::encoder::family::BertConfig;
+use crate::encoder::family::bert::Kind;
 use crate::encoder::weights::Weights;
 use crate::types::Precision;
 
@@ -23,6 +24,7 @@ fn random(seed: u64) -> impl FnMut() -> f32 {
 
 fn config(heads: usize, head_dim: usize, layers: usize, intermediate: usize) -> BertConfig {
     BertConfig {
+        kind: Kind::Bert,
         vocabulary: 50,
         hidden: heads * head_dim,
         layers,
@@ -32,6 +34,7 @@ fn config(heads: usize, head_dim: usize, layers: usize, intermediate: usize) -> 
         token_types: 2,
         epsilon: 1e-12,
         pad: 0,
+        distances: 0,
     }
 }
 
@@ -39,7 +42,7 @@ fn config(heads: usize, head_dim: usize, layers: usize, intermediate: usize) -> 
 fn weights(config: &BertConfig, seed: u64) -> Weights {
     let mut next = random(seed);
     let mut weights = Weights::new();
-    for (name, shape) in shapes(config) {
+    for (name, shape) in config.shapes() {
         let around = if name.ends_with("LayerNorm.weight") { 1.0 } else { 0.0 };
         let size = match shape.as_slice() {
             [_, inputs] => 2.0 / (*inputs as f32).sqrt(),

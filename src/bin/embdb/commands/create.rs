@@ -32,6 +32,12 @@ pub struct Create {
     /// Arithmetic of the encoder: int8, about three times as fast as f32; by default int8 if the model bears it, else f32
     #[arg(long, value_parser = args::precision)]
     precision: Option<Precision>,
+    /// What the encoder reads before each query, for a folder that does not say it (E5: "query: ")
+    #[arg(long, value_name = "TEXT", conflicts_with = "vectors")]
+    query_prompt: Option<String>,
+    /// What the encoder reads before each document (E5: "passage: ")
+    #[arg(long, value_name = "TEXT", conflicts_with = "vectors")]
+    document_prompt: Option<String>,
     /// Kind of graph: fast to build, or dense, for more searches a second at a high recall
     #[arg(long, default_value = "fast", value_parser = args::index)]
     index: IndexKind,
@@ -50,6 +56,8 @@ impl Create {
             metric: self.metric,
             codec: self.codec,
             precision: self.precision,
+            query_prompt: self.query_prompt,
+            document_prompt: self.document_prompt,
             index: self.index,
             builder: self.builder,
         };

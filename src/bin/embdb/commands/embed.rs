@@ -27,6 +27,9 @@ pub struct Embed {
     /// Arithmetic of the encoder: int8, about three times as fast as f32; by default int8 if the model bears it, else f32
     #[arg(long, value_parser = args::precision)]
     precision: Option<Precision>,
+    /// The texts are queries: encode them after the model's prompt before queries, not that before documents
+    #[arg(long)]
+    query: bool,
     /// Texts, after those of the input
     #[arg(value_name = "TEXT", required_unless_present = "input")]
     texts: Vec<String>,
@@ -73,7 +76,10 @@ mod with_encoder {
             for (number, group) in texts.chunks(GROUP).enumerate() {
                 work.task.step("embed", (number * GROUP) as u64, texts.len() as u64)?;
                 let group: Vec<&str> = group.iter().map(String::as_str).collect();
-                vectors.extend(encoder.encode(&group, &work.task)?);
+                vectors.extend(match self.query {
+                    true => encoder.encode_queries(&group, &work.task)?,
+                    false => encoder.encode(&group, &work.task)?,
+                });
             }
             drop(work);
             let seconds = start.elapsed().as_secs_f64();
