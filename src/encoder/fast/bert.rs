@@ -36,6 +36,20 @@ pub(crate) struct States<'a> {
 }
 
 impl<'a> States<'a> {
+    /// Those of texts of these lengths, one after the other.
+    pub(super) fn of_texts(
+        states: &'a [f32],
+        hidden: usize,
+        lengths: &'a [usize],
+    ) -> impl Iterator<Item = Self> {
+        let stride = padded(hidden);
+        lengths.iter().scan(states, move |rest, length| {
+            let (values, behind) = rest.split_at_checked(length * stride)?;
+            *rest = behind;
+            Some(Self { values, stride, hidden })
+        })
+    }
+
     /// Without the first `count` tokens, but not without the last.
     pub(crate) fn after(self, count: usize) -> Self {
         let count = count.min((self.values.len() / self.stride).saturating_sub(1));
@@ -83,25 +97,14 @@ impl FastBert {
 
     /// Token states of `texts`, given by their ids, one text after the other. They are computed together, without
     /// padding; none changes another's. Fails if a text has no token, too many, or one that the model does not know.
-    pub(crate) fn forward<T>(
-        &self,
-        texts: &[&[u32]],
-        mut each: impl FnMut(States<'_>) -> T,
-    ) -> Result<Vec<T>> {
+    pub(crate) fn forward<T>(&self, texts: &[&[u32]], each: impl FnMut(States<'_>) -> T) -> Result<Vec<T>> {
         let mut scratch = self.spare.lock().pop().unwrap_or_default();
         let lengths: Vec<usize> = texts.iter().map(|ids| ids.len()).collect();
         self.embed(texts, &mut scratch)?;
         for layer in &self.layers {
             layer.apply(kernels(), &mut scratch, &lengths, self.bias.as_ref());
         }
-        let (hidden, stride) = (self.config.hidden, padded(self.config.hidden));
-        let mut rest: &[f32] = &scratch.states;
-        let mut results = Vec::with_capacity(texts.len());
-        for length in lengths {
-            let (values, behind) = rest.split_at(length * stride);
-            results.push(each(States { values, stride, hidden }));
-            rest = behind;
-        }
+        let results = States::of_texts(&scratch.states, self.config.hidden, &lengths).map(each).collect();
         self.spare.lock().push(scratch);
         Ok(results)
     }

@@ -84,11 +84,7 @@ impl FastDecoder {
     }
 
     /// As of [`FastBert`](super::FastBert).
-    pub(crate) fn forward<T>(
-        &self,
-        texts: &[&[u32]],
-        mut each: impl FnMut(States<'_>) -> T,
-    ) -> Result<Vec<T>> {
+    pub(crate) fn forward<T>(&self, texts: &[&[u32]], each: impl FnMut(States<'_>) -> T) -> Result<Vec<T>> {
         let mut scratch = self.spare.lock().pop().unwrap_or_default();
         let lengths: Vec<usize> = texts.iter().map(|ids| ids.len()).collect();
         self.embed(texts, &mut scratch)?;
@@ -100,13 +96,7 @@ impl FastDecoder {
         for row in scratch.states.chunks_exact_mut(stride).take(tokens) {
             rms_norm(&mut row[..hidden], &self.norm, self.config.epsilon);
         }
-        let mut rest: &[f32] = &scratch.states;
-        let mut results = Vec::with_capacity(texts.len());
-        for length in lengths {
-            let (values, behind) = rest.split_at(length * stride);
-            results.push(each(States { values, stride, hidden }));
-            rest = behind;
-        }
+        let results = States::of_texts(&scratch.states, hidden, &lengths).map(each).collect();
         self.spare.lock().push(scratch);
         Ok(results)
     }

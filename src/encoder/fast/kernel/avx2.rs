@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{CodePanel, CodeRows, Kernels, NormParameters, PANEL, Panel, QUAD, Rows, blocks, rows};
+use super::{CodePanel, CodeRows, Kernels, PANEL, Panel, QUAD, Rows, blocks, rows};
 
 /// Rows of a block of values: twelve registers of sums leave four for operands.
 const ROWS: usize = 6;
@@ -202,42 +202,4 @@ unsafe fn code_block<const R: usize>(
     }
 }
 
-#[target_feature(enable = "avx2,fma")]
-fn gelu(row: &mut [f32]) {
-    rows::gelu(row);
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn norm(row: &mut [f32], other: &[f32], parameters: NormParameters<'_>) {
-    rows::norm(row, other, parameters);
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn softmax(row: &mut [f32], len: usize) -> f32 {
-    rows::softmax(row, len)
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn quantize(row: &[f32], codes: &mut [u8]) -> (f32, i32) {
-    rows::quantize(row, codes)
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn softmax_codes(row: &mut [f32], len: usize, codes: &mut [u8]) -> f32 {
-    rows::softmax_codes(row, len, codes)
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn quantize_signed(row: &[f32], codes: &mut [i8]) -> f32 {
-    rows::quantize_signed(row, codes)
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn largest(most: &mut [f32], row: &[f32]) {
-    rows::most(most, row);
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn interleave(rows: [&[f32]; QUAD], steps: &[f32], codes: &mut [u32]) {
-    rows::interleave(rows, steps, codes);
-}
+rows::compiled_for!("avx2,fma");

@@ -5,6 +5,54 @@
 
 use super::{NormParameters, QUAD};
 
+/// The functions of this file, compiled for certain instructions.
+#[cfg(target_arch = "x86_64")]
+macro_rules! compiled_for {
+    ($features:literal) => {
+        #[target_feature(enable = $features)]
+        fn gelu(row: &mut [f32]) {
+            rows::gelu(row);
+        }
+
+        #[target_feature(enable = $features)]
+        fn norm(row: &mut [f32], other: &[f32], parameters: super::NormParameters<'_>) {
+            rows::norm(row, other, parameters);
+        }
+
+        #[target_feature(enable = $features)]
+        fn softmax(row: &mut [f32], len: usize) -> f32 {
+            rows::softmax(row, len)
+        }
+
+        #[target_feature(enable = $features)]
+        fn quantize(row: &[f32], codes: &mut [u8]) -> (f32, i32) {
+            rows::quantize(row, codes)
+        }
+
+        #[target_feature(enable = $features)]
+        fn softmax_codes(row: &mut [f32], len: usize, codes: &mut [u8]) -> f32 {
+            rows::softmax_codes(row, len, codes)
+        }
+
+        #[target_feature(enable = $features)]
+        fn quantize_signed(row: &[f32], codes: &mut [i8]) -> f32 {
+            rows::quantize_signed(row, codes)
+        }
+
+        #[target_feature(enable = $features)]
+        fn largest(most: &mut [f32], row: &[f32]) {
+            rows::most(most, row);
+        }
+
+        #[target_feature(enable = $features)]
+        fn interleave(rows: [&[f32]; QUAD], steps: &[f32], codes: &mut [u32]) {
+            rows::interleave(rows, steps, codes);
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use compiled_for;
+
 /// Partial sums of a row; as many as the widest registers have.
 const LANES: usize = 16;
 
