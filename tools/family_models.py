@@ -26,6 +26,8 @@ from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from reference_vectors import module, write_json
+
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures" / "encoder"
 FAMILIES = FIXTURES / "families"
 HIDDEN = 24
@@ -151,15 +153,6 @@ def spm_bpe(texts):
     tokenizer.train_from_iterator(texts, trainer)
     template(tokenizer, "<s>", "</s>")
     return tokenizer
-
-
-def write_json(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1) + "\n")
-
-
-def module(kind, path):
-    return {"path": path, "type": f"sentence_transformers.models.{kind}"}
 
 
 def write_modules(folder, modules):

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use super::failed;
 use crate::error::{Error, Result};
 
-/// Padded tokens of a batch in inference: enough rows for the matrix products to run at full speed,
+/// Padded tokens of a batch: enough rows for the matrix products to run at full speed,
 /// few enough for the layers' intermediate results to stay near the caches.
 const BATCH_TOKENS: usize = 2_048;
 

@@ -57,6 +57,8 @@ struct Scratch {
     gated: Buffer<f32>,
     products: Buffer<f32>,
     scores: Vec<f32>,
+    /// Cosine and sine of each pair's angle: places × pairs.
+    turns: Vec<[f32; 2]>,
     codes: CodeScratch,
 }
 
@@ -88,6 +90,7 @@ impl FastDecoder {
         let mut scratch = self.spare.lock().pop().unwrap_or_default();
         let lengths: Vec<usize> = texts.iter().map(|ids| ids.len()).collect();
         self.embed(texts, &mut scratch)?;
+        self.find_turns(lengths.iter().copied().max().unwrap_or(0), &mut scratch.turns);
         for layer in &self.layers {
             self.layer(layer, kernels(), &mut scratch, &lengths);
         }
@@ -175,10 +178,11 @@ impl FastDecoder {
         let mut start = 0;
         for &count in lengths {
             let triples = &mut scratch.triples[start * triple..][..count * triple];
-            for (place, row) in triples.chunks_exact_mut(triple).enumerate() {
+            let turns = scratch.turns.chunks_exact(self.angles.len().max(1));
+            for (row, turns) in triples.chunks_exact_mut(triple).zip(turns) {
                 let (queries, rest) = row.split_at_mut(heads);
-                self.turn(queries, place, layer.query_norm.as_deref());
-                self.turn(&mut rest[..shared], place, layer.key_norm.as_deref());
+                self.turn(queries, turns, layer.query_norm.as_deref());
+                self.turn(&mut rest[..shared], turns, layer.key_norm.as_deref());
             }
             let context = &mut scratch.context[start * context_width..][..count * context_width];
             self.attend_one(triples, triple, context, context_width, &mut scratch.scores);
@@ -186,16 +190,26 @@ impl FastDecoder {
         }
     }
 
+    /// By how much the first `places` of a text turn each pair, the same in all layers and heads.
+    fn find_turns(&self, places: usize, turns: &mut Vec<[f32; 2]>) {
+        let known = turns.len() / self.angles.len().max(1);
+        for place in known..places {
+            let turn = |angle: &f64| {
+                let (sin, cos) = (place as f64 * angle).sin_cos();
+                [cos as f32, sin as f32]
+            };
+            turns.extend(self.angles.iter().map(turn));
+        }
+    }
+
     /// Normalises heads, if they are, and turns them by their place in the text.
-    fn turn(&self, heads: &mut [f32], place: usize, norm: Option<&[f32]>) {
+    fn turn(&self, heads: &mut [f32], turns: &[[f32; 2]], norm: Option<&[f32]>) {
         for head in heads.chunks_exact_mut(self.config.head_dim) {
             if let Some(norm) = norm {
                 rms_norm(head, norm, self.config.epsilon);
             }
             let (left, right) = head.split_at_mut(self.config.head_dim / 2);
-            for ((a, b), angle) in left.iter_mut().zip(right).zip(&self.angles) {
-                let (sin, cos) = (place as f64 * angle).sin_cos();
-                let (sin, cos) = (sin as f32, cos as f32);
+            for ((a, b), &[cos, sin]) in left.iter_mut().zip(right).zip(turns) {
                 (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
             }
         }
