@@ -1,7 +1,7 @@
 //! What encoding costs: tokens a second of a model, for texts of one length and of many, by processor time.
 //!
-//! `EMBDB_BENCH_MODEL` names the model's folder (`tools/fetch-minilm.sh` fetches one), `EMBDB_BENCH_THREADS` a number of
-//! threads to measure beside one; `EMBDB_SIMD` chooses the instructions. Texts are made of one word, a token each where
+//! `EMBDB_BENCH_MODEL` names the model's folder (`tools/fetch-minilm.sh` fetches one) in place of the built-in encoder,
+//! `EMBDB_BENCH_THREADS` a number of threads to measure beside one; `EMBDB_SIMD` chooses the instructions. Texts are made of one word, a token each where
 //! the model knows it; what a text's tokens are makes no difference to the time. `EMBDB_BENCH_TEXTS` names a file of
 //! other ones, a JSON object of lists by name; `EMBDB_BENCH_OUT` a folder for their vectors, as raw f32.
 
@@ -72,16 +72,13 @@ fn measure(encoder: &Encoder, name: &str, texts: &[&str]) -> (Duration, Duration
 }
 
 fn main() {
-    let Some(folder) = std::env::var_os("EMBDB_BENCH_MODEL") else {
-        println!("nothing measured: EMBDB_BENCH_MODEL does not name the folder of a model");
-        return;
-    };
+    let folder = std::env::var_os("EMBDB_BENCH_MODEL").unwrap_or_else(|| "builtin".into());
     let threads = std::env::var("EMBDB_BENCH_THREADS").ok().and_then(|n| n.parse().ok());
     let threads = threads.or(std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     println!("instructions: {}", embdb::kernel::isa());
     println!("{:<22} {:>7} {:>12} {:>12} {:>14}", "texts × tokens", "threads", "CPU ms", "ms", "tokens/s");
     for precision in [Precision::F32, Precision::Int8] {
-        let encoder = Encoder::from_files(ModelFiles::read_dir(&folder).unwrap(), precision).unwrap();
+        let encoder = Encoder::from_files(ModelFiles::find(&folder).unwrap(), precision).unwrap();
         for (name, texts) in sets() {
             let name = format!("{} {name}", precision.name());
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();

@@ -5,17 +5,15 @@
 //! encoder on that log, proves on held-out clicks that it got better, and swaps it in with one commit;
 //! [`Db::rollback`] goes back.
 //!
-#![cfg_attr(feature = "trainer", doc = "```")]
-#![cfg_attr(not(feature = "trainer"), doc = "```ignore")]
-//! use embdb::{CreateOptions, Db, Document, OpenOptions, RetrainOptions};
+#![cfg_attr(all(feature = "trainer", feature = "builtin"), doc = "```")]
+#![cfg_attr(not(all(feature = "trainer", feature = "builtin")), doc = "```ignore")]
+//! use embdb::{Db, Document, RetrainOptions};
 //!
 //! # fn main() -> embdb::Result<()> {
 //! # let folder = tempfile::tempdir().unwrap();
 //! # let path = folder.path().join("notes.embdb");
-//! // Any sentence-transformers folder of the BERT family; here the little one of the tests.
-//! let model = Some("tests/fixtures/encoder/tiny-bert".into());
-//! let create = CreateOptions { model, ..CreateOptions::default() };
-//! let db = Db::open_with(path, OpenOptions { create, ..OpenOptions::default() })?;
+//! // With the built-in encoder; `Db::create` takes the folder of any other that sentence-transformers loads.
+//! let db = Db::open(path)?;
 //!
 //! db.add([Document::new("a", "How do I reset my password?").meta("lang", "en")])?;
 //! let found = db.search("forgot my login").k(5).filter("lang = 'en'")?.log(true).run()?;

@@ -38,7 +38,7 @@ pub enum Durability {
 /// What a new database stores; fixed at creation.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct CreateOptions {
-    /// Folder of the encoder.
+    /// Folder of the encoder; by default the built-in one, which also goes by the name `builtin`.
     pub model: Option<PathBuf>,
     /// Plain vectors of this dimension instead of an encoder.
     pub vectors: Option<usize>,
@@ -59,6 +59,17 @@ pub struct CreateOptions {
     pub index: IndexKind,
     /// What builds them.
     pub builder: Builder,
+}
+
+/// How an encoder is stored beside others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ModelOptions {
+    /// Its name; by default the folder's.
+    pub name: Option<String>,
+    /// What it reads before each query; by default what its folder says.
+    pub query_prompt: Option<String>,
+    /// What it reads before each document.
+    pub document_prompt: Option<String>,
 }
 
 /// How a database is opened.

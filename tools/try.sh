@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds embdb, fetches a small encoder, imports a folder of texts (by default this project's documents) and searches it.
-# Usage: tools/try.sh [FOLDER] [QUERY]      Needs: Rust, a C compiler, Python with pip (for the encoder alone).
+# Builds embdb, imports a folder of texts (by default this project's documents) and searches it with the built-in encoder.
+# Usage: tools/try.sh [FOLDER] [QUERY]      Needs: Rust, a C compiler.
 set -euo pipefail
 [ $# -eq 0 ] || set -- "$(realpath "$1")" "${@:2}"
 cd "$(dirname "$0")/.."
@@ -8,12 +8,11 @@ paths=("${1:-README.md}")
 [ $# -gt 0 ] || paths+=(storage-format.md CHANGELOG.md)
 query=${2:-what survives a power cut?}
 database=target/try.embdb
+mkdir -p target
 
 cargo build --release
-[ -f target/minilm/config.json ] || tools/fetch-minilm.sh target/minilm
 rm -rf "$database"
 embdb=${CARGO_TARGET_DIR:-target}/release/embdb
-"$embdb" "$database" create --model target/minilm --quiet
 "$embdb" "$database" import "${paths[@]}" --format text
 "$embdb" "$database" search "$query" -k 3 --log
 echo "Go on with: $embdb $database" >&2

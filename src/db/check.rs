@@ -146,7 +146,7 @@ impl Checker<'_> {
 
     #[cfg(feature = "encoder")]
     fn model(&self, id: &str, snapshot: &Snapshot) -> Result<()> {
-        super::Encoders::default().get(self.vfs, self.dir, id, snapshot.manifest.precision()).map(|_| ())
+        super::Encoders::load(self.vfs, self.dir, id, snapshot.manifest.precision()).map(|_| ())
     }
 
     #[cfg(not(feature = "encoder"))]

@@ -53,24 +53,34 @@ pub(crate) struct Encoders {
 }
 
 impl Encoders {
-    /// The encoder with this id, loaded from the database if need be.
+    /// The encoder with this id, loaded from the database if no database of this process has it in use.
     #[cfg(feature = "encoder")]
     pub fn get(&self, vfs: &dyn Vfs, dir: &Path, model_id: &str, precision: Precision) -> Result<Encoder> {
         let mut loaded = self.loaded.lock();
         if let Some(encoder) = loaded.get(model_id) {
             return Ok(encoder.clone());
         }
+        let encoder = match Encoder::loaded(model_id) {
+            Some(encoder) => encoder,
+            None => Self::load(vfs, dir, model_id, precision)?,
+        };
+        loaded.insert(model_id.to_owned(), encoder.clone());
+        Ok(encoder)
+    }
+
+    /// The encoder with this id, out of the database's files.
+    #[cfg(feature = "encoder")]
+    pub fn load(vfs: &dyn Vfs, dir: &Path, model_id: &str, precision: Precision) -> Result<Encoder> {
         let mut files = crate::encoder::ModelFiles::default();
         for (name, bytes) in models::read(vfs, dir, model_id)? {
             files.insert(name, bytes);
         }
         let folder = dir.join(crate::storage::MODEL_DIR).join(model_id);
-        let found = files.model_id(precision);
-        if found != model_id {
-            return Err(Error::corrupt(folder, 0, format!("the model's files hash to {found}")));
-        }
         let encoder = Encoder::from_files(files, precision)?;
-        loaded.insert(model_id.to_owned(), encoder.clone());
+        if encoder.model_id() != model_id {
+            let what = format!("the model's files hash to {}", encoder.model_id());
+            return Err(Error::corrupt(folder, 0, what));
+        }
         Ok(encoder)
     }
 
@@ -116,4 +126,32 @@ pub(crate) fn chunk_document(encoder: &Encoder, document: &Document) -> Result<V
 pub(crate) fn encode_chunks(encoder: &Encoder, chunks: &[ChunkText], task: &Task) -> Result<Vec<f32>> {
     let texts: Vec<&str> = chunks.iter().map(|c| c.text.as_str()).collect();
     if texts.is_empty() { Ok(Vec::new()) } else { encoder.encode(&texts, task) }
+}
+
+#[cfg(all(test, feature = "encoder"))]
+mod tests {
+    use crate::{CreateOptions, Db, OpenOptions};
+
+    fn weights_of(db: &Db) -> *const u8 {
+        let encoder = db.encoder().unwrap();
+        encoder.files().get("model.safetensors").unwrap().as_ptr()
+    }
+
+    #[test]
+    fn databases_of_one_process_share_an_encoder() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/encoder/tiny-bert");
+        let open = |name: &str| {
+            let create = CreateOptions { model: Some(model.into()), ..CreateOptions::default() };
+            let options = OpenOptions { create, background: false, ..OpenOptions::default() };
+            let db = Db::open_with(folder.path().join(name), options).unwrap();
+            db.add([crate::Document::new("a", "some text")]).unwrap();
+            db
+        };
+        // Created apart, and opened again: only the second finds the first's in use.
+        drop((open("a"), open("b")));
+        let (a, b) = (open("a"), open("b"));
+        assert_eq!(weights_of(&a), weights_of(&b));
+        assert_ne!(a.encoder().unwrap().model_id(), "");
+    }
 }

@@ -15,6 +15,8 @@ use super::{Db, Inner};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Generation, Manifest, SegmentEntry, VectorSet};
 use crate::format::segment::{DocumentRows, JobRows, encoded_hash};
+#[cfg(feature = "encoder")]
+use crate::options::ModelOptions;
 use crate::options::Task;
 use crate::storage::job::Job;
 use crate::storage::segment::{Target, vectors_dir};
@@ -161,26 +163,29 @@ impl Db {
 
 #[cfg(feature = "encoder")]
 impl Db {
-    /// Stores an encoder folder under a name (by default the folder's).
-    pub fn model_add(&self, dir: &std::path::Path, name: Option<&str>) -> Result<ModelInfo> {
+    /// Stores an encoder folder under a name.
+    pub fn model_add(&self, dir: &std::path::Path, wish: &ModelOptions) -> Result<ModelInfo> {
         use crate::format::manifest::NamedModel;
         let folder = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
         let default =
             folder.file_name().map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned());
-        let name = name.map_or(default, str::to_owned);
+        let name = wish.name.clone().unwrap_or(default);
         if name.trim().is_empty() {
             return Err(Error::input("a model's name must not be empty"));
         }
         if !self.exists() {
             let mut options = self.inner.options.clone();
             options.create.model = Some(dir.to_path_buf());
+            options.create.query_prompt.clone_from(&wish.query_prompt);
+            options.create.document_prompt.clone_from(&wish.document_prompt);
             options.background = false;
             Db::create(&self.inner.dir, options)?;
             self.refresh()?;
         }
         // All of a database's encoders have its precision.
         let precision = self.inner.snapshot().manifest.precision();
-        let files = crate::encoder::ModelFiles::read_dir(dir)?;
+        let mut files = crate::encoder::ModelFiles::find(dir)?;
+        files.set_prompts(wish.query_prompt.as_deref(), wish.document_prompt.as_deref())?;
         let encoder = super::Encoder::with_precision(files, Some(precision))?;
         let model_id = encoder.model_id().to_owned();
         let taken = |m: &NamedModel| m.name == name && m.model_id != model_id;
@@ -418,9 +423,9 @@ impl Inner {
             Some(base) => crate::storage::models::read(self.vfs.as_ref(), &self.dir, base)?,
             None => Default::default(),
         };
-        let differs = |name: &str, bytes: &[u8]| shared.get(name).is_none_or(|b| b.as_slice() != bytes);
+        let differs = |name: &str, bytes: &[u8]| shared.get(name).is_none_or(|b| **b != *bytes);
         let own = encoder.files().iter().filter(|(n, b)| differs(n, b));
-        let files = own.map(|(n, b)| (n.to_owned(), b.to_vec())).collect();
+        let files = own.map(|(n, b)| (n.to_owned(), b.into())).collect();
         crate::storage::models::write(self.vfs.as_ref(), &self.dir, encoder.model_id(), &files, base)?;
         self.encoders.keep(encoder);
         Ok(())

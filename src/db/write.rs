@@ -480,7 +480,13 @@ impl Seed {
                 let generation = generation(String::new(), dim)?;
                 Ok(Self { generation, model: None, precision: Precision::F32 })
             }
-            (Some(folder), None) => Self::from_model(folder, options, generation),
+            (Some(folder), None) => Self::from_folder(folder, options, generation),
+            #[cfg(feature = "builtin")]
+            (None, None) => {
+                let name = crate::encoder::BUILTIN.to_owned();
+                Self::from_files(crate::encoder::ModelFiles::builtin(), name, options, generation)
+            }
+            #[cfg(not(feature = "builtin"))]
             (None, None) => Err(Error::input(
                 "no encoder: create the database with --model DIR (a sentence-transformers folder), or with --vectors D \
                  for plain vectors",
@@ -489,23 +495,33 @@ impl Seed {
     }
 
     #[cfg(feature = "encoder")]
-    fn from_model(
+    fn from_folder(
         folder: &Path,
         options: &CreateOptions,
         generation: impl Fn(String, usize) -> Result<Generation>,
     ) -> Result<Self> {
-        let mut files = crate::encoder::ModelFiles::read_dir(folder)?;
-        files.set_prompts(options.query_prompt.as_deref(), options.document_prompt.as_deref())?;
-        let encoder = super::Encoder::with_precision(files, options.precision)?;
-        let stored = encoder.files().iter().map(|(n, b)| (n.to_owned(), b.to_vec())).collect();
+        let files = crate::encoder::ModelFiles::find(folder)?;
         let name =
             folder.file_name().map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned());
+        Self::from_files(files, name, options, generation)
+    }
+
+    #[cfg(feature = "encoder")]
+    fn from_files(
+        mut files: crate::encoder::ModelFiles,
+        name: String,
+        options: &CreateOptions,
+        generation: impl Fn(String, usize) -> Result<Generation>,
+    ) -> Result<Self> {
+        files.set_prompts(options.query_prompt.as_deref(), options.document_prompt.as_deref())?;
+        let encoder = super::Encoder::with_precision(files, options.precision)?;
+        let stored = encoder.files().iter().map(|(n, b)| (n.to_owned(), b.into())).collect();
         let generation = generation(encoder.model_id().to_owned(), encoder.dim())?;
         Ok(Self { generation, model: Some((name, stored)), precision: encoder.precision() })
     }
 
     #[cfg(not(feature = "encoder"))]
-    fn from_model(
+    fn from_folder(
         folder: &Path,
         _options: &CreateOptions,
         _generation: impl Fn(String, usize) -> Result<Generation>,
@@ -547,7 +563,8 @@ fn check_document(document: &Document, meta: &str, dim: usize, metric: Metric, p
             "document {id:?} has no vector, and this database has no encoder to make one"
         ))),
         (Some(_), false) => Err(Error::input(format!(
-            "document {id:?} brings a vector, but this database makes its own with an encoder"
+            "document {id:?} brings a vector, but this database makes its own with an encoder; one for plain vectors is \
+             created with --vectors D"
         ))),
         (Some(vector), true) => match vector_problem(vector, dim, metric) {
             Some(problem) => Err(Error::input(format!("document {id:?}: {problem}"))),

@@ -98,9 +98,9 @@ impl Layer {
         })
     }
 
-    /// `x`: tokens × hidden, of texts that all have `batch.width` tokens, padding included. `bias`: what is added to
-    /// scores, heads × width × width.
-    fn apply(&self, x: &Tensor, batch: &TokenBatch, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
+    /// The layer's first half. `x`: tokens × hidden, of texts that all have `batch.width` tokens, padding included.
+    /// `bias`: what is added to scores, heads × width × width.
+    fn attend(&self, x: &Tensor, batch: &TokenBatch, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
         let (tokens, hidden) = x.dims2()?;
         let split = |states: Tensor| {
             states.reshape((batch.len(), batch.width, heads, hidden / heads))?.transpose(1, 2)?.contiguous()
@@ -117,9 +117,22 @@ impl Layer {
         }
         let probabilities = scores.apply_op1(softmax)?;
         let context = probabilities.matmul(&value)?.transpose(1, 2)?.reshape((tokens, hidden))?;
-        let x = self.attention_norm.apply(&(self.attention_out.apply(&context)? + x)?)?;
-        let inner = self.intermediate.apply(&x)?.apply_op1(Gelu)?;
-        self.norm.apply(&(self.out.apply(&inner)? + &x)?)
+        self.attention_norm.apply(&(self.attention_out.apply(&context)? + x)?)
+    }
+
+    /// The inner values of the second half, tokens × intermediate, of the states that [`attend`](Self::attend) gives.
+    fn inner(&self, x: &Tensor) -> Result<Tensor> {
+        self.intermediate.apply(x)?.apply_op1(Gelu)
+    }
+
+    /// The states that leave the layer.
+    fn finish(&self, x: &Tensor, inner: &Tensor) -> Result<Tensor> {
+        self.norm.apply(&(self.out.apply(inner)? + x)?)
+    }
+
+    fn apply(&self, x: &Tensor, batch: &TokenBatch, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
+        let x = self.attend(x, batch, heads, bias)?;
+        self.finish(&x, &self.inner(&x)?)
     }
 }
 
@@ -165,6 +178,20 @@ impl Bert {
     pub(crate) fn above(&self, states: Tensor, batch: &TokenBatch, layer: usize) -> Result<Tensor> {
         let states = self.pass(states, batch, layer..self.layers.len())?;
         states.reshape((batch.len(), batch.width, self.config.hidden))
+    }
+
+    /// The inner values of each layer, tokens × intermediate, padding included.
+    pub(crate) fn inner(&self, batch: &TokenBatch) -> Result<Vec<Tensor>> {
+        let mut states = self.below(batch, 0)?;
+        let bias = self.bias(batch.width)?;
+        let mut all = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            states = layer.attend(&states, batch, self.config.heads, bias.as_ref())?;
+            let inner = layer.inner(&states)?;
+            states = layer.finish(&states, &inner)?;
+            all.push(inner);
+        }
+        Ok(all)
     }
 
     fn pass(&self, mut states: Tensor, batch: &TokenBatch, layers: Range<usize>) -> Result<Tensor> {

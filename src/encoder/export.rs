@@ -20,6 +20,7 @@ pub(crate) fn portable(
 ) -> Result<ModelFiles> {
     let mut files = files.clone();
     files.remove(ADAPTER);
+    write_values(&mut files)?;
     let mut modules = modules(&mut files, config)?;
     if let Family::Fixed(fixed) = &config.family {
         flatten(&mut files, fixed, &mut modules)?;
@@ -93,6 +94,17 @@ fn flatten(files: &mut ModelFiles, fixed: &FixedConfig, modules: &mut Vec<Value>
     let tensors = Weights::from([(TABLES[0].to_string(), table.map_err(failed)?)]);
     let bytes = weights::write(&file, &tensors)?;
     files.insert(file, bytes);
+    Ok(())
+}
+
+/// Writes matrices of bytes, which are our own way, as everybody's numbers.
+fn write_values(files: &mut ModelFiles) -> Result<()> {
+    let names: Vec<String> = files.iter().map(|(name, _)| name.to_owned()).collect();
+    for name in names.into_iter().filter(|name| name.ends_with(".safetensors")) {
+        if let Some(bytes) = weights::without_codes(&name, files.required(&name)?)? {
+            files.insert(name, bytes);
+        }
+    }
     Ok(())
 }
 

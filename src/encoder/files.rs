@@ -36,10 +36,13 @@ pub(crate) const ADAPTER: &str = "adapter.safetensors";
 /// Files in a model folder, or in one folder of it, that are looked at; more is no model.
 const FILES_MAX: usize = 1_000;
 
-/// The files of a model by their path in the model's folder, `/` between the parts.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// The bytes of a file: in memory, in the program, or in a map of the file.
+pub(crate) type FileBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// The files of a model by their path in the model's folder, `/` between the parts. Clones share the bytes.
+#[derive(Clone, Default)]
 pub struct ModelFiles {
-    files: BTreeMap<String, Arc<Vec<u8>>>,
+    files: BTreeMap<String, FileBytes>,
 }
 
 impl ModelFiles {
@@ -80,6 +83,12 @@ impl ModelFiles {
         Ok(files)
     }
 
+    /// The model in a folder; this program was built without one of its own. Fails as [`read_dir`](Self::read_dir) does.
+    #[cfg(not(feature = "builtin"))]
+    pub fn find(path: impl AsRef<Path>) -> Result<Self> {
+        Self::read_dir(path)
+    }
+
     /// Writes the files under `path`, which is created; existing files of the same names are replaced.
     pub fn write_dir(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
@@ -97,11 +106,11 @@ impl ModelFiles {
 
     /// The bytes of one file.
     pub fn get(&self, path: &str) -> Option<&[u8]> {
-        self.files.get(path).map(|bytes| bytes.as_slice())
+        self.files.get(path).map(|bytes| (**bytes).as_ref())
     }
 
     /// Adds or replaces a file.
-    pub fn insert(&mut self, path: impl Into<String>, bytes: Vec<u8>) {
+    pub fn insert(&mut self, path: impl Into<String>, bytes: impl AsRef<[u8]> + Send + Sync + 'static) {
         self.files.insert(path.into(), Arc::new(bytes));
     }
 
@@ -112,12 +121,12 @@ impl ModelFiles {
 
     /// All files, sorted by path.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice()))
+        self.files.iter().map(|(path, bytes)| (path.as_str(), (**bytes).as_ref()))
     }
 
     /// Bytes of all files together.
     pub fn total_bytes(&self) -> u64 {
-        self.files.values().map(|bytes| bytes.len() as u64).sum()
+        self.iter().map(|(_, bytes)| bytes.len() as u64).sum()
     }
 
     /// Identity of the model: 32 hexadecimal digits of a BLAKE3 hash over the precision and the path
@@ -148,6 +157,11 @@ impl ModelFiles {
         hex
     }
 
+    /// The bytes of a file, to be kept.
+    pub(crate) fn shared(&self, path: &str) -> Option<FileBytes> {
+        self.files.get(path).cloned()
+    }
+
     /// The bytes of a file that must be there.
     pub(crate) fn required(&self, path: &str) -> Result<&[u8]> {
         self.get(path).ok_or_else(|| Error::corrupt(path, 0, "the model lacks this file"))
@@ -175,6 +189,18 @@ impl ModelFiles {
             }
         }
         Ok(())
+    }
+}
+
+impl PartialEq for ModelFiles {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl std::fmt::Debug for ModelFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.iter().map(|(path, bytes)| (path, bytes.len()))).finish()
     }
 }
 

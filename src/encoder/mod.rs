@@ -13,12 +13,16 @@
 //! | `batch`, `ops`, `bert`, `pooling` | padded batches of ids to vectors, with gradients |
 //! | `trainable`, `prepared` | the same model as variables; texts made ready for many passes |
 //! | `export` | the model as sentence-transformers reads it |
+//! | `builtin` | the encoder in the program itself |
+//! | `shrink` | a smaller model out of its parts |
 //!
 //! Invariants: a text's vector does not depend on the texts encoded with it, to the bit.
 //! Files are checked before anything in them is used.
 
 mod batch;
 mod bert;
+#[cfg(feature = "builtin")]
+mod builtin;
 mod chunks;
 mod config;
 mod export;
@@ -31,21 +35,27 @@ mod precision;
 mod prepared;
 mod prompts;
 mod run;
+mod shrink;
 mod tokenize;
 mod trainable;
 mod weights;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use candle_core::Tensor;
+use parking_lot::Mutex;
 
 pub use self::batch::TokenBatch;
+#[cfg(feature = "builtin")]
+pub use self::builtin::BUILTIN;
 pub use self::files::ModelFiles;
 pub use self::precision::INT8_COSINE_MIN;
 pub use self::prepared::{PrepareLimits, PreparedTexts};
 pub use self::prompts::Role;
+pub use self::shrink::Kept;
 pub use self::trainable::TrainableEncoder;
 
 use self::config::ModelConfig;
@@ -79,6 +89,9 @@ struct Inner {
     head: Arc<FastHead>,
     adapter: Option<Adapter>,
 }
+
+/// Encoders in use, by id, which tells their content.
+static LOADED: Mutex<BTreeMap<String, Weak<Inner>>> = Mutex::new(BTreeMap::new());
 
 /// A linear map over the vectors, as the model applies it and as numbers.
 struct Adapter {
@@ -117,7 +130,14 @@ impl Encoder {
                 _ => None,
             },
         };
-        let tokenizer = TextTokenizer::from_bytes(&file, files.required(&file)?, options)?;
+        let tokenizer = files.required(&file)?;
+        // Each takes a third of the time.
+        let (tokenizer, model, model_id) = side_by_side(
+            || TextTokenizer::from_bytes(&file, tokenizer, options),
+            || Model::read(&files, &config, precision),
+            || files.model_id(precision),
+        );
+        let tokenizer = tokenizer?;
         let prompts = Prompts::read(&files)?;
         for role in [Role::Query, Role::Document] {
             let tokens = tokenizer.count(prompts.of(role))?;
@@ -128,18 +148,32 @@ impl Encoder {
         }
         let dense = pooling::read_dense(&files, &config)?;
         let adapter = pooling::read_adapter(&files, config.dim())?.map(Adapter::new).transpose()?;
-        let inner = Inner {
-            model_id: files.model_id(precision),
+        Ok(Self::shared(Inner {
+            model_id,
             precision,
             prompts: Arc::new(prompts),
             tokenizer: Arc::new(tokenizer),
-            model: Arc::new(Model::read(&files, &config, precision)?),
+            model: Arc::new(model?),
             head: Arc::new(FastHead::new(&config, &dense)?),
             adapter,
             config,
             files,
-        };
-        Ok(Self { inner: Arc::new(inner), threads: 0 })
+        }))
+    }
+
+    /// Makes an encoder known to [`loaded`](Self::loaded).
+    fn shared(inner: Inner) -> Self {
+        let inner = Arc::new(inner);
+        let mut loaded = LOADED.lock();
+        loaded.retain(|_, encoder| encoder.strong_count() > 0);
+        loaded.insert(inner.model_id.clone(), Arc::downgrade(&inner));
+        Self { inner, threads: 0 }
+    }
+
+    /// The encoder with this id, if one is in use in this process: databases share it.
+    pub(crate) fn loaded(model_id: &str) -> Option<Self> {
+        let inner = LOADED.lock().get(model_id)?.upgrade()?;
+        Some(Self { inner, threads: 0 })
     }
 
     /// The same encoder on at most so many threads; 0, as it is loaded: one for each core. The vectors are the same.
@@ -236,7 +270,7 @@ impl Encoder {
         }
         let mut files = self.inner.files.clone();
         files.insert(ADAPTER, export::adapter_file(&tensor)?);
-        let inner = Inner {
+        let encoder = Self::shared(Inner {
             model_id: files.model_id(self.inner.precision),
             files,
             precision: self.inner.precision,
@@ -246,8 +280,8 @@ impl Encoder {
             model: Arc::clone(&self.inner.model),
             head: Arc::clone(&self.inner.head),
             adapter: Some(Adapter::new(tensor)?),
-        };
-        Ok(Self { inner: Arc::new(inner), threads: self.threads })
+        });
+        Ok(encoder.with_threads(self.threads))
     }
 
     /// The linear map after the model, dim × dim, if there is one.
@@ -335,6 +369,22 @@ impl std::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Encoder").field("model_id", &self.inner.model_id).finish_non_exhaustive()
     }
+}
+
+/// Runs three pieces of work at the same time.
+fn side_by_side<A: Send, B: Send, C: Send>(
+    a: impl FnOnce() -> A + Send,
+    b: impl FnOnce() -> B + Send,
+    c: impl FnOnce() -> C,
+) -> (A, B, C) {
+    fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+    std::thread::scope(|scope| {
+        let (a, b) = (scope.spawn(a), scope.spawn(b));
+        let c = c();
+        (joined(a), joined(b), c)
+    })
 }
 
 /// An error of the tensor library: shapes are checked when a model is read, so that memory is what is

@@ -45,6 +45,10 @@ impl Encoder {
     /// Besides what [`from_files`](Self::from_files) refuses, int8 is [`Error::Input`] for a model whose vectors turn by
     /// more than [`INT8_COSINE_MIN`] on a sample of texts.
     pub fn with_precision(files: ModelFiles, wish: Option<Precision>) -> Result<Self> {
+        #[cfg(feature = "builtin")]
+        if files.is_builtin() {
+            return Self::from_files(files, wish.unwrap_or(Precision::Int8));
+        }
         let exact = Self::from_files(files.clone(), Precision::F32)?;
         // A static model has no products to compute in int8.
         if wish == Some(Precision::F32) || wish.is_none() && exact.layers() == 0 {

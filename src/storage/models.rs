@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::vfs::Vfs;
+use super::vfs::{Bytes, Vfs};
 use super::{MODEL_DIR, remove_dir_if_present, write_new};
 use crate::error::{Error, Result};
 use crate::options::limits;
@@ -15,7 +15,7 @@ use crate::options::limits;
 pub const BASE_FILE: &str = "base";
 
 /// Relative path → content.
-pub type Files = BTreeMap<String, Vec<u8>>;
+pub type Files = BTreeMap<String, Bytes>;
 
 /// Whether the model is stored.
 pub fn exists(vfs: &dyn Vfs, dir: &Path, model_id: &str) -> Result<bool> {
@@ -57,8 +57,8 @@ pub fn read(vfs: &dyn Vfs, dir: &Path, model_id: &str) -> Result<Files> {
     let mut files = own_files(vfs, dir, model_id)?;
     if let Some(base) = files.remove(BASE_FILE) {
         let path = folder(dir, model_id)?.join(BASE_FILE);
-        let base =
-            String::from_utf8(base).map_err(|_| Error::corrupt(&path, 0, "not the name of a model"))?;
+        let base = String::from_utf8(base.to_vec())
+            .map_err(|_| Error::corrupt(&path, 0, "not the name of a model"))?;
         let mut shared = own_files(vfs, dir, base.trim())?;
         if shared.contains_key(BASE_FILE) {
             return Err(Error::corrupt(&path, 0, "the base of a model must not have a base itself"));
@@ -121,7 +121,7 @@ fn own_files(vfs: &dyn Vfs, dir: &Path, model_id: &str) -> Result<Files> {
                 raise: "use a smaller model".into(),
             });
         }
-        files.insert(name, vfs.read(&path)?);
+        files.insert(name, vfs.map(&path)?);
     }
     Ok(files)
 }
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     fn files(names: &[(&str, &str)]) -> Files {
-        names.iter().map(|(n, c)| (n.to_string(), c.as_bytes().to_vec())).collect()
+        names.iter().map(|(n, c)| (n.to_string(), c.as_bytes().into())).collect()
     }
 
     #[test]

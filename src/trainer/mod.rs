@@ -21,6 +21,7 @@
 pub mod adapter;
 pub mod clicks;
 pub mod data;
+pub mod distil;
 pub mod fit;
 pub mod full;
 pub mod gate;
@@ -34,6 +35,7 @@ pub mod split;
 pub use adapter::{AdapterOptions, PairRows, train_adapter};
 pub use clicks::{Click, ClickReport, Judged, LoggedQuery, judgements, pairs_from_log};
 pub use data::{DataReport, Pair, ResolvedPair, Target, TrainingSet, read_pairs};
+pub use distil::{DistilOptions, Distilled, distil};
 pub use fit::TrainReport;
 pub use full::{FullOptions, TextPair, Trained, train_full};
 pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide};

@@ -104,8 +104,59 @@ fn embedding_needs_no_database() {
         .code(1)
         .says(&["bad.jsonl, line 2"]);
     place.run(&["none", "embed", "--model", "nowhere", "x"]).code(1).says(&["nowhere"]);
-    place.run(&["none", "embed", "x"]).code(1).says(&["no database"]);
     assert!(!place.path("none").exists());
+}
+
+#[test]
+fn who_brings_no_encoder_gets_the_built_in_one() {
+    let place = Place::new();
+    let own = place.json(&["none", "embed", "a house by the sea"]);
+    assert_eq!(own["dim"], 256);
+    assert!(!place.path("none").exists());
+    let named = place.json(&["none", "embed", "--model", "builtin", "a house by the sea"]);
+    assert_eq!(own["vectors"], named["vectors"]);
+
+    place.write(
+        "t.jsonl",
+        "{\"id\": \"login\", \"text\": \"How do I reset my password?\"}\n{\"id\": \"flu\", \"text\": \"fever and a cough\"}\n",
+    );
+    place.run(&["db", "import", "t.jsonl"]).code(0);
+    assert_eq!(place.json(&["db", "search", "forgot my credentials", "-k", "1"])["hits"][0]["id"], "login");
+    let info = place.json(&["db", "info"]);
+    assert_eq!((&info["model"], &info["precision"]), (&own["model_id"], &json!("int8")));
+    assert_eq!(place.json(&["db", "model", "list"])["name"], "builtin");
+
+    place.run(&["f", "create", "--model", "builtin", "--precision", "f32"]).code(0);
+    // A folder of that name is meant where one is asked for, and nowhere else.
+    std::fs::create_dir(place.path("builtin")).unwrap();
+    place.run(&["g", "create", "--model", "builtin"]).code(2).says(&["config.json"]);
+    place.run(&["g", "create"]).code(0);
+    assert_ne!(place.json(&["f", "info"])["model"], own["model_id"]);
+    place.run(&["db", "model", "export", "out"]).code(0);
+    let again = place.json(&["none", "embed", "--model", "out", "--precision", "f32", "a house by the sea"]);
+    let exact = place.json(&["f", "embed", "a house by the sea"]);
+    let value = |of: &serde_json::Value, at: usize| of["vectors"][0][at].as_f64().unwrap();
+    assert!((0..256).all(|at| (value(&again, at) - value(&exact, at)).abs() < 1e-5));
+}
+
+#[test]
+fn a_small_encoder_is_distilled_from_a_large_one() {
+    let place = Place::new();
+    let words = ["red", "green", "blue", "money", "water", "house", "music", "doctor"];
+    let line =
+        |i: usize| format!("{{\"text\": \"{} {} {}\"}}\n", words[i % 8], words[i / 8 % 8], words[i % 7]);
+    place.write("t.jsonl", (0..120).map(line).collect::<String>());
+    let flags =
+        ["--texts", "t.jsonl", "--layers", "1", "--inner", "32", "--vocabulary", "150", "--tokens", "32"];
+    let distil = |out: &'static str, dims: &'static str| {
+        [&["none", "model", "distil", MODEL, out][..], &flags, &["--dims", dims]].concat()
+    };
+    let done = place.json(&distil("small", "16,4"));
+    assert_eq!((&done["texts"], &done["model"]), (&json!(120), &json!("small")));
+    assert_eq!(place.json(&["none", "embed", "--model", "small", "red house"])["dim"], 16);
+    place.run(&distil("small", "16,4")).code(1).says(&["not empty"]);
+    place.run(&distil("other", "400")).code(1).says(&["400"]);
+    assert!(!place.path("other").exists() && !place.path("none").exists());
 }
 
 #[test]
@@ -116,6 +167,18 @@ fn embedding_with_the_encoders_of_the_database() {
     assert_eq!(own["vectors"], named["vectors"]);
     assert_eq!(own["model_id"], place.json(&["db", "info"])["model"]);
     place.run(&["db", "embed", "--model", "other", "hello"]).code(1).says(&["other"]);
+}
+
+#[test]
+fn prompts_are_part_of_a_stored_encoder() {
+    let place = Place::new();
+    place.run(&["db", "create", "--model", MODEL]).code(0);
+    place.run(&["db", "model", "add", MODEL, "--name", "asking", "--query-prompt", "query: "]).code(0);
+    let vectors = |flags: &[&str], text: &str| {
+        place.json(&[&["db", "embed", "--model", "asking"], flags, &[text]].concat())["vectors"].clone()
+    };
+    assert_eq!(vectors(&["--query"], "red"), vectors(&[], "query: red"));
+    assert_ne!(vectors(&["--query"], "red"), vectors(&[], "red"));
 }
 
 #[test]

@@ -11,6 +11,8 @@ use embdb::db::generations::ReindexOptions;
 use embdb::db::learn::RetrainOptions;
 use embdb::error::{Error, Result};
 use embdb::options::Durability;
+#[cfg(feature = "encoder")]
+use embdb::options::ModelOptions;
 use embdb::storage::vfs::Vfs;
 use embdb::types::{Document, Event, LoggedClick, LoggedSearch};
 use embdb::{CreateOptions, Db, OpenOptions, Task};
@@ -154,7 +156,13 @@ impl Step {
             #[cfg(feature = "trainer")]
             Self::AddModel => {
                 let folder = other_model().map_err(Error::io("make", Path::new(OTHER)))?;
-                world.db()?.model_add(folder.path(), Some(OTHER)).map(|_| ())
+                world
+                    .db()?
+                    .model_add(
+                        folder.path(),
+                        &ModelOptions { name: Some(OTHER.into()), ..ModelOptions::default() },
+                    )
+                    .map(|_| ())
             }
             #[cfg(feature = "trainer")]
             Self::Switch => world.db()?.model_use(OTHER, &task).map(|_| ()),

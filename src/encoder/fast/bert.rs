@@ -1,23 +1,23 @@
 //! BERT (Devlin et al. 2018, arXiv:1810.04805) for inference: token ids of several texts to their states.
 
-use candle_core::Tensor;
 use parking_lot::Mutex;
 
 use super::attention::{DistanceBias, Heads};
 use super::kernel::{CODE_INPUTS_MAX, kernels};
 use super::layer::{Layer, Norm, Scratch};
 use super::linear::{Linear, padded};
-use crate::encoder::failed;
+use super::source::Source;
+use super::table::Table;
 use crate::encoder::family::BertConfig;
 use crate::encoder::family::bert::DISTANCES;
-use crate::encoder::weights::Weights;
+use crate::encoder::files::ModelFiles;
 use crate::error::{Error, Result};
 use crate::types::Precision;
 
 /// A transformer, its matrices packed for products.
 pub(crate) struct FastBert {
     config: BertConfig,
-    words: Vec<f32>,
+    words: Table,
     /// With the first token type added, if there are types: a single text is all of that type.
     positions: Vec<f32>,
     bias: Option<DistanceBias>,
@@ -63,15 +63,17 @@ impl<'a> States<'a> {
 }
 
 impl FastBert {
-    /// Packs the parameters in `weights`, which has the tensors of [`BertConfig::shapes`]; each is
-    /// let go as soon as it is packed.
-    pub(crate) fn new(config: &BertConfig, mut weights: Weights, precision: Precision) -> Result<Self> {
+    /// Packs the parameters in `files`, which has the tensors of [`BertConfig::shapes`]; the table of words stays where it
+    /// is.
+    pub(crate) fn new(config: &BertConfig, files: &ModelFiles, precision: Precision) -> Result<Self> {
         if precision == Precision::Int8 && config.intermediate.max(config.hidden) > CODE_INPUTS_MAX {
             let what =
                 format!("a model whose layers have more than {CODE_INPUTS_MAX} inputs does not run in int8");
             return Err(Error::Input(what));
         }
-        let mut source = Source { weights: &mut weights, precision, epsilon: config.epsilon as f32 };
+        let kind = config.kind;
+        let called = move |name: &str| kind.in_files(name);
+        let source = Source::new(files, config.shapes(), called, precision, config.epsilon)?;
         let heads = Heads { hidden: config.hidden, count: config.heads };
         let mut positions = source.take("embeddings.position_embeddings.weight")?;
         if config.token_types > 0 {
@@ -82,12 +84,12 @@ impl FastBert {
         }
         let distances = (config.distances > 0).then(|| source.take(DISTANCES)).transpose()?;
         let layers: Result<Vec<Layer>> = (0..config.layers)
-            .map(|number| source.layer(&format!("encoder.layer.{number}"), heads, config.intermediate))
+            .map(|number| layer(&source, &format!("encoder.layer.{number}"), heads, config.intermediate))
             .collect();
         Ok(Self {
             config: config.clone(),
             bias: distances.map(|table| DistanceBias::new(config, &table)),
-            words: source.take("embeddings.word_embeddings.weight")?,
+            words: source.table("embeddings.word_embeddings.weight")?,
             positions,
             norm: source.norm("embeddings.LayerNorm")?,
             layers: layers?,
@@ -114,82 +116,48 @@ impl FastBert {
         let (hidden, stride) = (self.config.hidden, padded(self.config.hidden));
         let tokens: usize = texts.iter().map(|ids| ids.len()).sum();
         scratch.states.at_least(tokens * stride);
-        let row = |table: &'_ [f32], number: usize| -> Option<std::ops::Range<usize>> {
-            let start = number.checked_mul(hidden)?;
-            (start + hidden <= table.len()).then_some(start..start + hidden)
-        };
         let mut states = scratch.states.chunks_exact_mut(stride);
         for ids in texts {
             if ids.is_empty() {
                 return Err(Error::input("a text to encode has no token"));
             }
             for ((&id, place), state) in ids.iter().zip(self.config.places(ids)).zip(&mut states) {
-                let (Some(word), Some(position)) =
-                    (row(&self.words, id as usize), row(&self.positions, place))
-                else {
+                let state = &mut state[..hidden];
+                let word = self.words.row(id as usize, state);
+                let position = self.positions.get(place * hidden..(place + 1) * hidden);
+                let (Some(()), Some(position)) = (word, position) else {
                     return Err(Error::input(format!("the model has no token {id}, or no position {place}")));
                 };
-                let state = &mut state[..hidden];
-                state.copy_from_slice(&self.words[word]);
-                self.norm.apply(kernels(), state, &self.positions[position]);
+                self.norm.apply(kernels(), state, position);
             }
         }
         Ok(())
     }
 }
 
-/// Parameters on their way into packed form.
-pub(super) struct Source<'a> {
-    pub(super) weights: &'a mut Weights,
-    pub(super) precision: Precision,
-    pub(super) epsilon: f32,
+fn layer(source: &Source<'_>, prefix: &str, heads: Heads, inner: usize) -> Result<Layer> {
+    Ok(Layer {
+        attention_in: attention_in(source, &format!("{prefix}.attention.self"), heads)?,
+        attention_out: source.linear(&format!("{prefix}.attention.output.dense"))?,
+        attention_norm: source.norm(&format!("{prefix}.attention.output.LayerNorm"))?,
+        intermediate: source.linear(&format!("{prefix}.intermediate.dense"))?,
+        out: source.linear(&format!("{prefix}.output.dense"))?,
+        norm: source.norm(&format!("{prefix}.output.LayerNorm"))?,
+        heads,
+        in_codes: source.precision == Precision::Int8 && heads.in_codes(),
+        inner,
+    })
 }
 
-impl Source<'_> {
-    pub(super) fn take(&mut self, name: &str) -> Result<Vec<f32>> {
-        let tensor: Option<Tensor> = self.weights.remove(name);
-        let tensor = tensor.ok_or_else(|| Error::input(format!("the parameter {name} is missing")))?;
-        tensor.flatten_all().and_then(|tensor| tensor.to_vec1()).map_err(failed)
+/// Queries, keys and values as one layer, so that states are read once.
+fn attention_in(source: &Source<'_>, prefix: &str, heads: Heads) -> Result<Linear> {
+    let mut weights = source.take(&format!("{prefix}.query.weight"))?;
+    let mut bias = source.take(&format!("{prefix}.query.bias"))?;
+    let factor = std::f32::consts::LOG2_E / (heads.dim() as f32).sqrt();
+    weights.iter_mut().chain(&mut bias).for_each(|value| *value *= factor);
+    for part in ["key", "value"] {
+        weights.extend(source.take(&format!("{prefix}.{part}.weight"))?);
+        bias.extend(source.take(&format!("{prefix}.{part}.bias"))?);
     }
-
-    fn norm(&mut self, name: &str) -> Result<Norm> {
-        Ok(Norm {
-            weight: self.take(&format!("{name}.weight"))?,
-            bias: self.take(&format!("{name}.bias"))?,
-            epsilon: self.epsilon,
-        })
-    }
-
-    fn linear(&mut self, name: &str) -> Result<Linear> {
-        let weights = self.take(&format!("{name}.weight"))?;
-        let bias = self.take(&format!("{name}.bias"))?;
-        Ok(Linear::new(&weights, &bias, self.precision))
-    }
-
-    fn layer(&mut self, prefix: &str, heads: Heads, inner: usize) -> Result<Layer> {
-        Ok(Layer {
-            attention_in: self.attention_in(&format!("{prefix}.attention.self"), heads)?,
-            attention_out: self.linear(&format!("{prefix}.attention.output.dense"))?,
-            attention_norm: self.norm(&format!("{prefix}.attention.output.LayerNorm"))?,
-            intermediate: self.linear(&format!("{prefix}.intermediate.dense"))?,
-            out: self.linear(&format!("{prefix}.output.dense"))?,
-            norm: self.norm(&format!("{prefix}.output.LayerNorm"))?,
-            heads,
-            in_codes: self.precision == Precision::Int8 && heads.in_codes(),
-            inner,
-        })
-    }
-
-    /// Queries, keys and values as one layer, so that states are read once.
-    fn attention_in(&mut self, prefix: &str, heads: Heads) -> Result<Linear> {
-        let mut weights = self.take(&format!("{prefix}.query.weight"))?;
-        let mut bias = self.take(&format!("{prefix}.query.bias"))?;
-        let factor = std::f32::consts::LOG2_E / (heads.dim() as f32).sqrt();
-        weights.iter_mut().chain(&mut bias).for_each(|value| *value *= factor);
-        for part in ["key", "value"] {
-            weights.extend(self.take(&format!("{prefix}.{part}.weight"))?);
-            bias.extend(self.take(&format!("{prefix}.{part}.bias"))?);
-        }
-        Ok(Linear::new(&weights, &bias, self.precision))
-    }
+    Ok(Linear::new(&weights, &bias, source.precision))
 }

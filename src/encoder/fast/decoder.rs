@@ -7,12 +7,14 @@
 
 use parking_lot::Mutex;
 
-use super::bert::{Source, States};
+use super::bert::States;
 use super::buffer::Buffer;
 use super::kernel::{CODE_INPUTS_MAX, Kernels, Rows, kernels};
 use super::linear::{CodeScratch, Linear, padded};
+use super::source::Source;
+use super::table::Table;
 use crate::encoder::family::DecoderConfig;
-use crate::encoder::weights::Weights;
+use crate::encoder::files::ModelFiles;
 use crate::error::{Error, Result};
 use crate::kernel::dot_f32;
 use crate::types::Precision;
@@ -23,7 +25,7 @@ const STRIP: usize = 64;
 /// A decoder, its matrices packed for products.
 pub(crate) struct FastDecoder {
     config: DecoderConfig,
-    words: Vec<f32>,
+    words: Table,
     layers: Vec<Layer>,
     norm: Vec<f32>,
     /// Of each pair of a head's dimensions: by how much a position turns it.
@@ -63,21 +65,21 @@ struct Scratch {
 }
 
 impl FastDecoder {
-    /// Packs the parameters in `weights`, which has the tensors of [`DecoderConfig::shapes`].
-    pub(crate) fn new(config: &DecoderConfig, mut weights: Weights, precision: Precision) -> Result<Self> {
+    /// Packs the parameters in `files`, which has the tensors of [`DecoderConfig::shapes`].
+    pub(crate) fn new(config: &DecoderConfig, files: &ModelFiles, precision: Precision) -> Result<Self> {
         let inputs = config.intermediate.max(config.hidden).max(config.heads * config.head_dim);
         if precision == Precision::Int8 && inputs > CODE_INPUTS_MAX {
             let what =
                 format!("a model whose layers have more than {CODE_INPUTS_MAX} inputs does not run in int8");
             return Err(Error::Input(what));
         }
-        let mut source = Source { weights: &mut weights, precision, epsilon: config.epsilon as f32 };
-        let layers = (0..config.layers).map(|i| Layer::new(&mut source, &format!("layers.{i}"), config));
+        let source = Source::new(files, config.shapes(), str::to_owned, precision, config.epsilon)?;
+        let layers = (0..config.layers).map(|i| Layer::new(&source, &format!("layers.{i}"), config));
         let pairs = config.head_dim / 2;
         let angle = |pair: usize| config.rope_base.powf(-(pair as f64) / pairs as f64);
         Ok(Self {
             layers: layers.collect::<Result<_>>()?,
-            words: source.take("embed_tokens.weight")?,
+            words: source.table("embed_tokens.weight")?,
             norm: source.take("norm.weight")?,
             angles: (0..pairs).map(angle).collect(),
             config: config.clone(),
@@ -114,11 +116,8 @@ impl FastDecoder {
                 return Err(Error::input("a text to encode has no token, or more than the model reads"));
             }
             for (&id, state) in ids.iter().zip(&mut states) {
-                let start = id as usize * hidden;
-                let Some(word) = self.words.get(start..start + hidden) else {
-                    return Err(Error::input(format!("the model has no token {id}")));
-                };
-                state[..hidden].copy_from_slice(word);
+                let row = self.words.row(id as usize, &mut state[..hidden]);
+                row.ok_or_else(|| Error::input(format!("the model has no token {id}")))?;
             }
         }
         Ok(())
@@ -252,9 +251,9 @@ impl FastDecoder {
 }
 
 impl Layer {
-    fn new(source: &mut Source<'_>, prefix: &str, config: &DecoderConfig) -> Result<Self> {
+    fn new(source: &Source<'_>, prefix: &str, config: &DecoderConfig) -> Result<Self> {
         let (hidden, inner) = (config.hidden, config.intermediate);
-        let mut beside = |parts: &[&str], outputs: usize, bias: bool| {
+        let beside = |parts: &[&str], outputs: usize, bias: bool| {
             let (mut weights, mut biases) = (Vec::new(), Vec::new());
             for part in parts {
                 weights.extend(source.take(&format!("{prefix}.{part}.weight"))?);
@@ -271,7 +270,7 @@ impl Layer {
         let attention_out = beside(&["self_attn.o_proj"], hidden, config.out_bias)?;
         let gated = beside(&["mlp.gate_proj", "mlp.up_proj"], 2 * inner, false)?;
         let out = beside(&["mlp.down_proj"], hidden, false)?;
-        let mut norm = |name: &str| source.take(&format!("{prefix}.{name}.weight"));
+        let norm = |name: &str| source.take(&format!("{prefix}.{name}.weight"));
         let has = config.head_norms;
         Ok(Self {
             norm: norm("input_layernorm")?,

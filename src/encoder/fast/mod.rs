@@ -31,6 +31,8 @@ mod kernel;
 mod layer;
 mod linear;
 mod model;
+mod source;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +41,7 @@ pub(crate) use self::decoder::FastDecoder;
 pub(crate) use self::fixed::FixedTable;
 pub(crate) use self::head::FastHead;
 pub(crate) use self::model::Model;
+pub(crate) use self::table::Table;
 
 /// Tokens that pass the layers together, if the texts are not longer.
 pub(crate) const TILE_TOKENS: usize = 256;

@@ -4,7 +4,6 @@ use super::{FastBert, FastDecoder, FastHead, FixedTable};
 use crate::encoder::config::ModelConfig;
 use crate::encoder::family::Family;
 use crate::encoder::files::ModelFiles;
-use crate::encoder::weights::Stored;
 use crate::error::Result;
 use crate::types::Precision;
 
@@ -19,13 +18,9 @@ impl Model {
     /// Reads and packs the parameters.
     pub(crate) fn read(files: &ModelFiles, config: &ModelConfig, precision: Precision) -> Result<Self> {
         match &config.family {
-            Family::Bert(bert) => {
-                let weights = bert.read_weights(files)?;
-                Ok(Self::Bert(Box::new(FastBert::new(bert, weights, precision)?)))
-            }
+            Family::Bert(bert) => Ok(Self::Bert(Box::new(FastBert::new(bert, files, precision)?))),
             Family::Decoder(decoder) => {
-                let weights = Stored::transformer(files)?.read(&decoder.shapes(), str::to_owned)?;
-                Ok(Self::Decoder(Box::new(FastDecoder::new(decoder, weights, precision)?)))
+                Ok(Self::Decoder(Box::new(FastDecoder::new(decoder, files, precision)?)))
             }
             Family::Fixed(fixed) => fixed.read_table(files).map(Self::Fixed),
         }

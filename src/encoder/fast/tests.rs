@@ -8,7 +8,8 @@ use crate::encoder::batch::TokenBatch;
 use crate::encoder::bert::Bert;
 use crate::encoder::family::BertConfig;
 use crate::encoder::family::bert::Kind;
-use crate::encoder::weights::Weights;
+use crate::encoder::files::{ModelFiles, WEIGHTS};
+use crate::encoder::weights::{self, Weights};
 use crate::types::Precision;
 
 /// Numbers of xorshift64, uniform in −1..1.
@@ -54,13 +55,19 @@ fn weights(config: &BertConfig, seed: u64) -> Weights {
     weights
 }
 
+fn files(config: &BertConfig, seed: u64) -> ModelFiles {
+    let mut files = ModelFiles::default();
+    files.insert(WEIGHTS, weights::write(WEIGHTS, &weights(config, seed)).unwrap());
+    files
+}
+
 fn ids(lengths: &[usize], seed: u64) -> Vec<Vec<u32>> {
     let mut next = random(seed ^ 77);
     lengths.iter().map(|&n| (0..n).map(|_| ((next() + 1.0) * 25.0) as u32 % 50).collect()).collect()
 }
 
 fn states(config: &BertConfig, seed: u64, precision: Precision, texts: &[Vec<u32>]) -> Vec<Vec<f32>> {
-    let bert = FastBert::new(config, weights(config, seed), precision).unwrap();
+    let bert = FastBert::new(config, &files(config, seed), precision).unwrap();
     let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
     bert.forward(&texts, |states| states.rows().flatten().copied().collect()).unwrap()
 }
@@ -156,7 +163,7 @@ fn texts_beside_one_another_change_no_bit() {
 #[test]
 fn what_the_model_does_not_know_is_refused() {
     let config = config(1, 4, 1, 4);
-    let bert = FastBert::new(&config, weights(&config, 1), Precision::F32).unwrap();
+    let bert = FastBert::new(&config, &files(&config, 1), Precision::F32).unwrap();
     let refused = |texts: &[&[u32]]| bert.forward(texts, |_| ()).is_err();
     assert!(!refused(&[&[1, 49]]));
     assert!(!refused(&[]));
@@ -164,5 +171,5 @@ fn what_the_model_does_not_know_is_refused() {
     assert!(refused(&[&[50]]));
     assert!(refused(&[&[0; 601]]));
     let wide = BertConfig { intermediate: 65_537, ..config };
-    assert!(FastBert::new(&wide, Weights::new(), Precision::Int8).is_err());
+    assert!(FastBert::new(&wide, &ModelFiles::default(), Precision::Int8).is_err());
 }

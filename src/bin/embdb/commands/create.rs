@@ -14,8 +14,8 @@ use crate::failure::Outcome;
 /// Create a database
 #[derive(Debug, Args)]
 pub struct Create {
-    /// Folder of the encoder, in sentence-transformers layout
-    #[arg(long, value_name = "DIR", conflicts_with = "vectors")]
+    /// Folder of the encoder, in sentence-transformers layout, or builtin [default: builtin]
+    #[arg(long, value_name = "DIR|builtin", conflicts_with = "vectors")]
     model: Option<PathBuf>,
     /// No encoder: plain vectors of D dimensions
     #[arg(long, value_name = "D")]

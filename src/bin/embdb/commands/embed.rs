@@ -15,7 +15,7 @@ use crate::failure::Outcome;
 #[derive(Debug, Args)]
 #[cfg_attr(not(feature = "encoder"), allow(dead_code))]
 pub struct Embed {
-    /// Folder of an encoder, or name of a stored one; by default the database's own
+    /// Folder of an encoder, name of a stored one, or builtin; by default the database's own, without a database builtin
     #[arg(long, value_name = "DIR|NAME")]
     model: Option<PathBuf>,
     /// Texts: JSON lines with `text` (and `title`), or JSON strings
@@ -45,14 +45,12 @@ impl Embed {
 
 #[cfg(feature = "encoder")]
 mod with_encoder {
-    use std::path::Path;
     use std::time::Instant;
 
     use embdb::encoder::{Encoder, ModelFiles};
     use embdb::storage::{models, real::RealVfs};
     use embdb::types::Precision;
-    use embdb::{Error, Result};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::super::lines;
     use super::{Context, Embed, Outcome};
@@ -66,7 +64,7 @@ mod with_encoder {
         /// Encodes; writes the vectors to the file, or prints them.
         pub fn run(self, context: &mut Context) -> Outcome {
             let mut texts = match &self.input {
-                Some(path) => read(path)?,
+                Some(path) => lines::texts(path)?,
                 None => Vec::new(),
             };
             texts.extend(self.texts.iter().cloned());
@@ -100,14 +98,28 @@ mod with_encoder {
             Ok(0)
         }
 
+        /// The database's, or what a new database would get.
+        #[cfg(feature = "builtin")]
+        fn own(&self, context: &mut Context) -> std::result::Result<Encoder, Failure> {
+            match context.path.exists() {
+                true => Ok(context.read()?.encoder()?),
+                false => Ok(Encoder::with_precision(ModelFiles::builtin(), self.precision)?),
+            }
+        }
+
+        #[cfg(not(feature = "builtin"))]
+        fn own(&self, context: &mut Context) -> std::result::Result<Encoder, Failure> {
+            Ok(context.read()?.encoder()?)
+        }
+
         fn encoder(&self, context: &mut Context) -> std::result::Result<Encoder, Failure> {
-            let Some(model) = &self.model else { return Ok(context.read()?.encoder()?) };
+            let Some(model) = &self.model else { return self.own(context) };
             // A name has no separator; a folder of that name in the current directory comes first.
             let named = model.components().count() == 1 && !model.exists() && context.path.exists();
             if named {
                 return stored(context, &model.to_string_lossy(), self.precision);
             }
-            let files = ModelFiles::read_dir(model)?;
+            let files = ModelFiles::find(model)?;
             Ok(Encoder::with_precision(files, self.precision)?)
         }
     }
@@ -129,31 +141,5 @@ mod with_encoder {
             files.insert(name, bytes);
         }
         Ok(Encoder::with_precision(files, Some(precision))?)
-    }
-
-    fn read(path: &Path) -> Result<Vec<String>> {
-        let mut texts = Vec::new();
-        lines::each(path, |line| {
-            texts.push(text(line)?);
-            Ok(())
-        })?;
-        if texts.is_empty() {
-            return Err(Error::input(format!("{} holds no texts", path.display())));
-        }
-        Ok(texts)
-    }
-
-    fn text(line: &str) -> std::result::Result<String, String> {
-        let value: Value = serde_json::from_str(line).map_err(|error| format!("invalid JSON: {error}"))?;
-        let object = match value {
-            Value::String(text) => return Ok(text),
-            Value::Object(object) => object,
-            _ => return Err("neither a JSON object nor a string".into()),
-        };
-        let Some(Value::String(text)) = object.get("text") else { return Err("no `text`".into()) };
-        match object.get("title") {
-            Some(Value::String(title)) if !title.is_empty() => Ok(format!("{title}\n{text}")),
-            _ => Ok(text.clone()),
-        }
     }
 }

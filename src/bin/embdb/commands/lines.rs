@@ -6,6 +6,8 @@ use std::path::Path;
 
 use embdb::options::limits;
 use embdb::{Error, Result};
+#[cfg(feature = "encoder")]
+use serde_json::Value;
 
 /// Opens a file for reading; a missing one is wrong input. `-` is standard input.
 pub fn open(path: &Path) -> Result<Box<dyn BufRead>> {
@@ -44,4 +46,33 @@ pub fn each(path: &Path, mut take: impl FnMut(&str) -> std::result::Result<(), S
         }
     }
     Ok(())
+}
+
+/// All texts of a file: JSON objects with `text` (and `title`), or JSON strings.
+#[cfg(feature = "encoder")]
+pub fn texts(path: &Path) -> Result<Vec<String>> {
+    let mut texts = Vec::new();
+    each(path, |line| {
+        texts.push(text(line)?);
+        Ok(())
+    })?;
+    if texts.is_empty() {
+        return Err(Error::input(format!("{} holds no texts", path.display())));
+    }
+    Ok(texts)
+}
+
+#[cfg(feature = "encoder")]
+fn text(line: &str) -> std::result::Result<String, String> {
+    let value: Value = serde_json::from_str(line).map_err(|error| format!("invalid JSON: {error}"))?;
+    let object = match value {
+        Value::String(text) => return Ok(text),
+        Value::Object(object) => object,
+        _ => return Err("neither a JSON object nor a string".into()),
+    };
+    let Some(Value::String(text)) = object.get("text") else { return Err("no `text`".into()) };
+    match object.get("title") {
+        Some(Value::String(title)) if !title.is_empty() => Ok(format!("{title}\n{text}")),
+        _ => Ok(text.clone()),
+    }
 }

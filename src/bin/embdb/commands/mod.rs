@@ -1,6 +1,8 @@
 //! The commands, one file a family: their flags, what they call, what they print.
 
 pub mod create;
+#[cfg(feature = "trainer")]
+pub mod distil;
 pub mod documents;
 pub mod embed;
 pub mod eval;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 #[cfg(feature = "encoder")]
+use embdb::options::ModelOptions;
+#[cfg(feature = "encoder")]
 use serde_json::json;
 
 use super::generations::print_active;
@@ -30,7 +32,16 @@ enum Action {
         /// Its name; by default the folder's
         #[arg(long)]
         name: Option<String>,
+        /// What it reads before each query, if its folder does not say it
+        #[arg(long, value_name = "TEXT")]
+        query_prompt: Option<String>,
+        /// What it reads before each document
+        #[arg(long, value_name = "TEXT")]
+        document_prompt: Option<String>,
     },
+    /// Make a small, fast encoder out of a large one, from plain texts
+    #[cfg(feature = "trainer")]
+    Distil(super::distil::Distil),
     /// List the stored encoders
     List,
     /// Re-embed all documents with a stored encoder
@@ -54,8 +65,9 @@ impl Model {
     pub fn run(self, context: &mut Context) -> Outcome {
         match self.action {
             #[cfg(feature = "encoder")]
-            Action::Add { dir, name } => {
-                let info = context.write(Default::default(), 0)?.model_add(&dir, name.as_deref())?;
+            Action::Add { dir, name, query_prompt, document_prompt } => {
+                let options = ModelOptions { name, query_prompt, document_prompt };
+                let info = context.write(Default::default(), 0)?.model_add(&dir, &options)?;
                 if context.out.is_json() {
                     context.out.json(&info)?;
                 } else {
@@ -63,6 +75,8 @@ impl Model {
                 }
                 Ok(0)
             }
+            #[cfg(feature = "trainer")]
+            Action::Distil(distil) => distil.run(context),
             Action::List => {
                 let models = context.read()?.models()?;
                 context.out.records(&models)?;
