@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `snapshot`, `state`, `active`, `columns` | what is known: parts, their documents and rows |
 //! | [`mod@write`] | the writer: prepare, commit, delete, create |
+//! | `rows`, `known` | rows of documents: encoded, or taken from what is stored |
 //! | [`maintain`], `heir` | seal, merge, graphs, removal of what nobody names |
 //! | [`search`], [`searcher`], [`filter`], `mask` | queries |
 //! | [`feedback`] | the log of searches and clicks |
@@ -27,12 +28,14 @@ pub mod generations;
 pub(crate) mod growing;
 pub(crate) mod heir;
 pub mod inspect;
+pub(crate) mod known;
 #[cfg(feature = "trainer")]
 pub mod learn;
 pub mod maintain;
 #[cfg(feature = "trainer")]
 pub(crate) mod mapped;
 pub(crate) mod mask;
+pub(crate) mod rows;
 pub mod search;
 pub mod searcher;
 pub(crate) mod snapshot;

@@ -97,6 +97,7 @@ impl Import {
             "batches": done.batches,
             "seconds": start.elapsed().as_secs_f64(),
             "skipped": done.repeated + read.skipped(),
+            "unchanged": done.unchanged,
         }))?;
         Ok(0)
     }
@@ -109,6 +110,8 @@ struct Done {
     batches: u64,
     /// Inputs that a later one of their batch replaced.
     repeated: u64,
+    /// Documents that were there already.
+    unchanged: u64,
     /// Bytes of the input up to here.
     read: u64,
 }
@@ -265,6 +268,7 @@ fn commit_batches(
         let report = db.commit(load)?;
         done.batches += 1;
         done.documents += report.documents;
+        done.unchanged += report.unchanged;
         done.repeated += (extent.inputs as u64).saturating_sub(report.documents);
         done.read = extent.read;
         if let Some(acks) = &mut acks {
