@@ -110,7 +110,7 @@ fn paths_are_looked_at_before_anything_is_created() {
 }
 
 /// Waits until `ready`, for at most a minute.
-fn wait_for(ready: impl Fn() -> bool) {
+pub fn wait_for(ready: impl Fn() -> bool) {
     let start = Instant::now();
     while !ready() {
         assert!(start.elapsed() < Duration::from_secs(60), "nothing happened for a minute");
