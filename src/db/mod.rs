@@ -14,6 +14,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -75,7 +76,10 @@ pub(crate) struct Inner {
     pub writer: Mutex<Writer>,
     /// Held by seal, merge and whatever else writes segments: one at a time.
     pub maintenance: maintain::Alone,
+    pub load: maintain::Load,
     pub encoders: Encoders,
+    /// Batches that are being prepared: they share the threads.
+    pub preparing: AtomicUsize,
     pub feedback: Mutex<FeedbackLog>,
     /// Index of the growing segment.
     pub growing: growing::GrowingSlot,
@@ -114,7 +118,9 @@ impl Db {
             state: Mutex::new(state),
             writer: Mutex::default(),
             maintenance: maintain::Alone::default(),
+            load: maintain::Load::default(),
             encoders: Encoders::default(),
+            preparing: AtomicUsize::default(),
             feedback: Mutex::default(),
             growing: growing::GrowingSlot::default(),
             cap,

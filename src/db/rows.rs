@@ -1,6 +1,7 @@
 //! Rows of documents: their own vectors, what is known already, or chunks encoded.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use super::Inner;
 use super::columns::Shape;
@@ -46,6 +47,15 @@ impl Inner {
         self.rows_beside(shape, generation, documents, known, task)
     }
 
+    /// Threads for one of the batches that are being prepared.
+    fn threads(&self) -> usize {
+        let all = match self.options.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        all.div_ceil(self.preparing.load(Ordering::Relaxed).max(1))
+    }
+
     /// Rows of documents of which something is known; the encoder is loaded only if something is not. Each text is
     /// encoded once.
     pub fn rows_beside(
@@ -71,7 +81,7 @@ impl Inner {
             };
             let encoder = match &encoder {
                 Some(encoder) => encoder,
-                None => encoder.insert(self.encoder(&generation.model_id)?),
+                None => encoder.insert(self.encoder(&generation.model_id)?.with_threads(self.threads())),
             };
             plans.push(Plan::Chunks(plan(chunk_document(encoder, document)?, stored, &mut texts)));
         }

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::MutexGuard;
@@ -87,13 +88,17 @@ impl Db {
         self.commit(batch)
     }
 
-    /// The first half of [`Db::add`]: checks, chunks and encodes; takes no lock (but creates a missing database).
+    /// The first half of [`Db::add`]: checks, chunks and encodes; takes no lock (but creates a missing database). Calls
+    /// at the same time share the threads of the options.
     pub fn prepare(&self, documents: Vec<Document>, task: &Task) -> Result<Batch> {
         if documents.is_empty() {
             return Ok(Batch { documents: Vec::new(), model_id: String::new() });
         }
         self.inner.ensure_created(&documents)?;
-        self.inner.prepare(documents, task)
+        self.inner.preparing.fetch_add(1, Ordering::Relaxed);
+        let batch = self.inner.prepare(documents, task);
+        self.inner.preparing.fetch_sub(1, Ordering::Relaxed);
+        batch
     }
 
     /// The second half of [`Db::add`]: appends and syncs.
