@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{Device, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use super::admission::check_tensors;
 use super::failed;
 use super::files::{INDEX, ModelFiles, WEIGHTS};
 use crate::error::{Error, Result};
@@ -161,6 +162,7 @@ pub(crate) fn write(file: &str, weights: &Weights) -> Result<Vec<u8>> {
 }
 
 fn parse<'a>(file: &str, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
+    check_tensors(file, bytes, bytes.len() as u64)?;
     SafeTensors::deserialize(bytes).map_err(|error| Error::corrupt(file, 0, error.to_string()))
 }
 
