@@ -176,6 +176,45 @@ fn generations_change_as_a_whole() {
     assert!(run.sweep(images_wanted() / 10) > 100.min(images_wanted() / 20));
 }
 
+/// Documents that come again are written, or not, as a whole, and have the vectors of their texts; without a sync of each
+/// batch what is found to be there may be lost with what was written before it, and never without that.
+#[cfg(feature = "encoder")]
+#[test]
+fn documents_that_come_again_survive_like_others() {
+    for (name, durability) in [("repeated", Durability::Full), ("repeated, bulk", Durability::Bulk)] {
+        let options = OpenOptions { durability, ..workload::text_options() };
+        let run = Run::new(name, options, &workload::repeated_steps());
+        assert!(run.sweep(images_wanted() / 20) > 100.min(images_wanted() / 40));
+    }
+}
+
+/// What an earlier process left unsynced is on the disk when it is acknowledged as unchanged.
+#[cfg(feature = "encoder")]
+#[test]
+fn unchanged_documents_are_durable_when_that_is_acknowledged() {
+    let bulk = OpenOptions { durability: Durability::Bulk, ..workload::text_options() };
+    let steps = [Step::Add(0..3, "first"), Step::Add(3..6, "first")];
+    // As many operations as the two steps take, without those of closing.
+    let sim = SimVfs::new(3);
+    let limit = record(&sim, &bulk, &steps).last().unwrap().end;
+    let sim = SimVfs::new(3);
+    let mut world = World::new(Arc::new(KillVfs { sim: sim.clone(), limit }), bulk);
+    steps.iter().for_each(|step| step.run(&mut world).unwrap());
+    world.close();
+    let lost = |sim: &SimVfs| {
+        let mut series = sim.crash_series();
+        series.advance_to(sim.op_count());
+        let image: Arc<dyn Vfs> = Arc::new(series.image(CrashMode::DropAll, 0));
+        6 - workload::open(&image, &workload::text_options()).unwrap().count().unwrap()
+    };
+    assert!(lost(&sim) > 0, "a power cut takes what was not synced");
+    let vfs: Arc<dyn Vfs> = Arc::new(sim.clone());
+    let db = workload::open(&vfs, &workload::text_options()).unwrap();
+    let report = db.add((0..6).map(|n| workload::document(n, "first", false))).unwrap();
+    assert_eq!((report.documents, report.unchanged), (6, 6));
+    assert_eq!(lost(&sim), 0);
+}
+
 /// So are learning, and changing to another encoder, also where a change that was stopped half-way is taken up again.
 #[cfg(feature = "trainer")]
 #[test]

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 #[cfg(feature = "encoder")]
 pub use crate::encoder::Encoder;
 use crate::error::{Error, Result};
+#[cfg(not(feature = "encoder"))]
 use crate::options::Task;
 use crate::storage::models;
 use crate::storage::vfs::Vfs;
@@ -120,12 +121,6 @@ pub(crate) fn chunk_document(encoder: &Encoder, document: &Document) -> Result<V
         ChunkText { span, text: full.get(range).unwrap_or_default().to_owned() }
     };
     Ok(ranges.into_iter().map(chunk).collect())
-}
-
-/// Encodes chunks of many documents together.
-pub(crate) fn encode_chunks(encoder: &Encoder, chunks: &[ChunkText], task: &Task) -> Result<Vec<f32>> {
-    let texts: Vec<&str> = chunks.iter().map(|c| c.text.as_str()).collect();
-    if texts.is_empty() { Ok(Vec::new()) } else { encoder.encode(&texts, task) }
 }
 
 #[cfg(all(test, feature = "encoder"))]

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use crate::format::manifest::{Manifest, SegmentEntry, VectorSet};
 use crate::format::segment::DocumentRecord;
 use crate::index::hnsw::BuildParams;
 use crate::index::{Codes, VectorBlock, build_graph_upon};
+use crate::mmap::release_heap;
 use crate::options::{Durability, Task};
 use crate::storage::segment::{NewDocument, Run, Segment, SegmentBuilder, Target, VectorRuns, segment_dir};
 use crate::storage::vfs::Vfs;
@@ -41,6 +42,10 @@ const DEAD_SHARE: f64 = 0.2;
 const FEEDBACK_FILES: usize = 32;
 /// How often background work looks for something to do.
 const TICK: Duration = Duration::from_millis(250);
+/// Ticks without a write after which a load is over: half a minute, as a batch may take some seconds to encode.
+const QUIET_TICKS: u32 = 120;
+/// Rows that wait to be sealed, as a multiple of those from which on they are: at more a seal is overdue.
+const OVERDUE: usize = 2;
 
 /// The thread that maintains a database while a handle is open.
 pub(crate) struct Background {
@@ -95,6 +100,8 @@ impl Drop for Background {
 pub(crate) struct Alone {
     lock: Mutex<()>,
     waiting: Arc<AtomicUsize>,
+    /// So much waits to be sealed that whoever builds graphs is to stop.
+    overdue: Arc<AtomicBool>,
 }
 
 impl Alone {
@@ -111,10 +118,40 @@ impl Alone {
         self.lock.try_lock()
     }
 
-    /// Says whether somebody waits.
+    /// Says whether somebody waits, or a seal is overdue.
     fn wanted(&self) -> impl Fn() -> bool + Send + Sync + 'static {
-        let waiting = Arc::clone(&self.waiting);
-        move || waiting.load(Ordering::Relaxed) > 0
+        let (waiting, overdue) = (Arc::clone(&self.waiting), Arc::clone(&self.overdue));
+        move || waiting.load(Ordering::Relaxed) > 0 || overdue.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether a load is under way that outran the building of graphs: then none is begun before it is over.
+#[derive(Default)]
+pub(crate) struct Load {
+    under_way: AtomicBool,
+    sequence: AtomicU64,
+    ticks: AtomicU32,
+}
+
+impl Load {
+    /// A load was found.
+    fn begin(&self) {
+        self.ticks.store(0, Ordering::Relaxed);
+        self.under_way.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there is none, as of a tick at which this is the last sequence number.
+    fn is_over(&self, sequence: u64) -> bool {
+        if !self.under_way.load(Ordering::Relaxed) {
+            return true;
+        }
+        if self.sequence.swap(sequence, Ordering::Relaxed) != sequence {
+            self.ticks.store(0, Ordering::Relaxed);
+            return false;
+        }
+        let over = self.ticks.fetch_add(1, Ordering::Relaxed) + 1 >= QUIET_TICKS;
+        self.under_way.store(!over, Ordering::Relaxed);
+        over
     }
 }
 
@@ -221,9 +258,11 @@ impl Inner {
         }
         drop(writer);
         let Some(_alone) = self.maintenance.try_alone() else { return Ok(()) };
+        self.maintenance.overdue.store(false, Ordering::Relaxed);
         if self.wants_seal() {
             let _pin = Pin::new(self, self.options.busy_timeout)?;
             self.seal(task)?;
+            release_heap();
         }
         super::growing::feed(&self.growing, &self.snapshot(), self.options.seal_rows)?;
         let candidates = self.merge_candidates();
@@ -231,19 +270,25 @@ impl Inner {
         if !candidates.is_empty() {
             let _pin = Pin::new(self, self.options.busy_timeout)?;
             heir = self.merge(&candidates, task)?;
+            release_heap();
         }
-        self.build_graphs_aside(heir.as_ref(), task)
+        let sequence = self.state.lock().sequence;
+        if self.load.is_over(sequence) { self.build_graphs_aside(heir.as_ref(), task) } else { Ok(()) }
     }
 
     /// Builds missing graphs with one thread, until anyone else wants to maintain: what a merge is about to throw
-    /// away is not worth waiting for. In a bulk load `compact` builds them.
+    /// away is not worth waiting for, and what waits to be sealed fills the memory. In a bulk load `compact` builds them.
     fn build_graphs_aside(&self, heir: Option<&Heir>, task: &Task) -> Result<()> {
         if self.options.durability == Durability::Bulk || graphless(&self.snapshot())?.is_empty() {
             return Ok(());
         }
         let wanted = self.maintenance.wanted();
         let _pin = Pin::new(self, self.options.busy_timeout)?;
-        self.build_graphs(heir, 1, &task.unless(wanted))
+        let built = self.build_graphs(heir, 1, &task.unless(wanted));
+        if self.maintenance.overdue.load(Ordering::Relaxed) {
+            self.load.begin();
+        }
+        built
     }
 
     /// What is due right after a write, where no background thread does it. The write is acknowledged: what fails
@@ -255,6 +300,9 @@ impl Inner {
     fn tidy(&self) -> Result<()> {
         let fresh = std::mem::take(&mut self.writer.lock().fresh);
         let seals = !self.options.background && self.wants_seal();
+        if self.options.background && self.is_seal_overdue() {
+            self.maintenance.overdue.store(true, Ordering::Relaxed);
+        }
         if !fresh && !seals {
             return Ok(());
         }
@@ -270,19 +318,26 @@ impl Inner {
     }
 
     fn wants_seal(&self) -> bool {
-        let snapshot = self.snapshot();
-        let rows: usize = snapshot
-            .parts
-            .iter()
-            .map(|part| match &part.source {
-                Source::Active(_, active) => active.rows(),
-                Source::Sealed(_) => 0,
-            })
-            .sum();
-        let bytes: u64 = self.state.lock().logs.iter().map(|l| l.end).sum();
+        let (rows, bytes) = self.unsealed();
         // In a bulk load nobody waits for a scan of the rows, and the fewer segments the less is written twice.
         let many = rows >= self.options.seal_rows && self.options.durability != Durability::Bulk;
         many || bytes >= self.options.seal_bytes
+    }
+
+    fn is_seal_overdue(&self) -> bool {
+        let (rows, bytes) = self.unsealed();
+        let many = rows / OVERDUE >= self.options.seal_rows && self.options.durability != Durability::Bulk;
+        many || bytes >= self.options.seal_bytes
+    }
+
+    /// Rows that are not sealed, and bytes of their logs.
+    fn unsealed(&self) -> (usize, u64) {
+        let snapshot = self.snapshot();
+        let rows = snapshot.parts.iter().map(|part| match &part.source {
+            Source::Active(_, active) => active.rows(),
+            Source::Sealed(_) => 0,
+        });
+        (rows.sum(), self.state.lock().logs.iter().map(|l| l.end).sum())
     }
 
     /// Segments that should become one: a run of similar size, or one with many deleted documents.
@@ -467,7 +522,8 @@ impl Inner {
             return Ok(None);
         }
         let version = snapshot.manifest.number as u32 + 1;
-        let mut builder = SegmentBuilder::default();
+        let target = self.target();
+        let mut builder = SegmentBuilder::create(&target, id)?;
         let mut attrs = AttrsBuilder::default();
         for part in parts {
             if let Source::Sealed(segment) = &part.source {
@@ -476,12 +532,15 @@ impl Inner {
             for document in part.live_documents() {
                 if builder.len() % 1024 == 0 {
                     task.step("seal", u64::from(builder.len()), total)?;
+                    if let Source::Sealed(segment) = &part.source {
+                        segment.release(false);
+                    }
                 }
                 let (title, text, meta) = raw_text(part, document)?;
                 let record = DocumentRecord { title: title.as_deref(), text: &text, meta: &meta };
-                let id = part.id(document)?;
+                let name = part.id_of(document)?;
                 let number =
-                    builder.push(&NewDocument { id: &id, sequence: part.sequence(document)?, record })?;
+                    builder.push(&NewDocument { id: name, sequence: part.sequence(document)?, record })?;
                 if !meta.is_empty() {
                     attrs.push(number, &parse_meta(&meta));
                 }
@@ -495,11 +554,14 @@ impl Inner {
                 format!("{documents} documents of {total} were written"),
             ));
         }
-        let target = self.target();
-        let mut files = builder.write(&target, id, &attrs.finish()?)?;
+        let mut files = builder.finish(&target, &attrs.finish()?)?;
         let mut vectors = Vec::new();
         for generation in &snapshot.manifest.generations {
-            let mut runs = VectorRuns::default();
+            let segments = parts.iter().filter_map(|part| match &part.source {
+                Source::Sealed(segment) => Some(Arc::clone(segment)),
+                Source::Active(..) => None,
+            });
+            let mut runs = VectorRuns { segments: segments.collect(), ..VectorRuns::default() };
             for part in parts {
                 add_runs(part, &blocks_of(snapshot, part, generation.id)?, &mut runs);
             }
@@ -728,6 +790,17 @@ mod tests {
     use crate::{CreateOptions, OpenOptions};
 
     #[test]
+    fn a_load_is_over_when_nothing_was_written_for_a_while() {
+        let load = Load::default();
+        assert!(load.is_over(5));
+        load.begin();
+        for sequence in [5, 6, 7] {
+            assert!(!(0..QUIET_TICKS).any(|_| load.is_over(sequence)));
+        }
+        assert!(load.is_over(7) && load.is_over(8));
+    }
+
+    #[test]
     fn missing_graphs_are_built_aside_unless_somebody_waits() {
         let dir = tempfile::tempdir().unwrap();
         let create = CreateOptions { vectors: Some(4), ..CreateOptions::default() };
@@ -738,6 +811,10 @@ mod tests {
         db.seal(&Task::default()).unwrap();
         let missing = || graphless(&db.inner.snapshot()).unwrap().len();
         assert_eq!(missing(), 1);
+        db.inner.maintenance.overdue.store(true, Ordering::Relaxed);
+        assert!(matches!(db.inner.build_graphs_aside(None, &Task::default()), Err(Error::Cancelled)));
+        assert!(!db.inner.load.is_over(1), "it had to stop for a seal: a load is under way");
+        db.inner.maintenance.overdue.store(false, Ordering::Relaxed);
         db.inner.maintenance.waiting.fetch_add(1, Ordering::Relaxed);
         assert!(matches!(db.inner.build_graphs_aside(None, &Task::default()), Err(Error::Cancelled)));
         assert_eq!(missing(), 1);

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `snapshot`, `state`, `active`, `columns` | what is known: parts, their documents and rows |
 //! | [`mod@write`] | the writer: prepare, commit, delete, create |
+//! | `rows`, `known` | rows of documents: encoded, or taken from what is stored |
 //! | [`maintain`], `heir` | seal, merge, graphs, removal of what nobody names |
 //! | [`search`], [`searcher`], [`filter`], `mask` | queries |
 //! | [`feedback`] | the log of searches and clicks |
@@ -13,6 +14,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -27,12 +29,14 @@ pub mod generations;
 pub(crate) mod growing;
 pub(crate) mod heir;
 pub mod inspect;
+pub(crate) mod known;
 #[cfg(feature = "trainer")]
 pub mod learn;
 pub mod maintain;
 #[cfg(feature = "trainer")]
 pub(crate) mod mapped;
 pub(crate) mod mask;
+pub(crate) mod rows;
 pub mod search;
 pub mod searcher;
 pub(crate) mod snapshot;
@@ -72,7 +76,10 @@ pub(crate) struct Inner {
     pub writer: Mutex<Writer>,
     /// Held by seal, merge and whatever else writes segments: one at a time.
     pub maintenance: maintain::Alone,
+    pub load: maintain::Load,
     pub encoders: Encoders,
+    /// Batches that are being prepared: they share the threads.
+    pub preparing: AtomicUsize,
     pub feedback: Mutex<FeedbackLog>,
     /// Index of the growing segment.
     pub growing: growing::GrowingSlot,
@@ -111,7 +118,9 @@ impl Db {
             state: Mutex::new(state),
             writer: Mutex::default(),
             maintenance: maintain::Alone::default(),
+            load: maintain::Load::default(),
             encoders: Encoders::default(),
+            preparing: AtomicUsize::default(),
             feedback: Mutex::default(),
             growing: growing::GrowingSlot::default(),
             cap,

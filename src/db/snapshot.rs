@@ -12,6 +12,7 @@ use crate::format::manifest::{Generation, Manifest};
 use crate::format::segment::DocumentRows;
 use crate::index::mask::RowBits;
 use crate::index::{Codes, OnDisk, RowMask, VectorBlock};
+use crate::storage::documents::StoredText;
 use crate::storage::paging::Paging;
 use crate::storage::segment::{Segment, SegmentVectors};
 use crate::types::{ChunkRef, Document};
@@ -232,6 +233,30 @@ impl Part {
                 Ok(Document { id: found.id.clone(), title, text, meta: found.meta().clone(), vector: None })
             }
         }
+    }
+
+    /// Title, text and metadata of a document as they are stored.
+    pub fn text(&self, document: u32) -> Result<StoredText> {
+        match &self.source {
+            Source::Sealed(segment) => segment.text(document),
+            Source::Active(_, active) => Ok(in_memory(active, document)?.text.clone()),
+        }
+    }
+
+    /// Verified rows of one document in f32, if the part has them and storing them again gives the same bytes.
+    pub fn stored_rows(&self, document: u32, generation: u32, shape: &Shape) -> Result<Option<DocumentRows>> {
+        let number = match &self.source {
+            Source::Sealed(segment) => {
+                segment.vectors(generation).map_or(Ok(()), SegmentVectors::verify)?;
+                0
+            }
+            Source::Active(..) => document as usize / CHUNK_DOCUMENTS,
+        };
+        let Some(block) = self.block(number, generation, shape)? else { return Ok(None) };
+        let rows = block.extract(document, generation);
+        let mut values = rows.vectors.chunks_exact(shape.dim.max(1)).zip(block.rows_of(document));
+        let whole = !rows.spans.is_empty() && values.all(|(values, row)| block.vectors.restores(row, values));
+        Ok(whole.then_some(rows))
     }
 
     /// Number of blocks that [`Self::block`] can give; some of them may be missing.

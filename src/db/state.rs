@@ -57,6 +57,26 @@ pub(crate) struct State {
     ids: HashMap<String, (usize, u32)>,
 }
 
+/// A live document.
+pub(crate) struct StoredDocument<'a> {
+    part: &'a Part,
+    document: u32,
+}
+
+impl StoredDocument<'_> {
+    /// Whether it came with this sequence number and holds this text. The number alone says so once a document is
+    /// sealed; of a batch that a failed write made void, the next one gets the numbers again.
+    pub fn is(&self, sequence: u64, text: &StoredText) -> Result<bool> {
+        if self.part.sequence(self.document)? != sequence {
+            return Ok(false);
+        }
+        match &self.part.source {
+            Source::Sealed(_) => Ok(true),
+            Source::Active(_, active) => Ok(active.document(self.document).is_some_and(|d| d.text == *text)),
+        }
+    }
+}
+
 impl State {
     /// The state of a directory in which nothing is committed.
     pub fn empty() -> Self {
@@ -284,19 +304,19 @@ impl State {
         Ok(())
     }
 
-    /// Whether there is a live document with this id.
-    pub fn contains(&self, id: &str) -> Result<bool> {
-        if self.ids.contains_key(id) {
-            return Ok(true);
+    /// The live document with this id.
+    pub fn stored(&self, id: &str) -> Result<Option<StoredDocument<'_>>> {
+        if let Some(&(part, document)) = self.ids.get(id) {
+            return Ok(self.parts.get(part).map(|part| StoredDocument { part, document }));
         }
         for part in &self.parts {
             if let Source::Sealed(segment) = &part.source
-                && segment.find(id)?.is_some_and(|document| !part.dead.contains(document))
+                && let Some(document) = segment.find(id)?.filter(|&document| !part.dead.contains(document))
             {
-                return Ok(true);
+                return Ok(Some(StoredDocument { part, document }));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     fn kill(&mut self, id: &str) -> Result<()> {

@@ -4,13 +4,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
 use super::active::ActiveDocument;
-use super::columns::Shape;
-use super::encoders::{chunk_document, encode_chunks};
+use super::rows::plain_rows;
 use super::state::{Change, LogPosition, State, log_numbers};
 use super::{Db, Inner};
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ use crate::format::attrs::check_meta;
 use crate::format::frame::{FrameType, LogHeader, Tail};
 use crate::format::manifest::{Generation, Manifest, NamedModel};
 use crate::format::segment::{DocumentRecord, DocumentRows, encode_upsert};
-use crate::options::{CreateOptions, Task, limits};
+use crate::options::{CreateOptions, Durability, Task, limits};
 use crate::storage::documents::StoredText;
 use crate::storage::lock::WriterLock;
 use crate::storage::log::LogWriter;
@@ -41,10 +41,13 @@ pub(crate) struct Writer {
 /// What a write did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AddReport {
-    /// Documents written.
+    /// Documents that are stored now: written, or there before.
     pub documents: u64,
     /// Documents among them that replaced one.
     pub replaced: u64,
+    /// Documents among them whose title, text and metadata were stored already: they were neither encoded nor
+    /// written. Vectors that come with a document are always written.
+    pub unchanged: u64,
     /// Chunks (vectors) written.
     pub chunks: u64,
 }
@@ -73,23 +76,29 @@ struct Prepared {
     document: Document,
     meta: String,
     rows: DocumentRows,
+    /// Sequence number of a stored document that is the same in all, as of when this was prepared.
+    unchanged: Option<u64>,
 }
 
 impl Db {
     /// Adds documents as one batch: after any crash all of them are there, or none. A document whose id exists
-    /// replaces it; of several with one id in the batch the last wins.
+    /// replaces it, and is encoded as far as it is new; of several with one id in the batch the last wins.
     pub fn add(&self, documents: impl IntoIterator<Item = Document>) -> Result<AddReport> {
         let batch = self.prepare(documents.into_iter().collect(), &Task::default())?;
         self.commit(batch)
     }
 
-    /// The first half of [`Db::add`]: checks, chunks and encodes; takes no lock (but creates a missing database).
+    /// The first half of [`Db::add`]: checks, chunks and encodes; takes no lock (but creates a missing database). Calls
+    /// at the same time share the threads of the options.
     pub fn prepare(&self, documents: Vec<Document>, task: &Task) -> Result<Batch> {
         if documents.is_empty() {
             return Ok(Batch { documents: Vec::new(), model_id: String::new() });
         }
         self.inner.ensure_created(&documents)?;
-        self.inner.prepare(documents, task)
+        self.inner.preparing.fetch_add(1, Ordering::Relaxed);
+        let batch = self.inner.prepare(documents, task);
+        self.inner.preparing.fetch_sub(1, Ordering::Relaxed);
+        batch
     }
 
     /// The second half of [`Db::add`]: appends and syncs.
@@ -202,55 +211,27 @@ impl Inner {
             let prepared = documents.into_iter().zip(metas).map(|(mut document, meta)| {
                 let vector = shape.stored(document.vector.take().unwrap_or_default());
                 let rows = plain_rows(&document, generation, vector);
-                Prepared { document, meta, rows }
+                Prepared { document, meta, rows, unchanged: None }
             });
             return Ok(Batch { documents: prepared.collect(), model_id: String::new() });
         }
-        let rows = self.rows_of(shape, generation, &documents, task)?;
-        let documents = documents.into_iter().zip(metas).zip(rows);
-        let documents = documents.map(|((document, meta), rows)| Prepared { document, meta, rows });
+        let mut known = Vec::with_capacity(documents.len());
+        let mut unchanged = Vec::with_capacity(documents.len());
+        for (document, meta) in documents.iter().zip(&metas) {
+            let found = snapshot.known(document, meta, generation)?;
+            unchanged.push(found.unchanged());
+            known.push(found);
+        }
+        let rows = self.rows_beside(shape, generation, &documents, known, task)?;
+        let documents = documents.into_iter().zip(metas).zip(rows).zip(unchanged);
+        let documents = documents.map(|(((document, meta), rows), unchanged)| Prepared {
+            document,
+            meta,
+            rows,
+            unchanged,
+        });
         Ok(Batch { documents: documents.collect(), model_id: generation.model_id.clone() })
     }
-
-    /// Rows of documents in a generation: their own vectors, or chunks encoded.
-    pub fn rows_of(
-        &self,
-        shape: &Shape,
-        generation: &Generation,
-        documents: &[Document],
-        task: &Task,
-    ) -> Result<Vec<DocumentRows>> {
-        if generation.model_id.is_empty() {
-            let one =
-                |d: &Document| plain_rows(d, generation, shape.stored(d.vector.clone().unwrap_or_default()));
-            return Ok(documents.iter().map(one).collect());
-        }
-        let encoder = self.encoder(&generation.model_id)?;
-        let mut chunks = Vec::new();
-        let mut counts = Vec::with_capacity(documents.len());
-        for document in documents {
-            task.step("chunk", 0, 0)?;
-            let mut cut = chunk_document(&encoder, document)?;
-            counts.push(cut.len());
-            chunks.append(&mut cut);
-        }
-        let vectors = encode_chunks(&encoder, &chunks, task)?;
-        let mut vectors = vectors.chunks_exact(shape.dim.max(1)).map(|v| shape.stored(v.to_vec()));
-        let mut spans = chunks.iter().map(|c| c.span);
-        let grouped = counts.into_iter().map(|n| DocumentRows {
-            generation: generation.id,
-            dim: generation.dim,
-            spans: spans.by_ref().take(n).collect(),
-            vectors: vectors.by_ref().take(n).flatten().collect(),
-        });
-        Ok(grouped.collect())
-    }
-}
-
-/// The one row of a document with a vector of its own, which is in stored form.
-fn plain_rows(document: &Document, generation: &Generation, vectors: Vec<f32>) -> DocumentRows {
-    let spans = vec![[0, document.text.len() as u32]];
-    DocumentRows { generation: generation.id, dim: generation.dim, spans, vectors }
 }
 
 /// The right to write, held as long as this lives.
@@ -373,20 +354,40 @@ impl Writing<'_> {
         let mut changes = Vec::with_capacity(last.len());
         let state = self.inner.state.lock();
         let mut sequence = state.sequence;
-        for (Prepared { document, meta, rows }, _) in batch.documents.into_iter().zip(last).filter(|p| p.1) {
-            sequence += 1;
+        for (Prepared { document, meta, rows, unchanged }, _) in
+            batch.documents.into_iter().zip(last).filter(|p| p.1)
+        {
             report.documents += 1;
-            report.replaced += u64::from(state.contains(&document.id)?);
-            report.chunks += rows.spans.len() as u64;
-            let record =
-                DocumentRecord { title: document.title.as_deref(), text: &document.text, meta: &meta };
-            frames.push((FrameType::Upsert, sequence, encode_upsert(&document.id, &rows, &record)));
             let text = StoredText { title: document.title, text: document.text, meta };
+            let stored = state.stored(&document.id)?;
+            if let (Some(sequence), Some(stored)) = (unchanged, &stored)
+                && stored.is(sequence, &text)?
+            {
+                report.unchanged += 1;
+                continue;
+            }
+            sequence += 1;
+            report.replaced += u64::from(stored.is_some());
+            report.chunks += rows.spans.len() as u64;
+            let record = DocumentRecord { title: text.title.as_deref(), text: &text.text, meta: &text.meta };
+            frames.push((FrameType::Upsert, sequence, encode_upsert(&document.id, &rows, &record)));
             changes.push(Change::Upsert(Box::new(ActiveDocument::new(document.id, sequence, text)), rows));
         }
         drop(state);
-        self.append(&frames, changes)?;
+        if frames.is_empty() {
+            self.keep()?
+        } else {
+            self.append(&frames, changes)?
+        }
         Ok(report)
+    }
+
+    /// Acknowledges what is stored already: at durability `Full` it is on the disk, as after any other write.
+    fn keep(&mut self) -> Result<()> {
+        match self.writer.log.as_mut() {
+            Some(log) if self.inner.options.durability == Durability::Full => log.finish().map(|_| ()),
+            _ => Ok(()),
+        }
     }
 
     fn delete(&mut self, ids: &[String]) -> Result<u64> {

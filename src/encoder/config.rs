@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::family::{Family, FixedConfig, model_type};
-use super::files::{MODULES, ModelFiles, SENTENCE_CONFIG, TOKENIZER, TOKENIZER_CONFIG};
+use super::files::{MODULES, ModelFiles, SENTENCE_CONFIG, TOKENIZER, TOKENIZER_CONFIG, is_safe_path};
 use crate::error::{Error, Result};
 use crate::options::limits;
 
@@ -167,6 +167,14 @@ impl Chain {
         let modules: Vec<RawModule> = parse(MODULES, bytes)?;
         if modules.len() > MODULES_MAX {
             return Err(Error::corrupt(MODULES, 0, format!("more than {MODULES_MAX} modules")));
+        }
+        let leaves = |m: &&RawModule| {
+            let path = m.path.trim_end_matches('/');
+            !matches!(path, "" | ".") && !is_safe_path(path)
+        };
+        if let Some(module) = modules.iter().find(leaves) {
+            let what = format!("the path {:.80?} leaves the model's folder", module.path);
+            return Err(Error::corrupt(MODULES, 0, what));
         }
         let mut kinds = modules.iter().map(|m| (m.kind.rsplit('.').next().unwrap_or(""), m.path.as_str()));
         let mut chain = match kinds.next() {

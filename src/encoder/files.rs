@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::admission::check_file;
 use super::prompts::{Prompts, Role};
 use crate::error::{Error, Result};
 use crate::options::limits;
@@ -51,7 +52,8 @@ impl ModelFiles {
     /// Takes `*.json`, `*.safetensors`, `*.txt`, `*.model` and `README.md` in the folder and in its
     /// folders (such as `1_Pooling`). Fails with [`Error::Input`] if the folder is missing, with
     /// [`Error::Corrupt`] if `config.json`, `model.safetensors` or `tokenizer.json` is, and with
-    /// [`Error::Limit`] above [`limits::MODEL_BYTES`].
+    /// [`Error::Limit`] above [`limits::MODEL_BYTES`], or if a file is longer than any of its kind. The table of tensors
+    /// is checked before the tensors are read.
     pub fn read_dir(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if !path.is_dir() {
@@ -67,14 +69,18 @@ impl ModelFiles {
                 }
             } else if entry.is_file() {
                 found.push((name, entry.len()));
+            } else if entry.is_symlink() && (is_model_file(&name) || path.join(&name).is_dir()) {
+                let what = "it is a link, which is not followed: put what it leads to into the model folder";
+                return Err(Error::corrupt(path.join(name), 0, what));
             }
         }
         found.retain(|(name, _)| is_model_file(name));
         check_size(found.iter().map(|(_, length)| *length).sum())?;
 
         let mut files = Self::default();
-        for (name, _) in found {
+        for (name, length) in found {
             let file = path.join(&name);
+            check_file(&file, &name, length)?;
             files.insert(name, fs::read(&file).map_err(Error::io("read", &file))?);
         }
         // A file may have grown since its size was taken.
@@ -250,7 +256,7 @@ fn changes_vectors(path: &str) -> bool {
 }
 
 /// Whether a path names a file inside the folder it is joined to.
-fn is_safe_path(path: &str) -> bool {
+pub(crate) fn is_safe_path(path: &str) -> bool {
     let mut parts = path.split('/');
     !path.contains(['\\', ':', '\0']) && parts.all(|part| !matches!(part, "" | "." | ".."))
 }
@@ -261,9 +267,11 @@ mod tests {
 
     fn minimal() -> ModelFiles {
         let mut files = ModelFiles::default();
-        for name in [CONFIG, WEIGHTS, TOKENIZER, "README.md"] {
+        for name in [CONFIG, TOKENIZER, "README.md"] {
             files.insert(name, name.as_bytes().to_vec());
         }
+        // A file of no tensors.
+        files.insert(WEIGHTS, [&2u64.to_le_bytes()[..], b"{}"].concat());
         files.insert("1_Pooling/config.json", b"{}".to_vec());
         files
     }

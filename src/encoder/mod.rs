@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `files` | the model's files, and its id |
+//! | `admission` | what is checked before other crates read the files |
 //! | `config`, `family` | what they say about modules, and the shapes of each family |
 //! | `weights` | safetensors in and out |
 //! | `prompts` | what is read before queries and documents |
@@ -19,6 +20,7 @@
 //! Invariants: a text's vector does not depend on the texts encoded with it, to the bit.
 //! Files are checked before anything in them is used.
 
+mod admission;
 mod batch;
 mod bert;
 #[cfg(feature = "builtin")]

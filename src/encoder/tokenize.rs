@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{Encoding, Tokenizer, TruncationParams};
 
+use super::admission::check_tokenizer;
 use super::config::parse;
 use crate::error::{Error, Result};
 
@@ -59,6 +60,7 @@ pub(crate) struct TextTokenizer {
 impl TextTokenizer {
     /// Reads `tokenizer.json`, which lies at `file` of the model.
     pub(crate) fn from_bytes(file: &str, bytes: &[u8], options: TokenizerOptions) -> Result<Self> {
+        check_tokenizer(file, bytes)?;
         let mut whole = guarded(file, || Tokenizer::from_bytes(bytes))?;
         whole.with_padding(None);
         guarded(file, || whole.with_truncation(None).map(|_| ()))?;

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{Device, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use super::admission::check_tensors;
 use super::failed;
 use super::fast::Table;
 use super::files::{INDEX, ModelFiles, WEIGHTS};
@@ -257,6 +258,7 @@ fn scaled(codes: &[u8], width: usize, scales: &[f32]) -> Vec<f32> {
 }
 
 fn parse<'a>(file: &str, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
+    check_tensors(file, bytes, bytes.len() as u64)?;
     SafeTensors::deserialize(bytes).map_err(|error| Error::corrupt(file, 0, error.to_string()))
 }
 

@@ -192,6 +192,18 @@ impl<'a> VectorBlock<'a> {
             normalize(out);
         }
     }
+
+    /// Whether values that were copied of a row give that row when they are stored again, to the bit. f32 rows do, and
+    /// so do codes; of their scale rounding may take the last bit.
+    pub fn restores(&self, row: u32, values: &[f32]) -> bool {
+        if self.has_full() || !self.has_codes() {
+            return values == self.full_of(row);
+        }
+        let (mut stored, mut again) = (vec![0; self.dim], vec![0; values.len()]);
+        self.codes_of(row, &mut stored);
+        let scale = quantize::quantize(values, &mut again);
+        stored == again && (self.scales.is_empty() || scale.to_bits() == self.scale_of(row).to_bits())
+    }
 }
 
 fn row_of<T>(matrix: &[T], row: u32, dim: usize) -> &[T] {

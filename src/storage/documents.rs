@@ -1,8 +1,15 @@
 //! Documents of a segment: records packed into blocks, each compressed by zstd with one dictionary.
 
+use std::path::PathBuf;
+
+use zstd::bulk::Compressor;
+
+use super::container::OpenContainerWriter;
 use super::segment::SegmentFile;
+use super::vfs::Vfs;
 use crate::error::{Error, Result};
-use crate::format::file::{DatabaseId, FileBuilder, Kind};
+use crate::format::file::{DatabaseId, Kind};
+use crate::format::manifest::FileEntry;
 use crate::format::segment::{DOCUMENT_BLOCK_BYTES, DocumentRecord, docs};
 
 /// Compression level: fast to write, and close to the best size with a dictionary.
@@ -14,58 +21,115 @@ const DICTIONARY_FROM: usize = 1 << 20;
 /// A block is at most this long uncompressed (one large document has a block of its own).
 const BLOCK_MAX: usize = 64 << 20;
 
-/// Collects documents in order and makes their file.
-#[derive(Default)]
-pub struct DocumentsBuilder {
-    blocks: Vec<Vec<u8>>,
+/// Bytes of documents from which a dictionary is trained: the first ones, so that the rest can be packed as it comes.
+const SAMPLE_BYTES: usize = 8 << 20;
+/// Sections of the file.
+const SECTIONS: usize = 5;
+
+/// Writes documents in order. At most [`SAMPLE_BYTES`] of them are in memory, and where each lies.
+pub struct DocumentsWriter {
+    file: OpenContainerWriter,
+    /// The block under way.
+    block: Vec<u8>,
+    /// Blocks before it that wait for a dictionary.
+    waiting: Vec<Vec<u8>>,
+    waiting_bytes: usize,
+    compressor: Option<Compressor<'static>>,
+    /// Where each packed block begins, and their length.
+    offsets: Vec<u64>,
+    /// Bytes of each block.
+    lengths: Vec<u32>,
     places: Vec<[u32; 2]>,
 }
 
-impl DocumentsBuilder {
+impl DocumentsWriter {
+    /// Begins the file at `path`.
+    pub fn create(vfs: &dyn Vfs, path: PathBuf, database: DatabaseId) -> Result<Self> {
+        Ok(Self {
+            file: OpenContainerWriter::create(vfs, path, Kind::Docs, database, SECTIONS)?,
+            block: Vec::new(),
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            compressor: None,
+            offsets: vec![0],
+            lengths: Vec::new(),
+            places: Vec::new(),
+        })
+    }
+
     /// Appends a document.
-    pub fn push(&mut self, document: &DocumentRecord<'_>) {
-        if self.blocks.last().is_none_or(|block| block.len() >= DOCUMENT_BLOCK_BYTES) {
-            self.blocks.push(Vec::new());
+    pub fn push(&mut self, document: &DocumentRecord<'_>) -> Result<()> {
+        if self.block.len() >= DOCUMENT_BLOCK_BYTES {
+            self.end_block()?;
         }
-        let number = self.blocks.len() as u32 - 1;
-        if let Some(block) = self.blocks.last_mut() {
-            self.places.push([number, block.len() as u32]);
-            document.encode(block);
-        }
+        self.places.push([self.lengths.len() as u32, self.block.len() as u32]);
+        document.encode(&mut self.block);
+        Ok(())
     }
 
-    /// The bytes of the file.
-    pub fn finish(self, database: DatabaseId) -> Result<Vec<u8>> {
-        let failed = |e: std::io::Error| Error::input(format!("documents cannot be compressed: {e}"));
+    /// Packs the block under way, or has it wait.
+    fn end_block(&mut self) -> Result<()> {
+        let block = std::mem::take(&mut self.block);
+        self.lengths.push(block.len() as u32);
+        if self.compressor.is_some() {
+            return self.pack(&block);
+        }
+        self.waiting_bytes += block.len();
+        self.waiting.push(block);
+        if self.waiting_bytes >= SAMPLE_BYTES { self.pack_waiting() } else { Ok(()) }
+    }
+
+    /// Makes the dictionary, and packs what waited for it.
+    fn pack_waiting(&mut self) -> Result<()> {
         let dictionary = self.dictionary();
-        let mut compressor = zstd::bulk::Compressor::with_dictionary(LEVEL, &dictionary).map_err(failed)?;
-        let mut offsets = vec![0u64];
-        let mut packed = Vec::new();
-        for block in &self.blocks {
-            packed.extend(compressor.compress(block).map_err(failed)?);
-            offsets.push(packed.len() as u64);
-        }
-        let lengths: Vec<u32> = self.blocks.iter().map(|b| b.len() as u32).collect();
-        Ok(FileBuilder::new(Kind::Docs, database)
-            .section(docs::DICTIONARY, dictionary)
-            .section(docs::BLOCK_OFFSETS, bytemuck::cast_slice(&offsets).to_vec())
-            .section(docs::BLOCK_LENGTHS, bytemuck::cast_slice(&lengths).to_vec())
-            .section(docs::PLACES, bytemuck::cast_slice(&self.places).to_vec())
-            .section(docs::BLOCKS, packed)
-            .finish())
+        self.file.begin(docs::DICTIONARY);
+        self.file.write(&dictionary)?;
+        self.file.begin(docs::BLOCKS);
+        self.compressor = Some(Compressor::with_dictionary(LEVEL, &dictionary).map_err(failed)?);
+        std::mem::take(&mut self.waiting).iter().try_for_each(|block| self.pack(block))
     }
 
-    /// A dictionary trained on a sample of the blocks; empty where it would not pay.
+    fn pack(&mut self, block: &[u8]) -> Result<()> {
+        let Some(compressor) = &mut self.compressor else { return Ok(()) };
+        let packed = compressor.compress(block).map_err(failed)?;
+        self.offsets.push(self.offsets.last().copied().unwrap_or_default() + packed.len() as u64);
+        self.file.write(&packed)
+    }
+
+    /// Completes the file, which is listed as `path`.
+    pub fn finish(mut self, path: String) -> Result<FileEntry> {
+        if !self.block.is_empty() {
+            self.end_block()?;
+        }
+        if self.compressor.is_none() {
+            self.pack_waiting()?;
+        }
+        let sections: [(u32, &[u8]); 3] = [
+            (docs::BLOCK_OFFSETS, bytemuck::cast_slice(&self.offsets)),
+            (docs::BLOCK_LENGTHS, bytemuck::cast_slice(&self.lengths)),
+            (docs::PLACES, bytemuck::cast_slice(&self.places)),
+        ];
+        for (id, bytes) in sections {
+            self.file.begin(id);
+            self.file.write(bytes)?;
+        }
+        self.file.finish(path)
+    }
+
+    /// A dictionary trained on a sample of the blocks that wait; empty where it would not pay.
     fn dictionary(&self) -> Vec<u8> {
-        let total: usize = self.blocks.iter().map(Vec::len).sum();
-        if total < DICTIONARY_FROM {
+        if self.waiting_bytes < DICTIONARY_FROM {
             return Vec::new();
         }
-        let step = self.blocks.len().div_ceil(512).max(1);
+        let step = self.waiting.len().div_ceil(512).max(1);
         let sample: Vec<&[u8]> =
-            self.blocks.iter().step_by(step).map(|b| &b[..b.len().min(8 << 10)]).collect();
+            self.waiting.iter().step_by(step).map(|b| &b[..b.len().min(8 << 10)]).collect();
         zstd::dict::from_samples(&sample, DICTIONARY_BYTES).unwrap_or_default()
     }
+}
+
+fn failed(error: std::io::Error) -> Error {
+    Error::input(format!("documents cannot be compressed: {error}"))
 }
 
 /// A document read back: title, text, metadata as JSON.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytemuck::Pod;
@@ -12,7 +13,7 @@ use roaring::RoaringBitmap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::container::ContainerWriter;
-use super::documents::{self, DocumentsBuilder, StoredText};
+use super::documents::{self, DocumentsWriter, StoredText};
 use super::paging::Paging;
 use super::vfs::{Bytes, Vfs};
 use super::{SEGMENT_DIR, remove_dir_if_present, write_new};
@@ -25,6 +26,10 @@ use crate::format::segment::{DocumentRecord, ids, rows, tombstones, vectors};
 /// A section of vectors or of a graph that is no longer than this is verified when it is first used; a longer one
 /// by `check`, and whenever its rows are copied.
 pub const VERIFIED_AT_ONCE: usize = 1 << 20;
+
+/// What is read from end to end is taken out of this process's memory after so many bytes: it is not read again soon,
+/// and a merge reads more than may be in memory.
+const RELEASED_AFTER: usize = 32 << 20;
 
 /// One mapped file of a segment.
 pub struct SegmentFile {
@@ -129,7 +134,14 @@ impl SegmentFile {
     /// Verifies the blocks that were not verified before.
     pub fn verify_rest(&self) -> Result<()> {
         self.expect_all();
-        self.verify(0, self.layout.blocks() * BLOCK_LEN)
+        let end = self.layout.blocks() * BLOCK_LEN;
+        for start in (0..end).step_by(RELEASED_AFTER) {
+            self.verify(start, (start + RELEASED_AFTER).min(end))?;
+            if end > RELEASED_AFTER {
+                self.release();
+            }
+        }
+        Ok(())
     }
 
     /// Whether the file has this section.
@@ -449,10 +461,10 @@ pub struct NewDocument<'a> {
     pub record: DocumentRecord<'a>,
 }
 
-/// Collects documents and writes the files of a segment that do not depend on a generation.
-#[derive(Default)]
+/// Writes the files of a segment that do not depend on a generation: texts as they come, the rest at the end.
 pub struct SegmentBuilder {
-    documents: DocumentsBuilder,
+    base: String,
+    documents: DocumentsWriter,
     ids: Vec<u8>,
     offsets: Vec<u32>,
     hashes: Vec<(u64, u32)>,
@@ -460,6 +472,22 @@ pub struct SegmentBuilder {
 }
 
 impl SegmentBuilder {
+    /// Begins a segment in a fresh directory.
+    pub fn create(target: &Target<'_>, segment: u64) -> Result<Self> {
+        let base = segment_dir(segment);
+        let folder = target.dir.join(&base);
+        remove_dir_if_present(target.vfs, &folder)?;
+        target.vfs.create_dir(&folder)?;
+        Ok(Self {
+            base,
+            documents: DocumentsWriter::create(target.vfs, folder.join("docs"), target.database)?,
+            ids: Vec::new(),
+            offsets: Vec::new(),
+            hashes: Vec::new(),
+            sequences: Vec::new(),
+        })
+    }
+
     /// Appends a document; returns its number.
     pub fn push(&mut self, document: &NewDocument<'_>) -> Result<u32> {
         let number = self.sequences.len() as u32;
@@ -476,7 +504,7 @@ impl SegmentBuilder {
         self.ids.extend_from_slice(document.id.as_bytes());
         self.hashes.push((xxh3_64(document.id.as_bytes()), number));
         self.sequences.push(document.sequence);
-        self.documents.push(&document.record);
+        self.documents.push(&document.record)?;
         Ok(number)
     }
 
@@ -490,11 +518,9 @@ impl SegmentBuilder {
         self.sequences.is_empty()
     }
 
-    /// Writes and syncs the files, metadata columns among them, into a fresh directory.
-    pub fn write(mut self, target: &Target<'_>, segment: u64, columns: &Columns) -> Result<Vec<FileEntry>> {
-        let base = segment_dir(segment);
-        remove_dir_if_present(target.vfs, &target.dir.join(&base))?;
-        target.vfs.create_dir(&target.dir.join(&base))?;
+    /// Writes and syncs what is left, metadata columns among it.
+    pub fn finish(mut self, target: &Target<'_>, columns: &Columns) -> Result<Vec<FileEntry>> {
+        let base = self.base;
         self.offsets.push(self.ids.len() as u32);
         self.hashes.sort_unstable();
         let (hashes, order): (Vec<u64>, Vec<u32>) = self.hashes.into_iter().unzip();
@@ -506,10 +532,9 @@ impl SegmentBuilder {
             (ids::SEQUENCES, vec![bytemuck::cast_slice(&self.sequences)]),
         ];
         let attrs = columns.sections().map(|(id, bytes)| (id, vec![bytes]));
-        let docs = self.documents.finish(target.database)?;
         let entries = vec![
             target.write_pieces(format!("{base}/ids"), Kind::Ids, &ids)?,
-            target.write(format!("{base}/docs"), docs)?,
+            self.documents.finish(format!("{base}/docs"))?,
             target.write_pieces(format!("{base}/attrs"), Kind::Attrs, &attrs)?,
         ];
         target.vfs.sync_dir(&target.dir.join(&base))?;
@@ -560,8 +585,11 @@ impl Target<'_> {
         set: VectorSet,
         columns: &VectorColumns,
     ) -> Result<Vec<FileEntry>> {
-        let mut runs =
-            VectorRuns { first: columns.first.clone(), spans: columns.spans.clone(), runs: Vec::new() };
+        let mut runs = VectorRuns {
+            first: columns.first.clone(),
+            spans: columns.spans.clone(),
+            ..VectorRuns::default()
+        };
         let rows = 0..columns.spans.len();
         let (high, low, scales) = (&columns.high[..], &columns.low[..], columns.scales.as_slice());
         let (norms, full) = (columns.norms.as_slice(), columns.full.as_slice());
@@ -592,11 +620,13 @@ impl Target<'_> {
                 (vectors::SCALES, runs.pieces(Run::scales).collect()),
                 (vectors::NORMS, norms.collect()),
             ];
-            entries.push(self.write_pieces(format!("{folder}/codes"), Kind::Codes, &columns)?);
+            let path = format!("{folder}/codes");
+            entries.push(self.write_pieces_of(&runs.segments, path, Kind::Codes, &columns)?);
         }
         if runs.runs.iter().any(|run| !run.full.is_empty()) {
             let columns = [(vectors::FULL, runs.pieces(Run::full).collect())];
-            entries.push(self.write_pieces(format!("{folder}/full"), Kind::Full, &columns)?);
+            let path = format!("{folder}/full");
+            entries.push(self.write_pieces_of(&runs.segments, path, Kind::Full, &columns)?);
         }
         self.vfs.sync_dir(&self.dir.join(&folder))?;
         self.vfs.sync_dir(&self.dir.join(segment_dir(segment)))?;
@@ -605,12 +635,30 @@ impl Target<'_> {
 
     /// Writes and syncs a container whose sections are put together from pieces.
     fn write_pieces(&self, path: String, kind: Kind, sections: &[(u32, Vec<&[u8]>)]) -> Result<FileEntry> {
+        self.write_pieces_of(&[], path, kind, sections)
+    }
+
+    /// The same of pieces that belong to segments, which are taken out of memory piece by piece.
+    fn write_pieces_of(
+        &self,
+        segments: &[Arc<Segment>],
+        path: String,
+        kind: Kind,
+        sections: &[(u32, Vec<&[u8]>)],
+    ) -> Result<FileEntry> {
         let length = |pieces: &[&[u8]]| pieces.iter().map(|piece| piece.len() as u64).sum();
         let lengths: Vec<(u32, u64)> = sections.iter().map(|(id, pieces)| (*id, length(pieces))).collect();
         let full = self.dir.join(&path);
         let mut file = ContainerWriter::create(self.vfs, full, kind, self.database, &lengths)?;
-        for piece in sections.iter().flat_map(|(_, pieces)| pieces).filter(|piece| !piece.is_empty()) {
+        let mut read = 0;
+        let pieces = sections.iter().flat_map(|(_, pieces)| pieces);
+        for piece in pieces.flat_map(|piece| piece.chunks(RELEASED_AFTER)) {
             file.write(piece)?;
+            read += piece.len();
+            if read >= RELEASED_AFTER {
+                segments.iter().for_each(|segment| segment.release(true));
+                read = 0;
+            }
         }
         file.finish(path)
     }
@@ -653,7 +701,7 @@ pub struct VectorColumns {
 }
 
 /// Rows of a generation on their way into a segment, as pieces of columns that lie elsewhere.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct VectorRuns<'a> {
     /// First row of each document, and the number of rows.
     pub first: Vec<u32>,
@@ -661,6 +709,8 @@ pub struct VectorRuns<'a> {
     pub spans: Vec<[u32; 2]>,
     /// The rows, in order.
     pub runs: Vec<Run<'a>>,
+    /// Segments to which they belong.
+    pub segments: Vec<Arc<Segment>>,
 }
 
 /// Consecutive rows of a block.

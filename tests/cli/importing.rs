@@ -14,7 +14,7 @@ fn a_report_and_acknowledgements_in_input_order() {
     let place = Place::new();
     place.write_npy("v.npy", &vectors(10));
     let report = place.json(&["v", "import", "v.npy", "--batch", "4", "--acks", "acks"]);
-    assert_eq!(keys(&report), ["documents", "batches", "seconds", "skipped"]);
+    assert_eq!(keys(&report), ["documents", "batches", "seconds", "skipped", "unchanged"]);
     assert_eq!(
         (&report["documents"], &report["batches"], &report["skipped"]),
         (&json!(10), &json!(3), &json!(0))
@@ -37,6 +37,26 @@ fn of_equal_ids_in_a_batch_the_last_wins() {
     let hit = place.json(&["v", "get", "a"]);
     assert_eq!(hit["id"], "a");
     assert_eq!(place.count("v"), 1);
+}
+
+#[test]
+fn what_is_there_already_is_told() {
+    let place = Place::with_texts();
+    let log = || {
+        fs::read_dir(place.path("db/log")).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum::<u64>()
+    };
+    let before = log();
+    let report = place.json(&["db", "import", "texts.jsonl", "--acks", "acks"]);
+    assert_eq!((&report["documents"], &report["unchanged"]), (&json!(3), &json!(3)));
+    assert_eq!(fs::read_to_string(place.path("acks")).unwrap(), "1 a 7 3\n");
+    assert_eq!(log(), before);
+    let added = place.json(&["db", "add", "--id", "7", "--text", "cats and dogs"]);
+    assert_eq!((&added["replaced"], &added["unchanged"]), (&json!(1), &json!(0)));
+    let again = place.json(&["db", "add", "--id", "7", "--text", "cats and dogs"]);
+    assert_eq!(
+        (&again["replaced"], &again["unchanged"], &again["chunks"]),
+        (&json!(0), &json!(1), &json!(0))
+    );
 }
 
 #[test]
@@ -90,7 +110,7 @@ fn paths_are_looked_at_before_anything_is_created() {
 }
 
 /// Waits until `ready`, for at most a minute.
-fn wait_for(ready: impl Fn() -> bool) {
+pub fn wait_for(ready: impl Fn() -> bool) {
     let start = Instant::now();
     while !ready() {
         assert!(start.elapsed() < Duration::from_secs(60), "nothing happened for a minute");

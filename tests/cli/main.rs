@@ -12,6 +12,8 @@ mod bad_vectors;
 #[cfg(feature = "trainer")]
 mod documents;
 #[cfg(feature = "trainer")]
+mod embedding;
+#[cfg(feature = "trainer")]
 mod feedback;
 #[cfg(feature = "trainer")]
 mod importing;

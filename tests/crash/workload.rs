@@ -40,6 +40,8 @@ pub struct Model {
 pub enum Step {
     /// Adds documents of a version as one batch.
     Add(std::ops::Range<u64>, &'static str),
+    /// Adds documents of a version again, with metadata of their own.
+    Tag(std::ops::Range<u64>, &'static str),
     /// Deletes documents.
     Delete(&'static [u64]),
     /// Seals.
@@ -83,11 +85,11 @@ pub fn event_name(event: &Event) -> String {
 impl Step {
     /// What an acknowledged step changes.
     pub fn apply(&self, model: &mut Model) {
-        if matches!(self, Self::Add(..) | Self::Import { .. }) && model.generation == 0 {
+        if matches!(self, Self::Add(..) | Self::Tag(..) | Self::Import { .. }) && model.generation == 0 {
             (model.generation, model.generations) = (1, 1);
         }
         match self {
-            Self::Add(range, version) => {
+            Self::Add(range, version) | Self::Tag(range, version) => {
                 model.docs.extend(range.clone().map(|n| (id(n), text(n, version))));
             }
             Self::Delete(numbers) => numbers.iter().for_each(|&n| {
@@ -112,7 +114,10 @@ impl Step {
 
     /// Whether all acknowledged documents are on the disk when it returns, at any durability.
     pub fn keeps_docs(&self) -> bool {
-        !matches!(self, Self::Add(..) | Self::Delete(_) | Self::Import { .. } | Self::Click { .. })
+        !matches!(
+            self,
+            Self::Add(..) | Self::Tag(..) | Self::Delete(_) | Self::Import { .. } | Self::Click { .. }
+        )
     }
 
     /// Whether all acknowledged events are on the disk when it returns, at any durability.
@@ -127,6 +132,11 @@ impl Step {
             Self::Add(range, version) => {
                 let plain = world.plain;
                 let all = range.clone().map(|n| document(n, version, plain));
+                world.db()?.add(all).map(|_| ())
+            }
+            Self::Tag(range, version) => {
+                let plain = world.plain;
+                let all = range.clone().map(|n| document(n, version, plain).meta("tag", n + 1));
                 world.db()?.add(all).map(|_| ())
             }
             Self::Delete(numbers) => {
@@ -409,6 +419,31 @@ pub fn text_steps() -> Vec<Step> {
         Add(2..3, "fifth"),
         Rollback(2),
         Delete(&[3]),
+    ]
+}
+
+/// The workload of documents that come again: the same, with other metadata, or in part new.
+pub fn repeated_steps() -> Vec<Step> {
+    use Step::*;
+    vec![
+        Add(0..5, "first"),
+        Add(0..5, "first"),
+        Add(3..8, "first"),
+        Seal,
+        Add(0..8, "first"),
+        Tag(2..4, "first"),
+        Delete(&[1, 5]),
+        Add(0..6, "first"),
+        Reopen,
+        Add(0..8, "first"),
+        Tag(0..8, "first"),
+        Add(6..9, "second"),
+        Compact,
+        Tag(0..6, "first"),
+        Reindex,
+        Add(0..9, "first"),
+        Rollback(1),
+        Add(0..9, "first"),
     ]
 }
 

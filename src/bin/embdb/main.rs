@@ -7,6 +7,7 @@
 //! | `shell` | statements from a terminal or a script |
 //! | `input` | readers of the files that `import` takes |
 //! | `context` | what a statement runs with: database, output, flags |
+//! | `pipeline` | reading, work and results in stages |
 //! | `output`, `progress`, `interrupt`, `failure` | results, bars, Ctrl-C, exit codes |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
@@ -18,6 +19,7 @@ mod failure;
 mod input;
 mod interrupt;
 mod output;
+mod pipeline;
 mod progress;
 mod shell;
 

@@ -14,7 +14,7 @@ const UNKNOWN: &str = "{msg} {spinner} {human_pos} {per_sec} {elapsed}";
 const COUNTED: &str = "{msg} {bar:32} {percent}% left {eta}";
 
 /// The stage of [`Work::documents`].
-pub const IMPORT: &str = "import";
+const IMPORT: &str = "import";
 
 /// A bar on standard error; hidden unless that is a terminal.
 #[derive(Clone)]

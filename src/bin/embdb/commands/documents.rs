@@ -1,6 +1,7 @@
 //! `add`, `get`, `delete`, `ids`, `count`: documents one by one.
 
 use clap::Args;
+use embdb::db::write::AddReport;
 use embdb::types::{Document, Meta};
 use serde_json::{Value, json};
 
@@ -60,10 +61,18 @@ impl Add {
         };
         let report = context.write(Default::default(), 0)?.add([document])?;
         if context.out.is_json() {
-            let (documents, replaced, chunks) = (report.documents, report.replaced, report.chunks);
-            context.out.json(&json!({"documents": documents, "replaced": replaced, "chunks": chunks}))?;
+            context.out.json(&json!({
+                "documents": report.documents,
+                "replaced": report.replaced,
+                "chunks": report.chunks,
+                "unchanged": report.unchanged,
+            }))?;
         } else {
-            context.note(if report.replaced > 0 { "replaced 1 document" } else { "added 1 document" });
+            context.note(match report {
+                AddReport { unchanged: 1.., .. } => "1 document is unchanged",
+                AddReport { replaced: 1.., .. } => "replaced 1 document",
+                _ => "added 1 document",
+            });
         }
         Ok(0)
     }

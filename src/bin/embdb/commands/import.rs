@@ -1,17 +1,15 @@
-//! `import`: documents in, through a pipeline of three threads: read, encode, commit.
+//! `import`: documents in, through a pipeline: one thread reads, two encode, this one commits.
 //!
 //! Invariants: input order is kept; a batch is N consecutive inputs and one commit; of a batch with
 //! a faulty input nothing is written, and nothing after it; a batch is acknowledged after it is
-//! durable. Memory is bounded: at most [`AHEAD`] batches wait between two threads.
+//! durable. Memory is bounded: at most [`AHEAD`] batches are read and not yet committed.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Args;
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use embdb::db::write::Batch;
 use embdb::options::{Task, limits};
 use embdb::types::Document;
@@ -22,16 +20,18 @@ use crate::args;
 use crate::context::Context;
 use crate::failure::Outcome;
 use crate::input::{self, Format, Input, InputOptions, Located};
-use crate::progress::{IMPORT, Work};
+use crate::pipeline::{self, Feed, Results};
+use crate::progress::Work;
 
 /// Inputs of a batch by default.
 const BATCH_TEXTS: usize = 256;
 /// The same for plain vectors, which need no encoding.
 const BATCH_VECTORS: usize = 1024;
-/// How soon an interrupt is noticed while there is nothing to commit.
-const NOTICE: Duration = Duration::from_millis(100);
-/// Batches that may wait between two stages.
-const AHEAD: usize = 2;
+/// Batches that are encoded at once: while one is cut into chunks, or its last texts are encoded, the other keeps the
+/// cores busy.
+const AT_ONCE: usize = 2;
+/// Batches that may wait to be committed, those that are encoded included.
+const AHEAD: usize = 4;
 
 /// Import files and folders
 #[derive(Debug, Args)]
@@ -97,6 +97,7 @@ impl Import {
             "batches": done.batches,
             "seconds": start.elapsed().as_secs_f64(),
             "skipped": done.repeated + read.skipped(),
+            "unchanged": done.unchanged,
         }))?;
         Ok(0)
     }
@@ -109,6 +110,8 @@ struct Done {
     batches: u64,
     /// Inputs that a later one of their batch replaced.
     repeated: u64,
+    /// Documents that were there already.
+    unchanged: u64,
     /// Bytes of the input up to here.
     read: u64,
 }
@@ -129,9 +132,6 @@ struct Extent {
 }
 
 /// Reads and encodes in threads of their own, commits in this one.
-///
-/// The threads are joined only when all is done: after an error or an interrupt the reader may wait for input
-/// that never comes. It holds nothing that matters then.
 fn pipeline(
     db: &Db,
     input: Input,
@@ -140,20 +140,29 @@ fn pipeline(
     task: &Task,
     progress: impl Fn(&Done),
 ) -> Result<Done> {
-    let (to_prepare, read) = bounded(AHEAD);
-    let (to_commit, prepared) = bounded(AHEAD);
     let (writer, stop) = (db.clone(), task.clone());
-    let reader = thread::spawn(move || read_batches(input, batch, to_prepare));
-    let encoder = thread::spawn(move || prepare_batches(&writer, &stop, read, to_commit));
-    let done = commit_batches(db, acks, task, &prepared, progress)?;
-    for stage in [reader, encoder] {
-        stage.join().map_err(|_| Error::input("a thread of the import stopped before its work was done"))?;
-    }
-    Ok(done)
+    let prepare = move |parcel| prepare_parcel(&writer, &stop, parcel);
+    let (creates, first) = (!db.exists(), prepare.clone());
+    let read = move |feed: Feed<_, _>| {
+        // The first batch creates the database, as its first document asks: no other may be there before it.
+        let mut created = !creates;
+        read_batches(input, batch, |parcel| match parcel {
+            Ok(parcel) if created => feed.send(parcel),
+            parcel => {
+                created = true;
+                feed.done(parcel.and_then(&first))
+            }
+        });
+    };
+    commit_batches(db, acks, task, &pipeline::start(AHEAD, AT_ONCE, prepare, read), progress)
 }
 
-/// Groups inputs into batches. Ends with the input, an error, or when nobody listens any more.
-fn read_batches(input: Input, batch: Option<usize>, out: Sender<Result<Parcel<Vec<Located>>>>) {
+/// Groups inputs into batches and hands them on. Ends with the input, an error, or when nobody listens any more.
+fn read_batches(
+    input: Input,
+    batch: Option<usize>,
+    mut send: impl FnMut(Result<Parcel<Vec<Located>>>) -> bool,
+) {
     let progress = input.progress();
     let mut input = input.peekable();
     let plain = matches!(input.peek(), Some(Ok(first)) if first.document.vector.is_some());
@@ -168,7 +177,7 @@ fn read_batches(input: Input, batch: Option<usize>, out: Sender<Result<Parcel<Ve
             Err(error) => Err(error),
         };
         let last = parcel.is_err();
-        if out.send(parcel).is_err() || last {
+        if !send(parcel) || last {
             return;
         }
     }
@@ -202,22 +211,9 @@ fn read_batch(
     Ok(Some(Parcel { load, extent }))
 }
 
-fn prepare_batches(
-    db: &Db,
-    task: &Task,
-    input: Receiver<Result<Parcel<Vec<Located>>>>,
-    out: Sender<Result<Parcel<Batch>>>,
-) {
-    for parcel in input {
-        let parcel = parcel.and_then(|parcel| {
-            task.step(IMPORT, 0, 0)?;
-            Ok(Parcel { load: prepare(db, task, parcel.load)?, extent: parcel.extent })
-        });
-        let last = parcel.is_err();
-        if out.send(parcel).is_err() || last {
-            return;
-        }
-    }
+fn prepare_parcel(db: &Db, task: &Task, parcel: Parcel<Vec<Located>>) -> Result<Parcel<Batch>> {
+    task.step("prepare", 0, 0)?;
+    Ok(Parcel { load: prepare(db, task, parcel.load)?, extent: parcel.extent })
 }
 
 /// Encodes a batch; an error about one document names its place in the input.
@@ -250,21 +246,15 @@ fn commit_batches(
     db: &Db,
     mut acks: Option<Acks>,
     task: &Task,
-    input: &Receiver<Result<Parcel<Batch>>>,
+    input: &Results<Parcel<Batch>>,
     progress: impl Fn(&Done),
 ) -> Result<Done> {
     let mut done = Done::default();
-    loop {
-        task.step(IMPORT, 0, 0)?;
-        let parcel = match input.recv_timeout(NOTICE) {
-            Ok(parcel) => parcel?,
-            Err(RecvTimeoutError::Timeout) => continue,
-            Err(RecvTimeoutError::Disconnected) => return Ok(done),
-        };
-        let Parcel { load, extent } = parcel;
+    while let Some(Parcel { load, extent }) = input.next(task)? {
         let report = db.commit(load)?;
         done.batches += 1;
         done.documents += report.documents;
+        done.unchanged += report.unchanged;
         done.repeated += (extent.inputs as u64).saturating_sub(report.documents);
         done.read = extent.read;
         if let Some(acks) = &mut acks {
@@ -272,6 +262,7 @@ fn commit_batches(
         }
         progress(&done);
     }
+    Ok(done)
 }
 
 /// The file of acknowledgements.

@@ -49,7 +49,7 @@ pub fn each(path: &Path, mut take: impl FnMut(&str) -> std::result::Result<(), S
 }
 
 /// All texts of a file: JSON objects with `text` (and `title`), or JSON strings.
-#[cfg(feature = "encoder")]
+#[cfg(feature = "trainer")]
 pub fn texts(path: &Path) -> Result<Vec<String>> {
     let mut texts = Vec::new();
     each(path, |line| {
@@ -62,8 +62,9 @@ pub fn texts(path: &Path) -> Result<Vec<String>> {
     Ok(texts)
 }
 
+/// The text of a line, below its title if it has one.
 #[cfg(feature = "encoder")]
-fn text(line: &str) -> std::result::Result<String, String> {
+pub fn text(line: &str) -> std::result::Result<String, String> {
     let value: Value = serde_json::from_str(line).map_err(|error| format!("invalid JSON: {error}"))?;
     let object = match value {
         Value::String(text) => return Ok(text),

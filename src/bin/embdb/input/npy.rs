@@ -6,7 +6,7 @@
 //! a file of the right name is always whole.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -293,7 +293,7 @@ pub fn read_matrix(path: &Path) -> Result<(usize, usize, Vec<f32>)> {
 ///
 /// # Errors
 /// [`Error::Input`] if `values` are not `rows` × `cols`, [`Error::Io`].
-#[cfg(any(test, feature = "encoder"))]
+#[cfg(test)]
 pub fn write_f32(path: &Path, rows: usize, cols: usize, values: &[f32]) -> Result<()> {
     write(path, "<f4", (rows, cols), values, |value| value.to_le_bytes())
 }
@@ -308,7 +308,7 @@ pub fn write_i64(path: &Path, rows: usize, cols: usize, values: &[i64]) -> Resul
 
 fn write<T: Copy, const N: usize>(
     path: &Path,
-    descr: &str,
+    descr: &'static str,
     (rows, cols): (usize, usize),
     values: &[T],
     bytes_of: impl Fn(T) -> [u8; N],
@@ -316,32 +316,105 @@ fn write<T: Copy, const N: usize>(
     if rows.checked_mul(cols) != Some(values.len()) {
         return Err(Error::input(format!("{} values are not {rows} rows of {cols}", values.len())));
     }
-    let Some(name) = path.file_name() else {
-        return Err(Error::input(format!("{}: not the name of a file", path.display())));
-    };
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(temporary);
-    let body = || -> io::Result<()> {
-        let mut file = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
-        file.write_all(&header_bytes(descr, rows, cols))?;
-        values.iter().try_for_each(|&value| file.write_all(&bytes_of(value)))?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    body().map_err(|e| {
-        // The first error is the one to report.
-        let _ = fs::remove_file(&temporary);
-        Error::io("write", path)(e)
-    })
+    let mut array = ArrayWriter::create(path, descr, cols)?;
+    array.write(values, bytes_of)?;
+    array.finish(rows)
 }
 
-/// A version 1 header, padded so that the data begin at a multiple of 64.
+/// An array of 32-bit floats that is written row by row. Nothing of it is visible under its name before
+/// [`finish`](Self::finish), and nothing is left if that does not come.
+#[cfg(feature = "encoder")]
+pub struct F32Writer {
+    array: ArrayWriter,
+    values: usize,
+}
+
+#[cfg(feature = "encoder")]
+impl F32Writer {
+    /// Begins an array of rows of `cols` values, to replace a file of that name.
+    pub fn create(path: &Path, cols: usize) -> Result<Self> {
+        Ok(Self { array: ArrayWriter::create(path, "<f4", cols)?, values: 0 })
+    }
+
+    /// Appends rows.
+    pub fn write(&mut self, values: &[f32]) -> Result<()> {
+        self.values += values.len();
+        self.array.write(values, f32::to_le_bytes)
+    }
+
+    /// Completes the file.
+    pub fn finish(self) -> Result<()> {
+        let rows = self.values / self.array.cols.max(1);
+        self.array.finish(rows)
+    }
+}
+
+/// A file that gets its name when it is whole, and is removed if it never is.
+struct ArrayWriter {
+    file: BufWriter<File>,
+    path: PathBuf,
+    temporary: PathBuf,
+    descr: &'static str,
+    cols: usize,
+    renamed: bool,
+}
+
+impl ArrayWriter {
+    fn create(path: &Path, descr: &'static str, cols: usize) -> Result<Self> {
+        let Some(name) = path.file_name() else {
+            return Err(Error::input(format!("{}: not the name of a file", path.display())));
+        };
+        let mut temporary = std::ffi::OsString::from(".");
+        temporary.push(name);
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let temporary = path.with_file_name(temporary);
+        let file = File::create(&temporary).map_err(Error::io("write", path))?;
+        let file = BufWriter::with_capacity(1 << 20, file);
+        let mut array = Self { file, path: path.to_path_buf(), temporary, descr, cols, renamed: false };
+        // As long as the one with the number of rows.
+        array.file.write_all(&header_bytes(descr, 0, cols)).map_err(Error::io("write", path))?;
+        Ok(array)
+    }
+
+    fn write<T: Copy, const N: usize>(
+        &mut self,
+        values: &[T],
+        bytes_of: impl Fn(T) -> [u8; N],
+    ) -> Result<()> {
+        let mut values = values.iter();
+        values
+            .try_for_each(|&value| self.file.write_all(&bytes_of(value)))
+            .map_err(Error::io("write", &self.path))
+    }
+
+    fn finish(mut self, rows: usize) -> Result<()> {
+        let body = |array: &mut Self| -> io::Result<()> {
+            array.file.rewind()?;
+            array.file.write_all(&header_bytes(array.descr, rows, array.cols))?;
+            array.file.flush()?;
+            array.file.get_ref().sync_all()?;
+            fs::rename(&array.temporary, &array.path)
+        };
+        body(&mut self).map_err(Error::io("write", &self.path))?;
+        self.renamed = true;
+        Ok(())
+    }
+}
+
+impl Drop for ArrayWriter {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // Whatever went wrong was told before.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// A version 1 header, padded so that the data begin at a multiple of 64: at 128, for any number of rows and columns.
 fn header_bytes(descr: &str, rows: usize, cols: usize) -> Vec<u8> {
     let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({rows}, {cols}), }}");
     let fixed = MAGIC.len() + 4;
-    let padded = (fixed + text.len() + 1).next_multiple_of(64) - fixed;
+    let padded = (fixed + text.len() + 1).next_multiple_of(128) - fixed;
     text.push_str(&" ".repeat(padded - 1 - text.len()));
     text.push('\n');
     let mut bytes = MAGIC.to_vec();

@@ -486,6 +486,24 @@ fn arrays_come_back_as_they_were_written() {
     assert_eq!(left.len(), 2, "{left:?}");
 }
 
+#[cfg(feature = "encoder")]
+#[test]
+fn an_array_has_its_name_when_it_is_whole() {
+    let root = folder(&[]);
+    let path = root.path().join("v.npy");
+    let names = || fs::read_dir(root.path()).unwrap().count();
+    let mut half = npy::F32Writer::create(&path, 2).unwrap();
+    half.write(&[1.0; 4]).unwrap();
+    assert_eq!((names(), path.exists()), (1, false));
+    drop(half);
+    assert_eq!(names(), 0);
+    let mut whole = npy::F32Writer::create(&path, 2).unwrap();
+    (0..300).for_each(|row| whole.write(&[row as f32, 0.5]).unwrap());
+    whole.finish().unwrap();
+    let (rows, cols, values) = npy::read_matrix(&path).unwrap();
+    assert_eq!((rows, cols, values[598], names()), (300, 2, 299.0, 1));
+}
+
 #[test]
 fn fvecs_rows_become_vectors() {
     let row = |dim: i32, values: &[f32]| {
