@@ -47,13 +47,14 @@ impl Inner {
         self.rows_beside(shape, generation, documents, known, task)
     }
 
-    /// Threads for one of the batches that are being prepared.
-    fn threads(&self) -> usize {
+    /// A stored encoder with its share of the threads, where several batches are being prepared.
+    fn sharing_encoder(&self, model_id: &str) -> Result<Encoder> {
         let all = match self.options.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        all.div_ceil(self.preparing.load(Ordering::Relaxed).max(1))
+        let threads = all.div_ceil(self.preparing.load(Ordering::Relaxed).max(1));
+        self.encoder(model_id).map(|encoder| encoder.with_threads(threads))
     }
 
     /// Rows of documents of which something is known; the encoder is loaded only if something is not. Each text is
@@ -81,7 +82,7 @@ impl Inner {
             };
             let encoder = match &encoder {
                 Some(encoder) => encoder,
-                None => encoder.insert(self.encoder(&generation.model_id)?.with_threads(self.threads())),
+                None => encoder.insert(self.sharing_encoder(&generation.model_id)?),
             };
             plans.push(Plan::Chunks(plan(chunk_document(encoder, document)?, stored, &mut texts)));
         }
