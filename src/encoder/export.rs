@@ -150,6 +150,7 @@ fn free_folder(files: &ModelFiles, modules: &[Value]) -> String {
     format!("{number}_Dense")
 }
 
-fn pretty(value: &Value) -> Vec<u8> {
+/// JSON as people read it.
+pub(crate) fn pretty(value: &Value) -> Vec<u8> {
     format!("{value:#}\n").into_bytes()
 }

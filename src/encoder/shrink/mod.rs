@@ -1,16 +1,18 @@
 //! A smaller model out of a model's parts: some of its layers, the inner units that matter, and the tokens that occur.
 //!
-//! What is left out is not replaced: the result is a start for training, which [`distil`](crate::trainer::distil) does.
+//! What is left out is not replaced: the result is a start for training, which distillation does.
 //! Behind the pooled states stands a dense layer onto given axes, so that vectors may be cut (Kusupati et al. 2022,
 //! arXiv:2205.13147).
 
 mod vocabulary;
 
 use candle_core::{Device, Tensor};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::batch::TokenBatch;
 use super::bert::Bert;
+use super::config::parse;
+use super::export::pretty;
 use super::family::Family;
 use super::family::bert::{BertConfig, Kind};
 use super::files::{CONFIG, MODULES, SENTENCE_CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
@@ -105,9 +107,19 @@ impl Encoder {
         }
         let bias = Tensor::zeros(dim, candle_core::DType::F32, &Device::Cpu).map_err(failed)?;
         let dense = Weights::from([("linear.weight".to_owned(), matrix), ("linear.bias".to_owned(), bias)]);
+        let mut files = ModelFiles::default();
+        files.insert(CONFIG, pretty(&Value::Object(self.settings(config)?)));
+        describe(&mut files, config, dim);
+        files.insert(TOKENIZER, tokenizer);
+        files.insert(WEIGHTS, weights::write(WEIGHTS, weights)?);
+        let path = format!("{DENSE}/{WEIGHTS}");
+        files.insert(path.as_str(), weights::write(&path, &dense)?);
+        Ok(files)
+    }
 
-        let mut settings: serde_json::Map<String, Value> =
-            super::config::parse(CONFIG, self.files().required(CONFIG)?)?;
+    /// What `config.json` says of the smaller model: what this one's says, with other sizes.
+    fn settings(&self, config: &BertConfig) -> Result<Map<String, Value>> {
+        let mut settings: Map<String, Value> = parse(CONFIG, self.files().required(CONFIG)?)?;
         settings.retain(|key, _| !key.starts_with('_') && key != "transformers_version");
         for (key, value) in [
             ("vocab_size", config.vocabulary),
@@ -117,42 +129,29 @@ impl Encoder {
         ] {
             settings.insert(key.to_owned(), json!(value));
         }
-        let module = |number: usize, kind: &str, path: &str| {
-            json!({"idx": number, "name": number.to_string(), "path": path,
-                "type": format!("sentence_transformers.models.{kind}")})
-        };
-        let pooling = "1_Pooling";
-        let modules = json!([
-            module(0, "Transformer", ""),
-            module(1, "Pooling", pooling),
-            module(2, "Dense", DENSE),
-            module(3, "Normalize", "3_Normalize"),
-        ]);
-        let shape = json!({"in_features": config.hidden, "out_features": dim, "bias": true,
-            "activation_function": "torch.nn.modules.linear.Identity"});
-        let mode = json!({"word_embedding_dimension": config.hidden, "pooling_mode_mean_tokens": true,
-            "pooling_mode_cls_token": false, "pooling_mode_max_tokens": false,
-            "pooling_mode_mean_sqrt_len_tokens": false});
-        let limits = json!({"max_seq_length": config.positions, "do_lower_case": false});
-        let reading = json!({"tokenizer_class": "BertTokenizer", "model_max_length": config.positions});
-
-        let mut files = ModelFiles::default();
-        for (name, value) in [
-            (CONFIG, Value::Object(settings)),
-            (MODULES, modules),
-            (SENTENCE_CONFIG, limits),
-            (TOKENIZER_CONFIG, reading),
-            (&format!("{pooling}/{CONFIG}"), mode),
-            (&format!("{DENSE}/{CONFIG}"), shape),
-        ] {
-            files.insert(name, format!("{value:#}\n").into_bytes());
-        }
-        files.insert(TOKENIZER, tokenizer);
-        files.insert(WEIGHTS, weights::write(WEIGHTS, weights)?);
-        let path = format!("{DENSE}/{WEIGHTS}");
-        files.insert(path.as_str(), weights::write(&path, &dense)?);
-        Ok(files)
+        Ok(settings)
     }
+}
+
+/// Adds what sentence-transformers reads beside `config.json`: the mean of the states, the dense layer, length 1.
+fn describe(files: &mut ModelFiles, config: &BertConfig, dim: usize) {
+    let modules =
+        ["Transformer", "Pooling", "Dense", "Normalize"].iter().enumerate().map(|(number, kind)| {
+            let path = if number == 0 { String::new() } else { format!("{number}_{kind}") };
+            let kind = format!("sentence_transformers.models.{kind}");
+            json!({"idx": number, "name": number.to_string(), "path": path, "type": kind})
+        });
+    let mean = json!({"word_embedding_dimension": config.hidden, "pooling_mode_mean_tokens": true,
+        "pooling_mode_cls_token": false, "pooling_mode_max_tokens": false, "pooling_mode_mean_sqrt_len_tokens": false});
+    let dense = json!({"in_features": config.hidden, "out_features": dim, "bias": true,
+        "activation_function": "torch.nn.modules.linear.Identity"});
+    files.insert(MODULES, pretty(&modules.collect()));
+    files.insert(format!("1_Pooling/{CONFIG}"), pretty(&mean));
+    files.insert(format!("{DENSE}/{CONFIG}"), pretty(&dense));
+    let limits = json!({"max_seq_length": config.positions, "do_lower_case": false});
+    files.insert(SENTENCE_CONFIG, pretty(&limits));
+    let tokenizer = json!({"tokenizer_class": "BertTokenizer", "model_max_length": config.positions});
+    files.insert(TOKENIZER_CONFIG, pretty(&tokenizer));
 }
 
 impl ModelFiles {

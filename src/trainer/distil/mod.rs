@@ -2,7 +2,7 @@
 //!
 //! The student begins as parts of the teacher ([`Encoder::shrunk`]) with a dense layer onto the principal axes of the
 //! teacher's vectors, so that its first dimensions hold most of what tells texts apart. It learns the teacher's vectors
-//! along those axes, in full and cut to each rung of the ladder ([`loss`]). At the end its matrices become bytes.
+//! along those axes, in full and cut to each rung of the ladder. At the end its matrices become bytes.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -53,7 +53,7 @@ impl Default for DistilOptions {
 pub struct Distilled {
     /// Its files, matrices as bytes.
     pub files: ModelFiles,
-    /// What was done; the loss is that of [`DistilLoss`].
+    /// what was done.
     pub report: TrainReport,
 }
 
