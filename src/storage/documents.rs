@@ -26,7 +26,7 @@ const SAMPLE_BYTES: usize = 8 << 20;
 /// Sections of the file.
 const SECTIONS: usize = 5;
 
-/// Writes documents in order. At most [`SAMPLE_BYTES`] of them are in memory, and where each lies.
+/// Writes documents in order. At most a sample of them, some megabytes, is in memory, and where each lies.
 pub struct DocumentsWriter {
     file: OpenContainerWriter,
     /// The block under way.
