@@ -103,7 +103,7 @@ impl Default for OpenOptions {
             busy_timeout: std::time::Duration::ZERO,
             background: true,
             seal_rows: 65_536,
-            seal_bytes: 256 << 20,
+            seal_bytes: 128 << 20,
             threads: 0,
             mapped_bytes: None,
         }

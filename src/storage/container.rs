@@ -10,102 +10,9 @@ use crate::format::manifest::FileEntry;
 /// Bytes that are written at once.
 const BUFFER: usize = 8 * BLOCK_LEN;
 
-/// Writes one container from its first byte to its last. The lengths of all sections are known beforehand.
+/// Writes one container. The lengths of sections are known only at its end: the first block, which holds their table, is
+/// written once more then.
 pub struct ContainerWriter {
-    file: Box<dyn WriteFile>,
-    path: PathBuf,
-    /// Lengths of the sections that are not finished, the one under way first.
-    sections: std::vec::IntoIter<u64>,
-    /// Bytes that the section under way still needs.
-    missing: u64,
-    /// What is not in the file yet; begins at a multiple of the block length.
-    buffer: Vec<u8>,
-    /// Bytes in the file.
-    written: u64,
-    sums: Vec<u64>,
-}
-
-impl ContainerWriter {
-    /// Begins a new file; a left-over of the same name is removed. `sections` are ids and lengths, in order.
-    pub fn create(
-        vfs: &dyn Vfs,
-        path: PathBuf,
-        kind: Kind,
-        database: DatabaseId,
-        sections: &[(u32, u64)],
-    ) -> Result<Self> {
-        if vfs.exists(&path)? {
-            vfs.remove_file(&path)?;
-        }
-        let file = vfs.create(&path)?;
-        let mut buffer = head(kind, database, sections);
-        let body: u64 = sections.iter().map(|s| s.1).sum();
-        buffer.reserve(BUFFER.min(usize::try_from(body).unwrap_or(BUFFER)) + BLOCK_LEN);
-        let mut sections = sections.iter().map(|s| s.1).collect::<Vec<_>>().into_iter();
-        let missing = sections.next().unwrap_or_default();
-        let mut writer = Self { file, path, sections, missing, buffer, written: 0, sums: Vec::new() };
-        writer.next_section()?;
-        Ok(writer)
-    }
-
-    /// Appends bytes to the section under way; the next one begins where it is complete.
-    pub fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
-        if bytes.len() as u64 > self.missing {
-            return Err(Error::corrupt(&self.path, self.written, "a section is longer than was announced"));
-        }
-        self.missing -= bytes.len() as u64;
-        while !bytes.is_empty() {
-            let (now, rest) = bytes.split_at(bytes.len().min(BUFFER.saturating_sub(self.buffer.len())));
-            self.buffer.extend_from_slice(now);
-            bytes = rest;
-            if self.buffer.len() >= BUFFER {
-                self.flush()?;
-            }
-        }
-        self.next_section()
-    }
-
-    /// Ends sections that are complete.
-    fn next_section(&mut self) -> Result<()> {
-        while self.missing == 0 {
-            // The buffer begins at a multiple of the alignment.
-            self.buffer.resize(self.buffer.len().next_multiple_of(ALIGN), 0);
-            match self.sections.next() {
-                Some(length) => self.missing = length,
-                None => break,
-            }
-        }
-        if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let whole = self.buffer.len() / BLOCK_LEN * BLOCK_LEN;
-        self.sums.extend(self.buffer[..whole].chunks(BLOCK_LEN).map(block_checksum));
-        self.file.write_at(self.written, &self.buffer[..whole])?;
-        self.written += whole as u64;
-        self.buffer.drain(..whole);
-        Ok(())
-    }
-
-    /// Writes what remains and syncs; the caller syncs the directory. `path` is that of the entry.
-    pub fn finish(mut self, path: String) -> Result<FileEntry> {
-        if self.missing > 0 || self.sections.next().is_some() {
-            return Err(Error::corrupt(&self.path, self.written, "a section is shorter than was announced"));
-        }
-        self.sums.extend(self.buffer.chunks(BLOCK_LEN).map(block_checksum));
-        let tail = tail(self.written + self.buffer.len() as u64, &self.sums);
-        // The trailer ends in the checksum and the end mark.
-        let checksum = crate::format::u64_at(&tail, tail.len() - 16).unwrap_or_default();
-        self.buffer.extend_from_slice(&tail);
-        self.file.write_at(self.written, &self.buffer)?;
-        self.file.sync()?;
-        Ok(FileEntry { path, length: self.written + self.buffer.len() as u64, checksum })
-    }
-}
-
-/// Writes one container whose sections' lengths are known only at its end: the first block, which holds the table of
-/// sections, is written once more then.
-pub struct OpenContainerWriter {
     file: Box<dyn WriteFile>,
     path: PathBuf,
     kind: Kind,
@@ -123,7 +30,7 @@ pub struct OpenContainerWriter {
     sums: Vec<u64>,
 }
 
-impl OpenContainerWriter {
+impl ContainerWriter {
     /// Begins a new file of `count` sections; a left-over of the same name is removed.
     pub fn create(
         vfs: &dyn Vfs,
@@ -217,19 +124,8 @@ mod tests {
 
     /// The bytes of a file of these sections, handed over in pieces of `piece` bytes.
     fn streamed(vfs: &SimVfs, sections: &[(u32, Vec<u8>)], piece: usize) -> (Vec<u8>, FileEntry) {
-        let lengths: Vec<(u32, u64)> = sections.iter().map(|s| (s.0, s.1.len() as u64)).collect();
-        let mut writer = ContainerWriter::create(vfs, "f".into(), Kind::Docs, [7; 16], &lengths).unwrap();
-        for (_, bytes) in sections {
-            bytes.chunks(piece).for_each(|part| writer.write(part).unwrap());
-        }
-        let entry = writer.finish("f".into()).unwrap();
-        (vfs.read(Path::new("f")).unwrap(), entry)
-    }
-
-    /// The same without lengths.
-    fn open(vfs: &SimVfs, sections: &[(u32, Vec<u8>)], piece: usize) -> (Vec<u8>, FileEntry) {
         let mut writer =
-            OpenContainerWriter::create(vfs, "f".into(), Kind::Docs, [7; 16], sections.len()).unwrap();
+            ContainerWriter::create(vfs, "f".into(), Kind::Docs, [7; 16], sections.len()).unwrap();
         for (id, bytes) in sections {
             writer.begin(*id);
             bytes.chunks(piece).for_each(|part| writer.write(part).unwrap());
@@ -256,29 +152,20 @@ mod tests {
                 })
                 .finish();
             for piece in [1000, BLOCK_LEN, 1 << 22] {
-                for (bytes, entry) in [streamed(&vfs, &sections, piece), open(&vfs, &sections, piece)] {
-                    assert!(bytes == whole, "{} sections in pieces of {piece}", sections.len());
-                    assert_eq!(entry.length, whole.len() as u64);
-                    assert_eq!(Some(entry.checksum), crate::format::u64_at(&whole, whole.len() - 16));
-                }
+                let (bytes, entry) = streamed(&vfs, &sections, piece);
+                assert!(bytes == whole, "{} sections in pieces of {piece}", sections.len());
+                assert_eq!(entry.length, whole.len() as u64);
+                assert_eq!(Some(entry.checksum), crate::format::u64_at(&whole, whole.len() - 16));
             }
         }
     }
 
     #[test]
-    fn lengths_that_were_not_announced_are_refused() {
+    fn sections_that_were_not_announced_are_refused() {
         let vfs = SimVfs::new(1);
-        let create = |vfs: &SimVfs| {
-            ContainerWriter::create(vfs, "f".into(), Kind::Docs, [7; 16], &[(1, 4), (2, 2)]).unwrap()
-        };
-        assert!(create(&vfs).write(&[0; 5]).is_err());
-        let mut short = create(&vfs);
-        short.write(&[0; 4]).unwrap();
-        short.write(&[0; 1]).unwrap();
-        assert!(short.finish("f".into()).is_err());
-        let mut open = OpenContainerWriter::create(&vfs, "f".into(), Kind::Docs, [7; 16], 2).unwrap();
-        assert!(open.write(&[0]).is_err());
-        open.begin(1);
-        assert!(open.finish("f".into()).is_err());
+        let mut writer = ContainerWriter::create(&vfs, "f".into(), Kind::Docs, [7; 16], 2).unwrap();
+        assert!(writer.write(&[0]).is_err());
+        writer.begin(1);
+        assert!(writer.finish("f".into()).is_err());
     }
 }

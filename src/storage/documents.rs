@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use zstd::bulk::Compressor;
 
-use super::container::OpenContainerWriter;
+use super::container::ContainerWriter;
 use super::segment::SegmentFile;
 use super::vfs::Vfs;
 use crate::error::{Error, Result};
@@ -28,7 +28,7 @@ const SECTIONS: usize = 5;
 
 /// Writes documents in order. At most a sample of them, some megabytes, is in memory, and where each lies.
 pub struct DocumentsWriter {
-    file: OpenContainerWriter,
+    file: ContainerWriter,
     /// The block under way.
     block: Vec<u8>,
     /// Blocks before it that wait for a dictionary.
@@ -46,7 +46,7 @@ impl DocumentsWriter {
     /// Begins the file at `path`.
     pub fn create(vfs: &dyn Vfs, path: PathBuf, database: DatabaseId) -> Result<Self> {
         Ok(Self {
-            file: OpenContainerWriter::create(vfs, path, Kind::Docs, database, SECTIONS)?,
+            file: ContainerWriter::create(vfs, path, Kind::Docs, database, SECTIONS)?,
             block: Vec::new(),
             waiting: Vec::new(),
             waiting_bytes: 0,

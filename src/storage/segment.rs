@@ -646,18 +646,18 @@ impl Target<'_> {
         kind: Kind,
         sections: &[(u32, Vec<&[u8]>)],
     ) -> Result<FileEntry> {
-        let length = |pieces: &[&[u8]]| pieces.iter().map(|piece| piece.len() as u64).sum();
-        let lengths: Vec<(u32, u64)> = sections.iter().map(|(id, pieces)| (*id, length(pieces))).collect();
         let full = self.dir.join(&path);
-        let mut file = ContainerWriter::create(self.vfs, full, kind, self.database, &lengths)?;
+        let mut file = ContainerWriter::create(self.vfs, full, kind, self.database, sections.len())?;
         let mut read = 0;
-        let pieces = sections.iter().flat_map(|(_, pieces)| pieces);
-        for piece in pieces.flat_map(|piece| piece.chunks(RELEASED_AFTER)) {
-            file.write(piece)?;
-            read += piece.len();
-            if read >= RELEASED_AFTER {
-                segments.iter().for_each(|segment| segment.release(true));
-                read = 0;
+        for (id, pieces) in sections {
+            file.begin(*id);
+            for piece in pieces.iter().flat_map(|piece| piece.chunks(RELEASED_AFTER)) {
+                file.write(piece)?;
+                read += piece.len();
+                if read >= RELEASED_AFTER {
+                    segments.iter().for_each(|segment| segment.release(true));
+                    read = 0;
+                }
             }
         }
         file.finish(path)

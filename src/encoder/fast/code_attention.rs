@@ -66,7 +66,7 @@ impl Heads {
         stride: usize,
     ) {
         let CodeAttentionScratch { queries, keys, values, scores, shares, context } = scratch;
-        let queries = queries.quantize(kernels, states, self.hidden);
+        let queries = queries.quantize(kernels, states, self.hidden, &[]);
         keys.pack(kernels, self, states);
         values.pack(kernels, self, states);
         let (columns, width) = (padded(states.count), padded(self.dim()));

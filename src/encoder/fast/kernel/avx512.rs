@@ -31,6 +31,8 @@ pub(super) fn kernels() -> Option<Kernels> {
         // SAFETY: as above.
         softmax: |row, len| unsafe { softmax(row, len) },
         // SAFETY: as above.
+        multiply: |row, factors, out| unsafe { multiply(row, factors, out) },
+        // SAFETY: as above.
         quantize: |row, codes| unsafe { quantize(row, codes) },
         // SAFETY: as above.
         softmax_codes: |row, len, codes| unsafe { softmax_codes(row, len, codes) },

@@ -93,6 +93,8 @@ pub(super) struct Kernels {
     /// Powers of two of a row, relative to the largest of the first `len`; all others become next to nothing. Returns
     /// the sum of the powers: a softmax, not yet divided, of what was multiplied by log₂e.
     pub(super) softmax: fn(&mut [f32], len: usize) -> f32,
+    /// Products of two rows, value by value.
+    pub(super) multiply: fn(&[f32], &[f32], &mut [f32]),
     /// Codes of a row; returns scale and zero.
     pub(super) quantize: fn(&[f32], &mut [u8]) -> (f32, i32),
     /// The same as `softmax` with codes for powers, 255 for the largest; returns the sum of the codes of the first `len`.

@@ -30,6 +30,11 @@ macro_rules! compiled_for {
         }
 
         #[target_feature(enable = $features)]
+        fn multiply(row: &[f32], factors: &[f32], out: &mut [f32]) {
+            rows::multiply(row, factors, out);
+        }
+
+        #[target_feature(enable = $features)]
         fn softmax_codes(row: &mut [f32], len: usize, codes: &mut [u8]) -> f32 {
             rows::softmax_codes(row, len, codes)
         }
@@ -193,6 +198,13 @@ pub(super) fn softmax(row: &mut [f32], len: usize) -> f32 {
         *value = exp2(*value - most);
     }
     reduce(row.get(..len).unwrap_or(row), 0.0, |value| value, |a, b| a + b)
+}
+
+#[inline(always)]
+pub(super) fn multiply(row: &[f32], factors: &[f32], out: &mut [f32]) {
+    for ((out, &value), &factor) in out.iter_mut().zip(row).zip(factors) {
+        *out = value * factor;
+    }
 }
 
 #[inline(always)]

@@ -9,6 +9,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     gelu: rows::gelu,
     norm: rows::norm,
     softmax: rows::softmax,
+    multiply: rows::multiply,
     quantize: rows::quantize,
     softmax_codes: rows::softmax_codes,
     quantize_signed: rows::quantize_signed,

@@ -106,6 +106,9 @@ proptest! {
             let mut shares = vec![0; len];
             four[0][0] += (kernels.softmax_codes)(&mut rows[0], len / 2 + 1, &mut shares);
             codes.extend(shares);
+            let mut products = vec![0.0; len];
+            (kernels.multiply)(&row, &weight, &mut products);
+            four[0].iter_mut().zip(products).for_each(|(value, product)| *value += product);
             let mut signed = vec![0i8; len];
             four[1][0] += (kernels.quantize_signed)(&other, &mut signed);
             codes.extend(signed.iter().map(|&code| code as u8));
