@@ -192,8 +192,9 @@ fn with_enough_pairs_the_encoder_competes_with_the_adapter() {
         if n < 144 {
             texts += &format!("{{\"id\": \"d{n}\", \"text\": \"{} {}\"}}\n", a.1, b.1);
         }
-        pairs +=
-            &format!("{{\"query\": \"{} {} {n}\", \"positive\": {{\"id\": \"d{}\"}}}}\n", a.0, b.0, n % 144);
+        // Said twice, so that the number does not drown what is asked for.
+        let query = format!("{} {} {n} {} {}", a.0, b.0, a.0, b.0);
+        pairs += &format!("{{\"query\": \"{query}\", \"positive\": {{\"id\": \"d{}\"}}}}\n", n % 144);
     }
     place.write("t.jsonl", texts);
     place.write("p.jsonl", pairs);
