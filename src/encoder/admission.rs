@@ -17,6 +17,8 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use super::config::parse;
+use super::family::{Family, model_type};
+use super::files::{CONFIG, ModelFiles};
 use crate::error::{Error, Result};
 
 /// Bytes of one file that holds no weights; the largest vocabularies have 35 MB.
@@ -38,6 +40,35 @@ const GROWTH: usize = 16;
 /// Look-ahead that is let in as an alternative of its own: white space but for the last one before a word. GPT-2 brought it,
 /// and Llama, Qwen and others have it in the same letters. Behind a run of white space it steps back by one.
 const LOOK_AHEAD: &str = r"\s+(?!\S)";
+
+/// How many times as long as the parameters in f32 weights may be: other types, and parts that are not used.
+const WEIGHTS_FACTOR: u64 = 4;
+/// Bytes of weights that are read whatever the configuration says.
+const WEIGHTS_BYTES: u64 = 64 << 20;
+
+/// Refuses weights that are far longer than the configuration says, before they are read. `weights`: paths and lengths.
+pub(super) fn check_weights(files: &ModelFiles, weights: &[(String, u64)]) -> Result<()> {
+    let total: u64 = weights.iter().filter(|(path, _)| !path.contains('/')).map(|(_, bytes)| bytes).sum();
+    // A static model says in its weights alone how long they are.
+    if total <= WEIGHTS_BYTES
+        || files.get(CONFIG).is_none()
+        || model_type(files)?.as_deref() == Some("model2vec")
+    {
+        return Ok(());
+    }
+    let shapes = match Family::read_transformer(files)? {
+        Family::Bert(config) => config.shapes(),
+        Family::Decoder(config) => config.shapes(),
+        Family::Fixed(_) => return Ok(()),
+    };
+    let values: u64 = shapes.iter().map(|(_, shape)| shape.iter().map(|&n| n as u64).product::<u64>()).sum();
+    let most = values.saturating_mul(WEIGHTS_FACTOR * size_of::<f32>() as u64).max(WEIGHTS_BYTES);
+    if total <= most {
+        return Ok(());
+    }
+    let what = format!("weights of {total} bytes, where the configuration describes {values} parameters");
+    Err(Error::corrupt(CONFIG, 0, what))
+}
 
 /// Checks a file before it is read into memory.
 pub(super) fn check_file(path: &Path, name: &str, bytes: u64) -> Result<()> {

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::admission::check_file;
+use super::admission::{check_file, check_weights};
 use super::prompts::{Prompts, Role};
 use crate::error::{Error, Result};
 use crate::options::limits;
@@ -53,7 +53,7 @@ impl ModelFiles {
     /// folders (such as `1_Pooling`). Fails with [`Error::Input`] if the folder is missing, with
     /// [`Error::Corrupt`] if `config.json`, `model.safetensors` or `tokenizer.json` is, and with
     /// [`Error::Limit`] above [`limits::MODEL_BYTES`], or if a file is longer than any of its kind. The table of tensors
-    /// is checked before the tensors are read.
+    /// is checked before the tensors are read, and so is whether they are about as many as the configuration says.
     pub fn read_dir(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if !path.is_dir() {
@@ -77,16 +77,26 @@ impl ModelFiles {
         found.retain(|(name, _)| is_model_file(name));
         check_size(found.iter().map(|(_, length)| *length).sum())?;
 
+        let (weights, settings): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|(name, _)| name.ends_with(".safetensors"));
         let mut files = Self::default();
-        for (name, length) in found {
-            let file = path.join(&name);
-            check_file(&file, &name, length)?;
-            files.insert(name, fs::read(&file).map_err(Error::io("read", &file))?);
-        }
+        files.read(path, settings)?;
+        check_weights(&files, &weights)?;
+        files.read(path, weights)?;
         // A file may have grown since its size was taken.
         check_size(files.total_bytes())?;
         files.check_complete(path)?;
         Ok(files)
+    }
+
+    /// Adds files of a folder, given with their lengths.
+    fn read(&mut self, folder: &Path, found: Vec<(String, u64)>) -> Result<()> {
+        for (name, length) in found {
+            let file = folder.join(&name);
+            check_file(&file, &name, length)?;
+            self.insert(name, fs::read(&file).map_err(Error::io("read", &file))?);
+        }
+        Ok(())
     }
 
     /// The model in a folder; this program was built without one of its own. Fails as [`read_dir`](Self::read_dir) does.
