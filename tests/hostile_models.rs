@@ -173,11 +173,7 @@ fn cases() -> Vec<(&'static str, &'static str, Spoil)> {
         }),
     );
     case("weights of 10 GB", "limit", Box::new(|f| sparse(f, "model.safetensors", 10 << 30)));
-    case(
-        "weights of 3 GB of zeros",
-        "parameters",
-        Box::new(|f| sparse(f, "model.safetensors", 3 << 30)),
-    );
+    case("weights of 3 GB of zeros", "parameters", Box::new(|f| sparse(f, "model.safetensors", 3 << 30)));
     case("3 GB of sound weights for a small model", "parameters", Box::new(|f| vast(f, 3 << 30)));
     case("a tokenizer of 1 GB", "tokenizer.json", Box::new(|f| sparse(f, "tokenizer.json", 1 << 30)));
     case("a word list of 3 GB", "vocab.txt", Box::new(|f| sparse(f, "vocab.txt", 3 << 30)));
