@@ -3,7 +3,7 @@
 //! A tensor that is read has exactly the shape the configuration implies, and only finite values.
 //!
 //! A matrix may be stored as bytes (I8) with a scale for each row in a second tensor, its name with `.scales` behind it
-//! (F32, one number a row): a quarter of the room, and no loss where products are computed in int8 anyway.
+//! (F32, one number a row): a quarter of the room, and next to no loss where products are computed in int8 anyway.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
