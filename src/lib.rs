@@ -57,9 +57,11 @@ pub mod db;
 
 pub use db::Db;
 pub use db::check::check_path;
+#[cfg(feature = "trainer")]
+pub use db::eval::EvalOptions;
 pub use db::filter::Filter;
 #[cfg(feature = "trainer")]
-pub use db::learn::{EvalOptions, Method, RetrainOptions};
+pub use db::retrain::{Method, RetrainOptions};
 pub use db::search::SearchOptions;
 pub use db::searcher::{Match, Searcher};
 pub use error::{Error, Result};

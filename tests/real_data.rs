@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use embdb::db::learn::Qrels;
+use embdb::db::eval::Qrels;
 use embdb::{CreateOptions, Db, Document, EvalOptions, OpenOptions, Task};
 use serde_json::Value;
 

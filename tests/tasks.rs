@@ -56,7 +56,7 @@ fn a_batch_of_searches_stops_between_two_searches_and_logs_none() {
 #[cfg(feature = "trainer")]
 #[test]
 fn a_measurement_stops_between_two_queries() {
-    use embdb::db::learn::{EvalOptions, Qrels};
+    use embdb::db::eval::{EvalOptions, Qrels};
     let dir = tempfile::tempdir().unwrap();
     let db = open(&dir.path().join("a"), 0);
     db.add(documents(5)).unwrap();

@@ -9,7 +9,7 @@
 //! | [`search`], [`searcher`], [`filter`], `mask` | queries |
 //! | [`feedback`] | the log of searches and clicks |
 //! | [`generations`] | publishing encoders with their vectors, rollback, re-indexing |
-//! | `learn` | retrain and eval |
+//! | [`retrain`], [`mod@eval`] | learning, and measuring what it brought |
 //! | [`inspect`], [`check`] | info, backup, check |
 
 use std::path::{Path, PathBuf};
@@ -23,6 +23,8 @@ pub(crate) mod cap;
 pub mod check;
 pub(crate) mod columns;
 pub(crate) mod encoders;
+#[cfg(feature = "trainer")]
+pub mod eval;
 pub mod feedback;
 pub mod filter;
 pub mod generations;
@@ -30,12 +32,12 @@ pub(crate) mod growing;
 pub(crate) mod heir;
 pub mod inspect;
 pub(crate) mod known;
-#[cfg(feature = "trainer")]
-pub mod learn;
 pub mod maintain;
 #[cfg(feature = "trainer")]
 pub(crate) mod mapped;
 pub(crate) mod mask;
+#[cfg(feature = "trainer")]
+pub mod retrain;
 pub(crate) mod rows;
 pub mod search;
 pub mod searcher;

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use embdb::db::generations::ReindexOptions;
 #[cfg(feature = "trainer")]
-use embdb::db::learn::RetrainOptions;
+use embdb::db::retrain::RetrainOptions;
 use embdb::error::{Error, Result};
 use embdb::options::Durability;
 #[cfg(feature = "encoder")]

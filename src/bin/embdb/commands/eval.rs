@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 #[cfg(feature = "trainer")]
-use embdb::db::learn::EvalOptions;
+use embdb::db::eval::EvalOptions;
 
 #[cfg(feature = "trainer")]
 use super::{qrels, queries};

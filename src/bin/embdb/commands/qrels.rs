@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use embdb::db::learn::Qrels;
+use embdb::db::eval::Qrels;
 use embdb::{Error, Result};
 
 use super::lines;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 #[cfg(feature = "trainer")]
-use embdb::db::learn::{Method, RetrainOptions};
+use embdb::db::retrain::{Method, RetrainOptions};
 
 #[cfg(feature = "trainer")]
 use super::lines;
