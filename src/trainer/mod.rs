@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `data` | which pairs are in this file? |
 //! | `clicks` | which pairs does the log make, and how much does each weigh? |
-//! | `split` | which queries are trained on, which judge? |
+//! | `split`, `folds` | which queries are trained on, which judge? |
 //! | `adapter` | which linear map on frozen embeddings ranks better? |
 //! | `full` | which weights of the encoder, or of its upper layers, do? |
 //! | `rank`, `metrics` | how good is a candidate? |
@@ -23,6 +23,7 @@ pub mod clicks;
 pub mod data;
 pub mod distil;
 pub mod fit;
+pub mod folds;
 pub mod full;
 pub mod gate;
 pub mod loss;
@@ -37,8 +38,9 @@ pub use clicks::{Click, ClickReport, Judged, LoggedQuery, judgements, pairs_from
 pub use data::{DataReport, Pair, ResolvedPair, Target, TrainingSet, read_pairs};
 pub use distil::{DistilOptions, Distilled, distil};
 pub use fit::TrainReport;
+pub use folds::folds;
 pub use full::{FullOptions, TextPair, Trained, train_full};
-pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide};
+pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide, harmless};
 pub use metrics::{Scores, ndcg};
 pub use rank::rank_exact;
 pub use split::{Split, SplitOptions, TooLittle, query_key, split, target_key};
