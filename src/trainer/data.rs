@@ -14,6 +14,35 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::options::limits;
 
+/// What every line of a data file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Shape {
+    /// A query and what it should find.
+    Pairs,
+    /// A query, what it should find, and what it should not.
+    Triplets,
+    /// Two texts and how alike they are.
+    Scored,
+    /// A text and its class.
+    Classes,
+}
+
+impl Shape {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Pairs, Self::Triplets, Self::Scored, Self::Classes];
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Pairs => "pairs",
+            Self::Triplets => "triplets",
+            Self::Scored => "scored pairs",
+            Self::Classes => "texts with classes",
+        })
+    }
+}
+
 /// What a query should find.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {

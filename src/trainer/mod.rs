@@ -13,7 +13,7 @@
 //! | `rank`, `metrics` | how good is a candidate? |
 //! | `gate` | is it certainly better, so that it may be published? |
 //!
-//! Shared by the methods: `loss`, `optimiser`, `fit` (the loop) and `rng`.
+//! Shared by the methods: `losses`, `optimiser`, `fit` (the loop) and `rng`.
 //!
 //! Invariants: the part that judges has no share in training; one seed, one result; nothing is
 //! published without a lower bound above zero.
@@ -25,7 +25,7 @@ pub mod distil;
 pub mod fit;
 pub mod full;
 pub mod gate;
-pub mod loss;
+pub mod losses;
 pub mod metrics;
 pub mod optimiser;
 pub mod rank;
