@@ -1,11 +1,11 @@
 //! Learning from what people searched for and clicked.
 //!
-//! Knows texts, vectors and numbers, but neither files nor databases: the caller resolves ids, runs
+//! Knows texts, vectors and numbers, but no databases: the caller resolves ids, runs
 //! the encoder and stores results. A `retrain` goes through these modules in order:
 //!
 //! | file | question it answers |
 //! |---|---|
-//! | `data` | which pairs are in this file? |
+//! | `data` | what is in this file? |
 //! | `clicks` | which pairs does the log make, and how much does each weigh? |
 //! | `split` | which queries are trained on, which judge? |
 //! | `adapter` | which linear map on frozen embeddings ranks better? |
@@ -34,7 +34,8 @@ pub mod split;
 
 pub use adapter::{AdapterOptions, PairRows, train_adapter};
 pub use clicks::{Click, ClickReport, Judged, LoggedQuery, judgements, pairs_from_log};
-pub use data::{DataReport, Pair, ResolvedPair, Target, TrainingSet, read_pairs};
+pub use data::{Data, DataReport, Pair, Record, ResolvedPair, Shape, Target};
+
 pub use distil::{DistilOptions, Distilled, distil};
 pub use fit::TrainReport;
 pub use full::{FullOptions, TextPair, Trained, train_full};
