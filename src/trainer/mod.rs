@@ -8,9 +8,10 @@
 //! | `data` | what is in this file? |
 //! | `clicks` | which pairs does the log make, and how much does each weigh? |
 //! | `split` | which queries are trained on, which judge? |
+//! | `examples` | what does a step train on? |
 //! | `adapter` | which linear map on frozen embeddings ranks better? |
 //! | `full` | which weights of the encoder, or of its upper layers, do? |
-//! | `rank`, `metrics` | how good is a candidate? |
+//! | `rank`, `metrics`, `judge` | how good is a candidate? |
 //! | `gate` | is it certainly better, so that it may be published? |
 //!
 //! Shared by the methods: `losses`, `optimiser`, `fit` (the loop) and `rng`.
@@ -22,9 +23,11 @@ pub mod adapter;
 pub mod clicks;
 pub mod data;
 pub mod distil;
+pub mod examples;
 pub mod fit;
 pub mod full;
 pub mod gate;
+pub mod judge;
 pub mod losses;
 pub mod metrics;
 pub mod optimiser;
@@ -37,9 +40,11 @@ pub use clicks::{Click, ClickReport, Judged, LoggedQuery, judgements, pairs_from
 pub use data::{Data, DataReport, Pair, Record, ResolvedPair, Shape, Target};
 
 pub use distil::{DistilOptions, Distilled, distil};
+pub use examples::{Example, TrainingSet};
 pub use fit::TrainReport;
 pub use full::{FullOptions, TextPair, Trained, train_full};
 pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide};
+pub use losses::{LossKind, LossOptions};
 pub use metrics::{Scores, ndcg};
 pub use rank::rank_exact;
-pub use split::{Split, SplitOptions, TooLittle, query_key, split, target_key};
+pub use split::{Keyed, Split, SplitOptions, TooLittle, query_key, split, split_shape, target_key};
