@@ -15,7 +15,8 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::fit::{Schedule, TrainReport, fit};
-use super::loss::{Batch, KnownPositives, RankingLoss, tensor_error};
+use super::losses::arithmetic::tensor_error;
+use super::losses::{Batch, KnownPositives, Loss, Matryoshka, RankingLoss};
 use super::metrics::ndcg;
 use super::optimiser::AdamOptions;
 use super::rank::rank_exact;
@@ -185,7 +186,7 @@ fn train_delta(
 ) -> Result<(Vec<f32>, TrainReport)> {
     let delta = Var::zeros((pairs.dim, pairs.dim), DType::F32, &Device::Cpu).map_err(tensor_error)?;
     let known = KnownPositives::new(pairs.query_keys, pairs.positive_keys);
-    let loss = RankingLoss::new(ladder);
+    let loss = Matryoshka::new(Box::new(RankingLoss::default()), ladder);
     // The optimiser multiplies its decay by the rate; divided by it, the pull is the same at any rate.
     let weight_decay = options.pull / options.lr.max(f64::EPSILON);
     let adam = AdamOptions { rate: options.lr, weight_decay, ..AdamOptions::default() };
@@ -206,8 +207,14 @@ fn train_delta(
         let mapped = map_rows(&inputs, delta.as_tensor()).map_err(tensor_error)?;
         let (queries, positives) = mapped.split_at(mapped.len() / 2);
         let weights = pick(pairs.weights, &rows);
-        let slope = loss.of(&Batch { queries, positives, dim: pairs.dim, mask: &mask, weights: &weights })?;
-        let carrier = carrier(slope.queries, slope.positives, &inputs, &delta).map_err(tensor_error)?;
+        let slope = loss.of(&Batch {
+            sides: &[queries, positives],
+            dim: pairs.dim,
+            excluded: &mask,
+            weights: &weights,
+            ..Batch::default()
+        })?;
+        let carrier = carrier(&slope.sides.concat(), &inputs, &delta).map_err(tensor_error)?;
         Ok((slope.value, carrier))
     })?;
     let delta = delta.as_tensor().flatten_all().and_then(|d| d.to_vec1()).map_err(tensor_error)?;
@@ -221,15 +228,8 @@ fn map_rows(rows: &Tensor, delta: &Tensor) -> candle_core::Result<Vec<f32>> {
 
 /// A scalar whose gradient by Δ is the loss's: the sum of Δ times Gᵀ X, where G holds the derivatives by
 /// the mapped rows and X the rows. Spares the gradient by X, which the tensor library would compute.
-fn carrier(
-    queries: Vec<f32>,
-    positives: Vec<f32>,
-    inputs: &Tensor,
-    delta: &Var,
-) -> candle_core::Result<Tensor> {
-    let mut slope = queries;
-    slope.extend(positives);
-    let slope = Tensor::from_vec(slope, inputs.shape(), &Device::Cpu)?;
+fn carrier(slope: &[f32], inputs: &Tensor, delta: &Var) -> candle_core::Result<Tensor> {
+    let slope = Tensor::from_slice(slope, inputs.shape(), &Device::Cpu)?;
     (delta.as_tensor() * slope.t()?.matmul(inputs)?)?.sum_all()
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use candle_core::{Tensor, Var};
 use serde::Serialize;
 
-use super::loss::tensor_error;
+use super::losses::arithmetic::tensor_error;
 use super::optimiser::{AdamOptions, AdamW, rate_at};
 use super::rng::Rng;
 use crate::error::{Error, Result};

@@ -14,11 +14,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 use super::adapter::{AdapterOptions, PairRows, train_adapter};
 use super::fit::{Schedule, TrainReport, fit};
-use super::loss::{Batch, KnownPositives, RankingLoss, tensor_error};
+use super::losses::arithmetic::tensor_error;
+use super::losses::{Batch, KnownPositives, Loss, Matryoshka, RankingLoss, Slope};
 use super::optimiser::AdamOptions;
 use super::split::query_key;
 use crate::encoder::{Encoder, ModelFiles, PrepareLimits, PreparedTexts, Role, TrainableEncoder};
@@ -190,7 +191,7 @@ fn train(
     task: &Task,
 ) -> Result<TrainReport> {
     let known = KnownPositives::new(&pairs.query_keys, &pairs.positive_keys);
-    let loss = RankingLoss::new(ladder);
+    let loss = Matryoshka::new(Box::new(RankingLoss::default()), ladder);
     let adam = AdamOptions { rate: options.lr, weight_decay: options.weight_decay, ..AdamOptions::default() };
     let schedule = Schedule {
         rows: pairs.weights.len(),
@@ -205,13 +206,13 @@ fn train(
         let queries = model.embed(&pick(&pairs.queries, rows))?;
         let positives = model.embed(&pick(&pairs.positives, rows))?;
         let slope = loss.of(&Batch {
-            queries: &values(&queries)?,
-            positives: &values(&positives)?,
+            sides: &[&values(&queries)?, &values(&positives)?],
             dim: queries.dims().last().copied().unwrap_or(0),
-            mask: &mask,
+            excluded: &mask,
             weights: &weights,
+            ..Batch::default()
         })?;
-        Ok((slope.value, slope.carrier(&queries, &positives)?))
+        Ok((slope.value, carrier(&[queries, positives], &slope).map_err(tensor_error)?))
     })
 }
 
@@ -255,6 +256,16 @@ fn unit(row: &[f32]) -> Vec<f32> {
     row.iter().map(|v| v / norm).collect()
 }
 
+/// A scalar whose gradient is that of the loss, to carry the derivatives back through the graphs of the sides; its value
+/// means nothing.
+fn carrier(sides: &[Tensor], slope: &Slope) -> candle_core::Result<Tensor> {
+    let mut sum = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+    for (side, slope) in sides.iter().zip(&slope.sides) {
+        sum = (sum + (side * Tensor::from_slice(slope, side.shape(), &Device::Cpu)?)?.sum_all()?)?;
+    }
+    Ok(sum)
+}
+
 fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(tensor_error)
 }
@@ -265,8 +276,6 @@ fn pick<T: Copy>(from: &[T], rows: &[usize]) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
-
     use super::*;
     use crate::types::Precision;
 

@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Storage, Tensor, Var};
 
-use super::loss::tensor_error;
+use super::losses::arithmetic::tensor_error;
 use crate::error::{Error, Result};
 
 /// Settings of [`AdamW`].

@@ -16,8 +16,6 @@ mod exam;
 mod queries;
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -151,13 +149,9 @@ impl Db {
 }
 
 fn pairs_from_file(path: &Path) -> Result<(Vec<Pair>, Vec<String>)> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let (pairs, report) = trainer::read_pairs(BufReader::new(file), &path.display().to_string())?;
-    let notes = match report.duplicates {
-        0 => Vec::new(),
-        n => vec![format!("{n} repeated pairs were dropped")],
-    };
-    Ok((pairs, notes))
+    let mut data = trainer::data::open(path, None)?;
+    let notes = std::mem::take(&mut data.report.notes);
+    Ok((data.into_pairs()?, notes))
 }
 
 fn pairs_from_log(events: &[Event]) -> Vec<Pair> {

@@ -17,7 +17,7 @@ use candle_core::{Device, Tensor};
 use self::axes::{principal_axes, project};
 use self::loss::DistilLoss;
 use super::fit::{Schedule, TrainReport, fit};
-use super::loss::tensor_error;
+use super::losses::arithmetic::tensor_error;
 use super::optimiser::AdamOptions;
 use crate::encoder::{Encoder, Kept, ModelFiles, PrepareLimits};
 use crate::error::{Error, Result};
