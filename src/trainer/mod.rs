@@ -10,8 +10,8 @@
 //! | `split` | which queries are trained on, which judge? |
 //! | `adapter` | which linear map on frozen embeddings ranks better? |
 //! | `full` | which weights of the encoder, or of its upper layers, do? |
-//! | `rank`, `metrics` | how good is a candidate? |
-//! | `gate` | is it certainly better, so that it may be published? |
+//! | `rank`, `metrics`, `trec` | how good is a candidate? |
+//! | `gate`, `significance` | is it certainly better, so that it may be published? |
 //!
 //! Shared by the methods: `loss`, `optimiser`, `fit` (the loop) and `rng`.
 //!
@@ -30,7 +30,9 @@ pub mod metrics;
 pub mod optimiser;
 pub mod rank;
 mod rng;
+pub mod significance;
 pub mod split;
+pub mod trec;
 
 pub use adapter::{AdapterOptions, PairRows, train_adapter};
 pub use clicks::{Click, ClickReport, Judged, LoggedQuery, judgements, pairs_from_log};
@@ -41,4 +43,5 @@ pub use full::{FullOptions, TextPair, Trained, train_full};
 pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide};
 pub use metrics::{Scores, ndcg};
 pub use rank::rank_exact;
+pub use significance::{Compared, compare};
 pub use split::{Split, SplitOptions, TooLittle, query_key, split, target_key};
