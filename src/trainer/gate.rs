@@ -5,8 +5,8 @@
 //! ([`clicks`](super::clicks)): people click what they were shown, so without weights a candidate is
 //! measured by how well it repeats the current ranking. (Five simulated logs on a financial corpus, with a
 //! click wherever the right document was shown: the true gain was .043, the unweighted one came out
-//! at .012 to .024, the weighted one at .030 to .043.) A paired bootstrap (Efron and Tibshirani: An Introduction to the
-//! Bootstrap, 1993) gives the 95 % interval of the mean difference. A candidate passes if
+//! at .012 to .024, the weighted one at .030 to .043.) A paired bootstrap ([`significance`](super::significance)) gives
+//! the 95 % interval of the mean difference. A candidate passes if
 //! 1. the lower bound of its gain at the full dimension is above zero, and the gain itself not below
 //!    [`GateOptions::least_gain`]: what clicks that are always wrong in the same way teach is certain, but little;
 //! 2. at no dimension of the ladder the mean falls by more than [`GateOptions::tolerance`];
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::rng::Rng;
+use super::significance::interval;
 
 /// Thresholds of the gate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -157,7 +157,7 @@ pub fn decide(held_out: &HeldOut, guard: &Paired, options: &GateOptions) -> Gate
     };
     let [before, after] = full.means(weights);
     let differences = full.differences(weights);
-    let ci95 = interval(&differences, options);
+    let ci95 = interval(&differences, options.resamples, options.seed);
     let objection = objection(held_out, guard, after - before, ci95, options);
     let queries = full.before.len();
     let mut reason = format!(
@@ -239,23 +239,6 @@ fn objection(
         .then(|| format!("the gain is certain but small: below {least} it is not worth a new generation"))
 }
 
-/// The 95 % percentile interval of the weighted mean by bootstrap, from weights and weighted differences.
-fn interval(differences: &[(f64, f64)], options: &GateOptions) -> [f64; 2] {
-    let n = differences.len();
-    let mut rng = Rng::new(options.seed);
-    let mut resampled = || {
-        let drawn = (0..n).filter_map(|_| differences.get(rng.below(n)));
-        let (weight, sum) =
-            drawn.fold((0.0, 0.0), |(w, s), (weight, difference)| (w + weight, s + difference));
-        sum / weight
-    };
-    let resamples = options.resamples.max(1);
-    let mut means: Vec<f64> = (0..resamples).map(|_| resampled()).collect();
-    means.sort_unstable_by(f64::total_cmp);
-    let at = |share: f64| means.get(((resamples - 1) as f64 * share).round() as usize).copied();
-    [at(0.025).unwrap_or(f64::NAN), at(0.975).unwrap_or(f64::NAN)]
-}
-
 /// The weights, followed by ones.
 fn endless(weights: &[f64]) -> impl Iterator<Item = f64> {
     weights.iter().copied().chain(std::iter::repeat(1.0))
@@ -273,6 +256,7 @@ fn weighted_mean(values: &[f64], weights: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rng::Rng;
     use super::*;
 
     /// Scores before in 0..1, and after moved by `shift` with noise of ±0.2.
@@ -286,20 +270,6 @@ mod tests {
 
     fn held_out(rungs: Vec<(usize, Paired)>) -> HeldOut {
         HeldOut { weights: Vec::new(), rungs }
-    }
-
-    #[test]
-    fn the_interval_agrees_with_the_normal_approximation() {
-        let paired = scores(500, 0.05);
-        let differences = paired.differences(&[]);
-        let [low, high] = interval(&differences, &GateOptions::default());
-        let [before, after] = paired.means(&[]);
-        let centre = after - before;
-        let variance = differences.iter().map(|(_, d)| (d - centre).powi(2)).sum::<f64>() / 499.0;
-        let half = 1.96 * (variance / 500.0).sqrt();
-        assert!((low - (centre - half)).abs() < 0.1 * half, "{low} {}", centre - half);
-        assert!((high - (centre + half)).abs() < 0.1 * half, "{high} {}", centre + half);
-        assert_eq!([low, high], interval(&differences, &GateOptions::default()), "seeded");
     }
 
     #[test]

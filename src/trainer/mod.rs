@@ -12,8 +12,8 @@
 //! | `examples` | what does a step train on? |
 //! | `adapter` | which linear map on frozen embeddings ranks better? |
 //! | `full` | which weights of the encoder, or of its upper layers, do? |
-//! | `rank`, `metrics`, `judge` | how good is a candidate? |
-//! | `gate` | is it certainly better, so that it may be published? |
+//! | `rank`, `metrics`, `trec`, `judge` | how good is a candidate? |
+//! | `gate`, `significance` | is it certainly better, so that it may be published? |
 //!
 //! Shared by the methods: `losses`, `optimiser`, `fit` (the loop) and `rng`.
 //!
@@ -36,7 +36,9 @@ pub mod negatives;
 pub mod optimiser;
 pub mod rank;
 mod rng;
+pub mod significance;
 pub mod split;
+pub mod trec;
 
 pub use adapter::{AdapterOptions, PairRows, train_adapter};
 pub use clicks::{Click, ClickReport, Judged, LoggedQuery, judgements, pairs_from_log};
@@ -50,4 +52,5 @@ pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide, harmless};
 pub use losses::{LossKind, LossOptions};
 pub use metrics::{Scores, ndcg};
 pub use rank::rank_exact;
+pub use significance::{Compared, compare};
 pub use split::{Keyed, Split, SplitOptions, TooLittle, query_key, split, split_shape, target_key};
