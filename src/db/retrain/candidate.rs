@@ -1,6 +1,5 @@
 //! What training makes: an encoder with the rows of all documents, and how it is published.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use super::Method;
@@ -9,11 +8,12 @@ use crate::db::Inner;
 use crate::db::encoders::Encoder;
 use crate::db::generations::{Embedded, NewGeneration, RowSource};
 use crate::db::mapped::Mapped;
+use crate::encoder::Role;
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::trainer::adapter::apply;
 use crate::trainer::{
-    self, AdapterOptions, FullOptions, GateReport, PairRows, ResolvedPair, TextPair, TrainReport,
+    self, AdapterOptions, Example, FullOptions, GateReport, PairRows, TextPair, TrainReport,
 };
 
 /// What training made: an encoder, and how its rows come about.
@@ -43,7 +43,7 @@ impl CandidateRows {
 
 impl Run<'_> {
     pub(super) fn train_adapter(&self, train: &[usize]) -> Result<Candidate> {
-        let train: Vec<&ResolvedPair> = train.iter().filter_map(|&number| self.pairs.get(number)).collect();
+        let train: Vec<&Example> = train.iter().filter_map(|&n| self.material.examples.get(n)).collect();
         let dim = self.encoder.dim();
         let defaults = AdapterOptions::default();
         let options = AdapterOptions {
@@ -53,10 +53,13 @@ impl Run<'_> {
             seed: self.options.seed,
             ..defaults
         };
-        let queries = self.queries.rows_of(train.iter().map(|p| p.query.as_str()));
-        let positives = self.positive_rows(&train, &queries)?;
-        let query_keys: Vec<u64> = train.iter().map(|p| trainer::query_key(&p.query)).collect();
-        let positive_keys: Vec<u64> = train.iter().map(|p| trainer::target_key(&p.positive_id)).collect();
+        let side = |side: usize, role| {
+            let texts = train.iter().filter_map(|e| e.texts.get(side)).map(|text| (text.as_str(), role));
+            self.material.vectors.rows_of(texts)
+        };
+        let (queries, positives) = (side(0, Role::Query), side(1, Role::Document));
+        let keys = |side: usize| train.iter().filter_map(|e| e.keys.get(side).copied()).collect::<Vec<u64>>();
+        let (query_keys, positive_keys) = (keys(0), keys(1));
         // Ranks weigh what is judged. In training they cost more than they gave: .029 against .034 NDCG@10 on fin10k.
         let weights: Vec<f32> = train.iter().map(|p| p.weight.min(1.0)).collect();
         let pairs = PairRows {
@@ -72,26 +75,6 @@ impl Run<'_> {
         Ok(Candidate { encoder, pairs: train.len(), train: report, rows: CandidateRows::Mapped(matrix) })
     }
 
-    /// For each pair the row of its document that is nearest to the query.
-    fn positive_rows(&self, train: &[&ResolvedPair], queries: &[f32]) -> Result<Vec<f32>> {
-        let dim = self.encoder.dim();
-        let numbers: HashMap<&str, u32> = self.corpus.ids.iter().map(String::as_str).zip(0..).collect();
-        let mut rows_of: HashMap<u32, Vec<usize>> = HashMap::new();
-        for (row, &document) in self.corpus.document_of.iter().enumerate() {
-            rows_of.entry(document).or_default().push(row);
-        }
-        let mut out = Vec::with_capacity(queries.len());
-        for (pair, query) in train.iter().zip(queries.chunks_exact(dim)) {
-            let rows = numbers.get(pair.positive_id.as_str()).and_then(|n| rows_of.get(n));
-            let at = |row: usize| &self.corpus.rows[row * dim..(row + 1) * dim];
-            let score = |row: &usize| crate::kernel::dot_f32(query, at(*row));
-            let best = rows.into_iter().flatten().max_by(|a, b| score(a).total_cmp(&score(b)));
-            let best = best.ok_or_else(|| Error::input(format!("{:?} has no vectors", pair.positive_id)))?;
-            out.extend_from_slice(at(*best));
-        }
-        Ok(out)
-    }
-
     pub(super) fn train_encoder(&self, train: &[usize]) -> Result<Candidate> {
         let defaults = FullOptions::of_layers(self.layers());
         let budget = self.options.time_budget.map(|budget| budget.saturating_sub(self.start.elapsed()));
@@ -103,12 +86,11 @@ impl Run<'_> {
         }
         let pairs: Vec<TextPair> = train
             .iter()
-            .filter_map(|&number| self.pairs.get(number))
-            .map(|p| TextPair {
-                query: p.query.clone(),
-                positive: p.positive_text.clone(),
-                key: trainer::target_key(&p.positive_id),
-                weight: p.weight.min(1.0),
+            .filter_map(|&number| self.material.examples.get(number))
+            .filter_map(|e| {
+                let (query, positive, key) =
+                    (e.texts.first()?.clone(), e.texts.get(1)?.clone(), *e.keys.get(1)?);
+                Some(TextPair { query, positive, key, weight: e.weight.min(1.0) })
             })
             .collect();
         let trained = trainer::train_full(&self.encoder, &pairs, &self.ladder, &options, &self.options.task)?;
@@ -151,8 +133,7 @@ impl Run<'_> {
                     document_of.extend(made.spans.iter().map(|_| number as u32));
                     rows.extend_from_slice(&made.vectors);
                 }
-                let strangers: HashMap<&str, &str> =
-                    self.pairs.iter().map(|p| (p.positive_id.as_str(), p.positive_text.as_str())).collect();
+                let strangers = self.material.strangers();
                 for (number, id) in self.corpus.ids.iter().enumerate().skip(self.corpus.documents.len()) {
                     let text = strangers.get(id.as_str()).copied().unwrap_or_default();
                     rows.extend(candidate.encoder.encode(&[text], &self.options.task.quiet())?);

@@ -65,7 +65,7 @@ fn retrain(wanted: &[u32]) -> (Vec<f32>, TrainReport, super::super::gate::GateRe
     let own: Vec<u32> = (0..DOCUMENTS as u32).collect();
     let guard = |matrix| scores(&blurred, &documents, &own, matrix).pop().unwrap();
     let guard = Paired { before: guard(None), after: guard(Some(&matrix)) };
-    (matrix, report, decide(&HeldOut { weights: Vec::new(), rungs }, &guard, &GateOptions::default()))
+    (matrix, report, decide(&HeldOut { rungs, ..HeldOut::default() }, &guard, &GateOptions::default()))
 }
 
 #[test]
