@@ -12,15 +12,17 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor, Var};
-
-use super::fit::{Schedule, TrainReport, fit};
-use super::loss::{Batch, KnownPositives, RankingLoss, tensor_error};
+use super::fit::{Hooks, Objective, Schedule, TrainReport, fit};
+use super::loss::{Batch, KnownPositives, RankingLoss};
 use super::metrics::ndcg;
+use super::model::Model;
 use super::optimiser::AdamOptions;
 use super::rank::rank_exact;
 use super::rng::Rng;
+use crate::encoder::{Parameter, Parameters};
 use crate::error::{Error, Result};
+use crate::kernel::product::{Before, Matrix, product};
+use crate::kernel::threads::for_parts;
 use crate::options::Task;
 
 /// Pairs as embeddings: row i of `queries` should find row i of `positives`.
@@ -118,20 +120,22 @@ pub fn apply(matrix: &[f32], rows: &[f32], dim: usize) -> Result<Vec<f32>> {
             matrix.len()
         )));
     }
-    let product = || {
-        let transposed = Tensor::from_slice(matrix, (dim, dim), &Device::Cpu)?.t()?;
-        let mut out = Vec::with_capacity(rows.len());
-        for rows in rows.chunks(APPLY_ROWS * dim) {
-            let rows = Tensor::from_slice(rows, (rows.len() / dim, dim), &Device::Cpu)?;
-            out.extend(rows.matmul(&transposed)?.flatten_all()?.to_vec1::<f32>()?);
-        }
-        Ok(out)
-    };
-    product().map_err(tensor_error)
+    let mut out = vec![0.0; rows.len()];
+    let parts = out.chunks_mut(APPLY_ROWS * dim).zip(rows.chunks(APPLY_ROWS * dim));
+    let map = Matrix::new(matrix, dim, dim).t();
+    for_parts(
+        0,
+        parts,
+        || (),
+        |(), (out, rows)| {
+            product(out, dim, Before::Lost, Matrix::new(rows, rows.len() / dim, dim), map, 1.0);
+        },
+    );
+    Ok(out)
 }
 
-/// Rows mapped by one product, to bound the memory it takes.
-const APPLY_ROWS: usize = 8192;
+/// Rows mapped by one product, on one thread.
+const APPLY_ROWS: usize = 1024;
 
 impl PairRows<'_> {
     fn check(&self, ladder: &[usize]) -> Result<()> {
@@ -183,9 +187,6 @@ fn train_delta(
     options: &AdapterOptions,
     task: &Task,
 ) -> Result<(Vec<f32>, TrainReport)> {
-    let delta = Var::zeros((pairs.dim, pairs.dim), DType::F32, &Device::Cpu).map_err(tensor_error)?;
-    let known = KnownPositives::new(pairs.query_keys, pairs.positive_keys);
-    let loss = RankingLoss::new(ladder);
     // The optimiser multiplies its decay by the rate; divided by it, the pull is the same at any rate.
     let weight_decay = options.pull / options.lr.max(f64::EPSILON);
     let adam = AdamOptions { rate: options.lr, weight_decay, ..AdamOptions::default() };
@@ -194,43 +195,125 @@ fn train_delta(
         epochs: options.epochs,
         batch: options.batch.min((subset.len() / LEAST_BATCHES).max(LEAST_BATCH)),
         seed: options.seed,
-        time_budget: None,
+        ..Schedule::default()
     };
-    let report = fit(vec![("adapter.weight".into(), delta.clone())], adam, &schedule, task, |batch| {
-        let rows = pick(subset, batch);
-        let mask = known.mask(&pick(pairs.query_keys, &rows), &pick(pairs.positive_keys, &rows));
-        let mut inputs = pairs.gather(pairs.queries, &rows);
-        inputs.extend(pairs.gather(pairs.positives, &rows));
-        let inputs =
-            Tensor::from_vec(inputs, (2 * rows.len(), pairs.dim), &Device::Cpu).map_err(tensor_error)?;
-        let mapped = map_rows(&inputs, delta.as_tensor()).map_err(tensor_error)?;
-        let (queries, positives) = mapped.split_at(mapped.len() / 2);
-        let weights = pick(pairs.weights, &rows);
-        let slope = loss.of(&Batch { queries, positives, dim: pairs.dim, mask: &mask, weights: &weights })?;
-        let carrier = carrier(slope.queries, slope.positives, &inputs, &delta).map_err(tensor_error)?;
-        Ok((slope.value, carrier))
-    })?;
-    let delta = delta.as_tensor().flatten_all().and_then(|d| d.to_vec1()).map_err(tensor_error)?;
-    Ok((delta, report))
+    let mut map = Map::new(pairs);
+    let ranking = Ranking {
+        pairs,
+        subset,
+        known: KnownPositives::new(pairs.query_keys, pairs.positive_keys),
+        loss: RankingLoss::new(ladder),
+    };
+    let report = fit(&mut map, &ranking, adam, &schedule, &mut Hooks::default(), task)?;
+    Ok((map.delta().to_vec(), report))
 }
 
-/// (I + Δ) x for each row.
-fn map_rows(rows: &Tensor, delta: &Tensor) -> candle_core::Result<Vec<f32>> {
-    (rows.matmul(&delta.detach().t()?)? + rows)?.flatten_all()?.to_vec1()
+/// (I + Δ) x, where Δ learns. Texts are rows: first all queries, then all positives.
+struct Map<'a> {
+    pairs: &'a PairRows<'a>,
+    parameters: Parameters,
 }
 
-/// A scalar whose gradient by Δ is the loss's: the sum of Δ times Gᵀ X, where G holds the derivatives by
-/// the mapped rows and X the rows. Spares the gradient by X, which the tensor library would compute.
-fn carrier(
-    queries: Vec<f32>,
-    positives: Vec<f32>,
-    inputs: &Tensor,
-    delta: &Var,
-) -> candle_core::Result<Tensor> {
-    let mut slope = queries;
-    slope.extend(positives);
-    let slope = Tensor::from_vec(slope, inputs.shape(), &Device::Cpu)?;
-    (delta.as_tensor() * slope.t()?.matmul(inputs)?)?.sum_all()
+impl<'a> Map<'a> {
+    fn new(pairs: &'a PairRows<'a>) -> Self {
+        let dim = pairs.dim;
+        let delta = Parameter::new("adapter.weight", vec![dim, dim], vec![0.0; dim * dim]);
+        Self { pairs, parameters: Parameters::new(vec![delta]) }
+    }
+
+    fn delta(&self) -> &[f32] {
+        self.parameters.iter().next().map(|delta| delta.values.as_slice()).unwrap_or_default()
+    }
+
+    /// The rows of some texts.
+    fn rows(&self, texts: &[usize]) -> Vec<f32> {
+        let dim = self.pairs.dim;
+        let (queries, positives) = (self.pairs.queries, self.pairs.positives);
+        let row = |&text: &usize| {
+            let start = text * dim;
+            let row = match start < queries.len() {
+                true => queries.get(start..start + dim),
+                false => positives.get(start - queries.len()..start - queries.len() + dim),
+            };
+            row.unwrap_or_default()
+        };
+        texts.iter().flat_map(row).copied().collect()
+    }
+
+    /// What becomes of rows.
+    fn mapped(&self, rows: &[f32]) -> Vec<f32> {
+        let dim = self.pairs.dim;
+        let mut mapped = rows.to_vec();
+        let inputs = Matrix::new(rows, rows.len() / dim, dim);
+        product(&mut mapped, dim, Before::Kept, inputs, Matrix::new(self.delta(), dim, dim).t(), 1.0);
+        mapped
+    }
+}
+
+impl Model for Map<'_> {
+    /// The rows that were mapped.
+    type Tape = Vec<f32>;
+
+    fn dim(&self) -> usize {
+        self.pairs.dim
+    }
+
+    fn embed(&self, texts: &[usize]) -> Result<Vec<f32>> {
+        Ok(self.mapped(&self.rows(texts)))
+    }
+
+    fn forward(&self, texts: &[usize]) -> Result<(Vec<f32>, Vec<f32>)> {
+        let rows = self.rows(texts);
+        Ok((self.mapped(&rows), rows))
+    }
+
+    /// Adds Gᵀ X, where G holds the derivatives by the mapped rows and X the rows.
+    fn backward(&mut self, rows: Vec<f32>, slope: &[f32]) -> Result<()> {
+        let dim = self.pairs.dim;
+        let count = rows.len() / dim;
+        for delta in self.parameters.iter_mut() {
+            if let Some(gradient) = delta.gradient.dense() {
+                let slope = Matrix::new(slope, count, dim).t();
+                product(gradient, dim, Before::Kept, slope, Matrix::new(&rows, count, dim), 1.0);
+            }
+        }
+        Ok(())
+    }
+
+    fn parameters(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+}
+
+/// Queries should find their positives.
+struct Ranking<'a> {
+    pairs: &'a PairRows<'a>,
+    /// The pairs trained on.
+    subset: &'a [usize],
+    known: KnownPositives,
+    loss: RankingLoss,
+}
+
+impl Objective for Ranking<'_> {
+    fn texts(&self, rows: &[usize]) -> Vec<Vec<usize>> {
+        let queries = pick(self.subset, rows);
+        let positives = queries.iter().map(|pair| pair + self.pairs.weights.len()).collect();
+        vec![queries, positives]
+    }
+
+    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<(f64, Vec<Vec<f32>>)> {
+        let pairs = pick(self.subset, rows);
+        let of = |keys: &[u64]| pick(keys, &pairs);
+        let mask = self.known.mask(&of(self.pairs.query_keys), &of(self.pairs.positive_keys));
+        let (queries, positives) = match sides {
+            &[queries, positives] => (queries, positives),
+            _ => (&[][..], &[][..]),
+        };
+        let weights = pick(self.pairs.weights, &pairs);
+        let batch = Batch { queries, positives, dim: self.pairs.dim, mask: &mask, weights: &weights };
+        let slope = self.loss.of(&batch)?;
+        Ok((slope.value, vec![slope.queries, slope.positives]))
+    }
 }
 
 /// I + αΔ.

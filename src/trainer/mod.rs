@@ -13,12 +13,14 @@
 //! | `rank`, `metrics` | how good is a candidate? |
 //! | `gate` | is it certainly better, so that it may be published? |
 //!
-//! Shared by the methods: `loss`, `optimiser`, `fit` (the loop) and `rng`.
+//! Shared by the methods: `model` (what learns), `loss`, `optimiser`, `fit` (the loop), `checkpoint` (its state as bytes) and
+//! `rng`.
 //!
 //! Invariants: the part that judges has no share in training; one seed, one result; nothing is
 //! published without a lower bound above zero.
 
 pub mod adapter;
+mod checkpoint;
 pub mod clicks;
 pub mod data;
 pub mod distil;
@@ -27,6 +29,7 @@ pub mod full;
 pub mod gate;
 pub mod loss;
 pub mod metrics;
+mod model;
 pub mod optimiser;
 pub mod rank;
 mod rng;
@@ -36,8 +39,8 @@ pub use adapter::{AdapterOptions, PairRows, train_adapter};
 pub use clicks::{Click, ClickReport, Judged, LoggedQuery, judgements, pairs_from_log};
 pub use data::{DataReport, Pair, ResolvedPair, Target, TrainingSet, read_pairs};
 pub use distil::{DistilOptions, Distilled, distil};
-pub use fit::TrainReport;
-pub use full::{FullOptions, TextPair, Trained, train_full};
+pub use fit::{Hooks, StepRecord, TrainReport};
+pub use full::{FullOptions, TextPair, Trained, train_full, train_full_from};
 pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide};
 pub use metrics::{Scores, ndcg};
 pub use rank::rank_exact;
