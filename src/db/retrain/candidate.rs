@@ -13,12 +13,15 @@ use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::trainer::adapter::apply;
 use crate::trainer::{
-    self, AdapterOptions, FullOptions, GateReport, PairRows, ResolvedPair, TextPair, TrainReport,
+    self, AdapterOptions, Example, FullOptions, GateReport, LossKind, LossOptions, ResolvedPair, Shape,
+    SideRows, TrainReport, TrainingSet,
 };
 
 /// What training made: an encoder, and how its rows come about.
 pub(super) struct Candidate {
     pub encoder: Encoder,
+    /// Pairs that it learnt from.
+    pub pairs: usize,
     pub train: TrainReport,
     /// The adapter, or else the rows made by the new encoder.
     pub rows: CandidateRows,
@@ -40,7 +43,8 @@ impl CandidateRows {
 }
 
 impl Run<'_> {
-    pub(super) fn train_adapter(&self, train: &[ResolvedPair]) -> Result<Candidate> {
+    pub(super) fn train_adapter(&self, train: &[usize]) -> Result<Candidate> {
+        let train: Vec<&ResolvedPair> = train.iter().filter_map(|&number| self.pairs.get(number)).collect();
         let dim = self.encoder.dim();
         let defaults = AdapterOptions::default();
         let options = AdapterOptions {
@@ -50,28 +54,33 @@ impl Run<'_> {
             seed: self.options.seed,
             ..defaults
         };
-        let queries: Vec<&str> = train.iter().map(|p| p.query.as_str()).collect();
-        let queries = self.encoder.encode_queries(&queries, &self.options.task)?;
-        let positives = self.positive_rows(train, &queries)?;
-        let query_keys: Vec<u64> = train.iter().map(|p| trainer::query_key(&p.query)).collect();
-        let positive_keys: Vec<u64> = train.iter().map(|p| trainer::target_key(&p.positive_id)).collect();
-        // Ranks weigh what is judged. In training they cost more than they gave: .029 against .034 NDCG@10 on fin10k.
-        let weights: Vec<f32> = train.iter().map(|p| p.weight.min(1.0)).collect();
-        let pairs = PairRows {
-            queries: &queries,
-            positives: &positives,
-            query_keys: &query_keys,
-            positive_keys: &positive_keys,
-            weights: &weights,
-            dim,
-        };
-        let (matrix, report) = trainer::train_adapter(&pairs, &self.ladder, &options, &self.options.task)?;
+        let queries = self.queries.rows_of(train.iter().map(|p| p.query.as_str()));
+        let positives = self.positive_rows(&train, &queries)?;
+        let set = self.training_set(&train)?;
+        let rows = SideRows { rows: &[queries, positives].concat(), dim };
+        let task = &self.options.task;
+        let (matrix, report) = trainer::train_adapter(rows, &set, &self.ladder, &options, task)?;
         let encoder = self.encoder.with_adapter(matrix.clone())?;
-        Ok(Candidate { encoder, train: report, rows: CandidateRows::Mapped(matrix) })
+        Ok(Candidate { encoder, pairs: train.len(), train: report, rows: CandidateRows::Mapped(matrix) })
+    }
+
+    /// Pairs as training takes them.
+    fn training_set(&self, pairs: &[&ResolvedPair]) -> Result<TrainingSet> {
+        let example = |pair: &&ResolvedPair| Example {
+            texts: vec![pair.query.clone(), pair.positive_text.clone()],
+            keys: vec![trainer::query_key(&pair.query), trainer::target_key(&pair.positive_id)],
+            // Ranks weigh what is judged. In training they cost more than they gave: .029 against .034 NDCG@10 on fin10k.
+            weight: pair.weight.min(1.0),
+            time: pair.time,
+            ..Example::default()
+        };
+        let examples: Vec<Example> = pairs.iter().map(example).collect();
+        let loss = (LossKind::of_shape(Shape::Pairs), LossOptions::default());
+        TrainingSet::new(Shape::Pairs, &examples, loss, self.options.seed)
     }
 
     /// For each pair the row of its document that is nearest to the query.
-    pub(super) fn positive_rows(&self, train: &[ResolvedPair], queries: &[f32]) -> Result<Vec<f32>> {
+    fn positive_rows(&self, train: &[&ResolvedPair], queries: &[f32]) -> Result<Vec<f32>> {
         let dim = self.encoder.dim();
         let numbers: HashMap<&str, u32> = self.corpus.ids.iter().map(String::as_str).zip(0..).collect();
         let mut rows_of: HashMap<u32, Vec<usize>> = HashMap::new();
@@ -90,7 +99,7 @@ impl Run<'_> {
         Ok(out)
     }
 
-    pub(super) fn train_encoder(&self, train: &[ResolvedPair]) -> Result<Candidate> {
+    pub(super) fn train_encoder(&self, train: &[usize]) -> Result<Candidate> {
         let defaults = FullOptions::of_layers(self.layers());
         let budget = self.options.time_budget.map(|budget| budget.saturating_sub(self.start.elapsed()));
         let mut options = FullOptions { seed: self.options.seed, time_budget: budget, ..defaults };
@@ -99,22 +108,16 @@ impl Run<'_> {
             options.batch = self.options.batch_size.unwrap_or(options.batch);
             options.lr = self.options.lr.unwrap_or(options.lr);
         }
-        let pairs: Vec<TextPair> = train
-            .iter()
-            .map(|p| TextPair {
-                query: p.query.clone(),
-                positive: p.positive_text.clone(),
-                key: trainer::target_key(&p.positive_id),
-                weight: p.weight.min(1.0),
-            })
-            .collect();
-        let trained = trainer::train_full(&self.encoder, &pairs, &self.ladder, &options, &self.options.task)?;
+        let pairs: Vec<&ResolvedPair> = train.iter().filter_map(|&number| self.pairs.get(number)).collect();
+        let set = self.training_set(&pairs)?;
+        let trained = trainer::train_full(&self.encoder, &set, &self.ladder, &options, &self.options.task)?;
         let encoder = Encoder::from_files(trained.files, self.snapshot.manifest.precision())?;
         let encoder = encoder.with_adapter(trained.adapter)?;
         self.inner.encoders.keep(&encoder);
         let mut embedded = Box::<Embedded>::default();
         embedded.before(self.inner, &self.draft(&encoder), &self.options.task)?;
-        Ok(Candidate { encoder, train: trained.report, rows: CandidateRows::Embedded(embedded) })
+        let rows = CandidateRows::Embedded(embedded);
+        Ok(Candidate { encoder, pairs: pairs.len(), train: trained.report, rows })
     }
 
     /// The candidate's generation, before it has a number.
