@@ -15,12 +15,14 @@
 //! | `rank`, `metrics`, `trec`, `judge` | how good is a candidate? |
 //! | `gate`, `significance` | is it certainly better, so that it may be published? |
 //!
-//! Shared by the methods: `losses`, `optimiser`, `fit` (the loop) and `rng`.
+//! Shared by the methods: `model` (what learns), `losses`, `optimiser`, `fit` (the loop), `checkpoint` (its state as bytes) and
+//! `rng`.
 //!
 //! Invariants: the part that judges has no share in training; one seed, one result; nothing is
 //! published without a lower bound above zero.
 
 pub mod adapter;
+mod checkpoint;
 pub mod clicks;
 pub mod data;
 pub mod distil;
@@ -32,6 +34,7 @@ pub mod gate;
 pub mod judge;
 pub mod losses;
 pub mod metrics;
+mod model;
 pub mod negatives;
 pub mod optimiser;
 pub mod rank;
@@ -40,14 +43,14 @@ pub mod significance;
 pub mod split;
 pub mod trec;
 
-pub use adapter::{AdapterOptions, PairRows, train_adapter};
+pub use adapter::{AdapterOptions, SideRows, train_adapter};
 pub use clicks::{Click, ClickReport, Judged, LoggedQuery, judgements, pairs_from_log};
 pub use data::{Data, DataReport, Pair, Record, ResolvedPair, Shape, Target};
 pub use distil::{DistilOptions, Distilled, distil};
 pub use examples::{Example, TrainingSet};
-pub use fit::TrainReport;
+pub use fit::{Hooks, StepRecord, TrainReport};
 pub use folds::folds;
-pub use full::{FullOptions, TextPair, Trained, train_full};
+pub use full::{FullOptions, Trained, train_full, train_full_from};
 pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide, harmless};
 pub use losses::{LossKind, LossOptions};
 pub use metrics::{Scores, ndcg};

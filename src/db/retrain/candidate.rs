@@ -8,12 +8,11 @@ use crate::db::Inner;
 use crate::db::encoders::Encoder;
 use crate::db::generations::{Embedded, NewGeneration, RowSource};
 use crate::db::mapped::Mapped;
-use crate::encoder::Role;
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::trainer::adapter::apply;
 use crate::trainer::{
-    self, AdapterOptions, Example, FullOptions, GateReport, PairRows, TextPair, TrainReport,
+    self, AdapterOptions, Example, FullOptions, GateReport, LossOptions, SideRows, TrainReport, TrainingSet,
 };
 
 /// What training made: an encoder, and how its rows come about.
@@ -43,7 +42,6 @@ impl CandidateRows {
 
 impl Run<'_> {
     pub(super) fn train_adapter(&self, train: &[usize]) -> Result<Candidate> {
-        let train: Vec<&Example> = train.iter().filter_map(|&n| self.material.examples.get(n)).collect();
         let dim = self.encoder.dim();
         let defaults = AdapterOptions::default();
         let options = AdapterOptions {
@@ -53,26 +51,24 @@ impl Run<'_> {
             seed: self.options.seed,
             ..defaults
         };
-        let side = |side: usize, role| {
-            let texts = train.iter().filter_map(|e| e.texts.get(side)).map(|text| (text.as_str(), role));
-            self.material.vectors.rows_of(texts)
-        };
-        let (queries, positives) = (side(0, Role::Query), side(1, Role::Document));
-        let keys = |side: usize| train.iter().filter_map(|e| e.keys.get(side).copied()).collect::<Vec<u64>>();
-        let (query_keys, positive_keys) = (keys(0), keys(1));
-        // Ranks weigh what is judged. In training they cost more than they gave: .029 against .034 NDCG@10 on fin10k.
-        let weights: Vec<f32> = train.iter().map(|p| p.weight.min(1.0)).collect();
-        let pairs = PairRows {
-            queries: &queries,
-            positives: &positives,
-            query_keys: &query_keys,
-            positive_keys: &positive_keys,
-            weights: &weights,
-            dim,
-        };
-        let (matrix, report) = trainer::train_adapter(&pairs, &self.ladder, &options, &self.options.task)?;
+        let set = self.training_set(train)?;
+        let texts = set.sides().iter().flatten().filter_map(|&text| set.texts.get(text));
+        let rows = self.material.vectors.rows_of(texts.map(|(text, role)| (text.as_str(), *role)));
+        let rows = SideRows { rows: &rows, dim };
+        let task = &self.options.task;
+        let (matrix, report) = trainer::train_adapter(rows, &set, &self.ladder, &options, task)?;
         let encoder = self.encoder.with_adapter(matrix.clone())?;
         Ok(Candidate { encoder, pairs: train.len(), train: report, rows: CandidateRows::Mapped(matrix) })
+    }
+
+    /// Examples as training takes them.
+    fn training_set(&self, train: &[usize]) -> Result<TrainingSet> {
+        // Ranks weigh what is judged. In training they cost more than they gave: .029 against .034 NDCG@10 on fin10k.
+        let light = |example: &Example| Example { weight: example.weight.min(1.0), ..example.clone() };
+        let examples: Vec<Example> =
+            train.iter().filter_map(|&n| self.material.examples.get(n)).map(light).collect();
+        let loss = (self.loss, LossOptions::default());
+        TrainingSet::new(self.material.shape, &examples, loss, self.options.seed)
     }
 
     pub(super) fn train_encoder(&self, train: &[usize]) -> Result<Candidate> {
@@ -84,23 +80,15 @@ impl Run<'_> {
             options.batch = self.options.batch_size.unwrap_or(options.batch);
             options.lr = self.options.lr.unwrap_or(options.lr);
         }
-        let pairs: Vec<TextPair> = train
-            .iter()
-            .filter_map(|&number| self.material.examples.get(number))
-            .filter_map(|e| {
-                let (query, positive, key) =
-                    (e.texts.first()?.clone(), e.texts.get(1)?.clone(), *e.keys.get(1)?);
-                Some(TextPair { query, positive, key, weight: e.weight.min(1.0) })
-            })
-            .collect();
-        let trained = trainer::train_full(&self.encoder, &pairs, &self.ladder, &options, &self.options.task)?;
+        let set = self.training_set(train)?;
+        let trained = trainer::train_full(&self.encoder, &set, &self.ladder, &options, &self.options.task)?;
         let encoder = Encoder::from_files(trained.files, self.snapshot.manifest.precision())?;
         let encoder = encoder.with_adapter(trained.adapter)?;
         self.inner.encoders.keep(&encoder);
         let mut embedded = Box::<Embedded>::default();
         embedded.before(self.inner, &self.draft(&encoder), &self.options.task)?;
         let rows = CandidateRows::Embedded(embedded);
-        Ok(Candidate { encoder, pairs: pairs.len(), train: trained.report, rows })
+        Ok(Candidate { encoder, pairs: train.len(), train: trained.report, rows })
     }
 
     /// The candidate's generation, before it has a number.

@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::options::Task;
 use crate::trainer::{
-    self, Click, Data, Example, GateReport, HeldOut, Keyed, LoggedQuery, SplitOptions, TrainReport,
+    self, Click, Data, Example, GateReport, HeldOut, Keyed, LoggedQuery, LossKind, SplitOptions, TrainReport,
 };
 use crate::types::Event;
 
@@ -63,10 +63,15 @@ pub enum Method {
 /// What `retrain` does.
 #[derive(Debug, Clone, Default)]
 pub struct RetrainOptions {
-    /// JSONL pairs to learn from instead of the log.
+    /// What to learn from instead of the log: JSON lines of one shape, a BEIR folder, or judgements (see
+    /// [`trainer::data`]).
     pub data: Option<PathBuf>,
     /// How to learn.
     pub method: Method,
+    /// What is made small; by default what suits the data's shape.
+    pub loss: Option<LossKind>,
+    /// Queries of the judgements in `data`, where that is a file of judgements (`.tsv`).
+    pub queries: Option<PathBuf>,
     /// Matryoshka ladder of the new generation; by default that of the active one.
     pub dims: Option<Vec<usize>>,
     /// How many of the encoder's topmost layers are trained. By default all weights with [`Method::Full`], a third
@@ -139,7 +144,7 @@ impl Db {
             return Err(Error::input("an adapter trains none of the encoder's layers"));
         }
         let data = match &options.data {
-            Some(path) => trainer::data::open(path, None)?,
+            Some(path) => trainer::data::open(path, options.queries.as_deref())?,
             None => pairs_from_log(&self.log_events()?),
         };
         Run::new(&self.inner, generation, &options, data)?.learn()
@@ -183,6 +188,7 @@ struct Run<'a> {
     ladder: Vec<usize>,
     corpus: Corpus,
     material: Material,
+    loss: LossKind,
     notes: Vec<String>,
     start: Instant,
 }
@@ -206,12 +212,26 @@ impl<'a> Run<'a> {
             Some(dims) => crate::types::checked_ladder(dims, encoder.dim())?,
             None => generation.ladder.iter().map(|&r| r as usize).collect(),
         };
+        let loss = options.loss.unwrap_or_else(|| LossKind::of_shape(data.shape));
+        loss.check(data.shape)?;
         let mut notes = std::mem::take(&mut data.report.notes);
         let mut corpus = Corpus::load(&snapshot, &generation)?;
         let mut material =
             Material::new(data, &mut corpus, (&snapshot, &generation, &encoder), &options.task)?;
         notes.append(&mut material.notes);
-        Ok(Self { inner, snapshot, generation, options, encoder, ladder, corpus, material, notes, start })
+        Ok(Self {
+            inner,
+            snapshot,
+            generation,
+            options,
+            encoder,
+            ladder,
+            corpus,
+            material,
+            loss,
+            notes,
+            start,
+        })
     }
 
     fn learn(mut self) -> Result<RetrainReport> {
