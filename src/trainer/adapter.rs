@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 
 use super::fit::{Hooks, Objective, Schedule, TrainReport, fit};
-use super::loss::{Batch, KnownPositives, RankingLoss};
+use super::losses::{Batch, KnownPositives, Loss, Matryoshka, RankingLoss, Slope};
 use super::metrics::ndcg;
 use super::model::Model;
 use super::optimiser::AdamOptions;
@@ -202,7 +202,7 @@ fn train_delta(
         pairs,
         subset,
         known: KnownPositives::new(pairs.query_keys, pairs.positive_keys),
-        loss: RankingLoss::new(ladder),
+        loss: Matryoshka::new(Box::new(RankingLoss::default()), ladder),
     };
     let report = fit(&mut map, &ranking, adam, &schedule, &mut Hooks::default(), task)?;
     Ok((map.delta().to_vec(), report))
@@ -291,7 +291,7 @@ struct Ranking<'a> {
     /// The pairs trained on.
     subset: &'a [usize],
     known: KnownPositives,
-    loss: RankingLoss,
+    loss: Matryoshka,
 }
 
 impl Objective for Ranking<'_> {
@@ -301,18 +301,13 @@ impl Objective for Ranking<'_> {
         vec![queries, positives]
     }
 
-    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<(f64, Vec<Vec<f32>>)> {
+    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<Slope> {
         let pairs = pick(self.subset, rows);
         let of = |keys: &[u64]| pick(keys, &pairs);
         let mask = self.known.mask(&of(self.pairs.query_keys), &of(self.pairs.positive_keys));
-        let (queries, positives) = match sides {
-            &[queries, positives] => (queries, positives),
-            _ => (&[][..], &[][..]),
-        };
         let weights = pick(self.pairs.weights, &pairs);
-        let batch = Batch { queries, positives, dim: self.pairs.dim, mask: &mask, weights: &weights };
-        let slope = self.loss.of(&batch)?;
-        Ok((slope.value, vec![slope.queries, slope.positives]))
+        let dim = self.pairs.dim;
+        self.loss.of(&Batch { sides, dim, excluded: &mask, weights: &weights, ..Batch::default() })
     }
 }
 

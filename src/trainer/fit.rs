@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::checkpoint::{self, State};
+use super::losses::Slope;
 use super::model::Model;
 use super::optimiser::{AdamOptions, AdamW, rate_at};
 use super::rng::Rng;
@@ -112,10 +113,13 @@ pub(super) trait Objective {
     fn texts(&self, rows: &[usize]) -> Vec<Vec<usize>>;
 
     /// The loss of rows, given each side's embeddings (texts × dim), and its derivatives by them.
-    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<(f64, Vec<Vec<f32>>)>;
+    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<Slope>;
 
-    /// Puts an epoch's rows, shuffled, into the order in which they are cut into so many batches.
-    fn arrange(&self, _rows: &mut [usize], _batches: usize) {}
+    /// The batches of an epoch, as many as rows in even parts of at most `size` make, if they are not to be the rows in
+    /// random order, cut.
+    fn batches(&self, _size: usize, _seed: u64, _epoch: usize) -> Option<Vec<Vec<usize>>> {
+        None
+    }
 }
 
 /// What happens beside a run: its steps are told, its state is saved and taken up again.
@@ -206,9 +210,15 @@ impl Run<'_> {
         let mut order: Vec<usize> = (0..schedule.rows).collect();
         for epoch in 0..schedule.epochs {
             rng.shuffle(&mut order);
-            let mut arranged = order.clone();
-            objective.arrange(&mut arranged, schedule.batches());
-            let batches: Vec<&[usize]> = even_parts(&arranged, schedule.batches()).collect();
+            let own = objective.batches(schedule.batch, schedule.seed, epoch);
+            let batches: Vec<&[usize]> = match &own {
+                Some(own) => own.iter().map(Vec::as_slice).collect(),
+                None => even_parts(&order, schedule.batches()).collect(),
+            };
+            if batches.len() != schedule.batches() {
+                let (found, wanted) = (batches.len(), schedule.batches());
+                return Err(Error::input(format!("training: an epoch of {found} batches, not {wanted}")));
+            }
             // Those of an earlier part of the run are left out.
             let done = self.records.len().saturating_sub(epoch * schedule.epoch());
             for batches in batches.chunks(schedule.accumulate.max(1)).skip(done) {
@@ -309,7 +319,7 @@ fn backward<M: Model>(
     }
     let gathered: Vec<Vec<f32>> = places.iter().map(|places| gather(&embedded, places, dim)).collect();
     let views: Vec<&[f32]> = gathered.iter().map(Vec::as_slice).collect();
-    let (loss, slopes) = objective.slope(rows, &views)?;
+    let Slope { value: loss, sides: slopes } = objective.slope(rows, &views)?;
     if !loss.is_finite() {
         return Err(Error::input("training diverged: the loss is not finite; try a lower --lr"));
     }

@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::adapter::{AdapterOptions, PairRows, train_adapter};
 use super::fit::{Hooks, Objective, Schedule, TrainReport, fit};
-use super::loss::{Batch, KnownPositives, RankingLoss};
+use super::losses::{Batch, KnownPositives, Loss, Matryoshka, RankingLoss, Slope};
 use super::model::Model;
 use super::optimiser::AdamOptions;
 use super::split::query_key;
@@ -250,7 +250,7 @@ impl Model for Prepared {
 struct Ranking<'a> {
     pairs: &'a Numbered<'a>,
     known: KnownPositives,
-    loss: RankingLoss,
+    loss: Matryoshka,
     dim: usize,
 }
 
@@ -259,17 +259,11 @@ impl Objective for Ranking<'_> {
         vec![pick(&self.pairs.queries, rows), pick(&self.pairs.positives, rows)]
     }
 
-    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<(f64, Vec<Vec<f32>>)> {
+    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<Slope> {
         let mask =
             self.known.mask(&pick(&self.pairs.query_keys, rows), &pick(&self.pairs.positive_keys, rows));
         let weights = pick(&self.pairs.weights, rows);
-        let (queries, positives) = match sides {
-            &[queries, positives] => (queries, positives),
-            _ => (&[][..], &[][..]),
-        };
-        let batch = Batch { queries, positives, dim: self.dim, mask: &mask, weights: &weights };
-        let slope = self.loss.of(&batch)?;
-        Ok((slope.value, vec![slope.queries, slope.positives]))
+        self.loss.of(&Batch { sides, dim: self.dim, excluded: &mask, weights: &weights, ..Batch::default() })
     }
 }
 
@@ -295,7 +289,7 @@ fn train(
     let ranking = Ranking {
         pairs,
         known: KnownPositives::new(&pairs.query_keys, &pairs.positive_keys),
-        loss: RankingLoss::new(ladder),
+        loss: Matryoshka::new(Box::new(RankingLoss::default()), ladder),
         dim: model.dim(),
     };
     fit(model, &ranking, adam, &schedule, hooks, task)

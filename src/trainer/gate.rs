@@ -5,9 +5,10 @@
 //! ([`clicks`](super::clicks)): people click what they were shown, so without weights a candidate is
 //! measured by how well it repeats the current ranking. (Five simulated logs on a financial corpus, with a
 //! click wherever the right document was shown: the true gain was .043, the unweighted one came out
-//! at .012 to .024, the weighted one at .030 to .043.) A paired bootstrap (Efron and Tibshirani: An Introduction to the
-//! Bootstrap, 1993) gives the 95 % interval of the mean difference. A candidate passes if
-//! 1. the lower bound of its gain at the full dimension is above zero;
+//! at .012 to .024, the weighted one at .030 to .043.) A paired bootstrap ([`significance`](super::significance)) gives
+//! the 95 % interval of the mean difference. A candidate passes if
+//! 1. the lower bound of its gain at the full dimension is above zero, and the gain itself not below
+//!    [`GateOptions::least_gain`]: what clicks that are always wrong in the same way teach is certain, but little;
 //! 2. at no dimension of the ladder the mean falls by more than [`GateOptions::tolerance`];
 //! 3. on the guard set, where documents are to be found by passages of their own and nobody clicked,
 //!    the mean does not fall by more than [`GateOptions::guard_tolerance`]. What clicks at random teach
@@ -19,11 +20,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::rng::Rng;
+use super::significance::interval;
 
 /// Thresholds of the gate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GateOptions {
+    /// Gain of the mean NDCG@10 below which nothing is published, however certain.
+    pub least_gain: f64,
     /// Fall of the mean NDCG@10 that is allowed at a lower dimension.
     pub tolerance: f64,
     /// Fall of the mean NDCG@10 that is allowed on the guard set.
@@ -36,7 +39,8 @@ pub struct GateOptions {
 
 impl Default for GateOptions {
     fn default() -> Self {
-        Self { tolerance: 0.005, guard_tolerance: 0.005, resamples: 10_000, seed: 0 }
+        let (least_gain, tolerance, guard_tolerance) = (0.005, 0.005, 0.005);
+        Self { least_gain, tolerance, guard_tolerance, resamples: 10_000, seed: 0 }
     }
 }
 
@@ -70,6 +74,32 @@ pub struct HeldOut {
     pub rungs: Vec<(usize, Paired)>,
 }
 
+impl HeldOut {
+    /// Adds queries that were judged at the same dimensions.
+    pub fn append(&mut self, mut other: Self) {
+        if self.rungs.is_empty() {
+            *self = other;
+            return;
+        }
+        self.weights.append(&mut other.weights);
+        for ((_, all), (_, mut part)) in self.rungs.iter_mut().zip(other.rungs) {
+            all.before.append(&mut part.before);
+            all.after.append(&mut part.after);
+        }
+    }
+}
+
+/// What the guard set says.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct GuardReport {
+    /// Documents searched for by words of their own.
+    pub documents: usize,
+    /// Mean NDCG@10 of the current generation.
+    pub before: f64,
+    /// Mean NDCG@10 of the candidate.
+    pub after: f64,
+}
+
 /// The verdict; serialises to the `gate` object of `retrain`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GateReport {
@@ -85,6 +115,12 @@ pub struct GateReport {
     pub ci95: [f64; 2],
     /// Means before and after for each dimension of the ladder.
     pub by_dim: BTreeMap<String, [f64; 2]>,
+    /// Queries that judged.
+    pub queries: usize,
+    /// The guard set, if there are documents for one.
+    pub guard: Option<GuardReport>,
+    /// Queries, about, that would make a gain of this size certain; none if it is, or if there is no gain.
+    pub queries_wanted: Option<usize>,
     /// Why it was or was not published, for the user.
     pub reason: String,
     /// The verdict.
@@ -102,6 +138,9 @@ impl GateReport {
             gain: 0.0,
             ci95: [0.0, 0.0],
             by_dim: BTreeMap::new(),
+            queries: 0,
+            guard: None,
+            queries_wanted: None,
             reason: reason.into(),
             publish: false,
         }
@@ -117,14 +156,23 @@ pub fn decide(held_out: &HeldOut, guard: &Paired, options: &GateOptions) -> Gate
         return GateReport::refused("nothing to judge by: no held-out query has a stored document to find");
     };
     let [before, after] = full.means(weights);
-    let ci95 = interval(&full.differences(weights), options);
-    let objection = objection(held_out, guard, ci95, options);
-    let told = format!(
-        "ndcg@10 on {} held-out queries goes from {before:.4} to {after:.4}, 95 % interval of the gain {:+.4} to {:+.4}",
-        full.before.len(),
-        ci95[0],
-        ci95[1]
+    let differences = full.differences(weights);
+    let ci95 = interval(&differences, options.resamples, options.seed);
+    let objection = objection(held_out, guard, after - before, ci95, options);
+    let queries = full.before.len();
+    let mut reason = format!(
+        "ndcg@10 on {queries} held-out queries goes from {before:.4} to {after:.4}, 95 % interval of the gain {:+.4} to {:+.4}",
+        ci95[0], ci95[1]
     );
+    let queries_wanted = wanted(&differences, after - before, ci95);
+    if let (Some(objection), Some(wanted)) = (&objection, queries_wanted) {
+        reason =
+            format!("{objection}; {reason}; about {wanted} queries would make a gain of this size certain");
+    } else if let Some(objection) = &objection {
+        reason = format!("{objection}; {reason}");
+    }
+    let [guard_before, guard_after] = guard.means(&[]);
+    let documents = guard.before.len();
     GateReport {
         metric: METRIC,
         before,
@@ -132,16 +180,39 @@ pub fn decide(held_out: &HeldOut, guard: &Paired, options: &GateOptions) -> Gate
         gain: after - before,
         ci95,
         by_dim: held_out.rungs.iter().map(|(dim, scores)| (dim.to_string(), scores.means(weights))).collect(),
+        queries,
+        guard: (documents > 0).then_some(GuardReport { documents, before: guard_before, after: guard_after }),
+        queries_wanted,
         publish: objection.is_none(),
-        reason: match objection {
-            None => told,
-            Some(objection) => format!("{objection}; {told}"),
-        },
+        reason,
     }
 }
 
+/// Whether the guard set alone has nothing against a candidate, by the usual tolerance.
+pub fn harmless(guard: &HeldOut) -> bool {
+    let fall = |paired: &Paired| {
+        let [before, after] = paired.means(&[]);
+        before - after
+    };
+    guard.rungs.iter().all(|(_, paired)| fall(paired) <= GateOptions::default().guard_tolerance)
+}
+
+/// Queries at which the lower bound of a gain like this would be above zero: the bound's distance from the gain
+/// shrinks with the root of their number.
+fn wanted(differences: &[(f64, f64)], gain: f64, ci95: [f64; 2]) -> Option<usize> {
+    let distance = gain - ci95[0];
+    let certain = ci95[0] > 0.0 || gain <= 0.0 || !distance.is_finite();
+    (!certain).then(|| ((distance / gain).powi(2) * differences.len() as f64 * 1.1).ceil() as usize)
+}
+
 /// The first rule that the candidate breaks.
-fn objection(held_out: &HeldOut, guard: &Paired, ci95: [f64; 2], options: &GateOptions) -> Option<String> {
+fn objection(
+    held_out: &HeldOut,
+    guard: &Paired,
+    gain: f64,
+    ci95: [f64; 2],
+    options: &GateOptions,
+) -> Option<String> {
     if ci95.iter().any(|bound| !bound.is_finite()) {
         return Some("the scores are not finite".into());
     }
@@ -151,7 +222,7 @@ fn objection(held_out: &HeldOut, guard: &Paired, ci95: [f64; 2], options: &GateO
     };
     if let Some(fall) = fallen(guard.means(&[]), options.guard_tolerance) {
         return Some(format!(
-            "documents are found less well by their own text: ndcg@10 on {} of them falls {fall}",
+            "documents are found less well by their own words: ndcg@10 on {} of them falls {fall}",
             guard.before.len()
         ));
     }
@@ -160,24 +231,12 @@ fn objection(held_out: &HeldOut, guard: &Paired, ci95: [f64; 2], options: &GateO
             return Some(format!("at {dim} dimensions the mean falls {fall}"));
         }
     }
-    (ci95[0] <= 0.0).then(|| "the gain is not certain: its lower bound is not above zero".into())
-}
-
-/// The 95 % percentile interval of the weighted mean by bootstrap, from weights and weighted differences.
-fn interval(differences: &[(f64, f64)], options: &GateOptions) -> [f64; 2] {
-    let n = differences.len();
-    let mut rng = Rng::new(options.seed);
-    let mut resampled = || {
-        let drawn = (0..n).filter_map(|_| differences.get(rng.below(n)));
-        let (weight, sum) =
-            drawn.fold((0.0, 0.0), |(w, s), (weight, difference)| (w + weight, s + difference));
-        sum / weight
-    };
-    let resamples = options.resamples.max(1);
-    let mut means: Vec<f64> = (0..resamples).map(|_| resampled()).collect();
-    means.sort_unstable_by(f64::total_cmp);
-    let at = |share: f64| means.get(((resamples - 1) as f64 * share).round() as usize).copied();
-    [at(0.025).unwrap_or(f64::NAN), at(0.975).unwrap_or(f64::NAN)]
+    if ci95[0] <= 0.0 {
+        return Some("the gain is not certain: its lower bound is not above zero".into());
+    }
+    let least = options.least_gain;
+    (gain < least)
+        .then(|| format!("the gain is certain but small: below {least} it is not worth a new generation"))
 }
 
 /// The weights, followed by ones.
@@ -197,6 +256,7 @@ fn weighted_mean(values: &[f64], weights: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rng::Rng;
     use super::*;
 
     /// Scores before in 0..1, and after moved by `shift` with noise of ±0.2.
@@ -210,20 +270,6 @@ mod tests {
 
     fn held_out(rungs: Vec<(usize, Paired)>) -> HeldOut {
         HeldOut { weights: Vec::new(), rungs }
-    }
-
-    #[test]
-    fn the_interval_agrees_with_the_normal_approximation() {
-        let paired = scores(500, 0.05);
-        let differences = paired.differences(&[]);
-        let [low, high] = interval(&differences, &GateOptions::default());
-        let [before, after] = paired.means(&[]);
-        let centre = after - before;
-        let variance = differences.iter().map(|(_, d)| (d - centre).powi(2)).sum::<f64>() / 499.0;
-        let half = 1.96 * (variance / 500.0).sqrt();
-        assert!((low - (centre - half)).abs() < 0.1 * half, "{low} {}", centre - half);
-        assert!((high - (centre + half)).abs() < 0.1 * half, "{high} {}", centre + half);
-        assert_eq!([low, high], interval(&differences, &GateOptions::default()), "seeded");
     }
 
     #[test]
@@ -252,9 +298,34 @@ mod tests {
         assert!((report.gain - (report.after - report.before)).abs() < 1e-12 && report.ci95[0] > 0.0);
         let json = serde_json::to_value(&report).unwrap();
         let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["metric", "before", "after", "gain", "ci95", "by_dim", "reason"]);
+        assert_eq!(keys[..6], ["metric", "before", "after", "gain", "ci95", "by_dim"]);
+        assert_eq!(keys[6..], ["queries", "guard", "queries_wanted", "reason"]);
         assert_eq!(json["by_dim"].as_object().unwrap().len(), 2);
         assert_eq!(json["by_dim"]["384"][1], report.after);
+    }
+
+    #[test]
+    fn what_would_do_is_told_and_enough_when_it_is_there() {
+        let few = decide(&held_out(vec![(8, scores(20, 0.03))]), &Paired::default(), &GateOptions::default());
+        let wanted = few.queries_wanted.unwrap();
+        assert!(!few.publish && few.reason.contains(&format!("about {wanted} queries")), "{}", few.reason);
+        assert!((25..400).contains(&wanted), "{wanted}");
+        let paired = scores(20, 0.03);
+        let many =
+            |values: &[f64]| values.iter().cycle().take(wanted.next_multiple_of(20)).copied().collect();
+        let paired = Paired { before: many(&paired.before), after: many(&paired.after) };
+        assert!(decide(&held_out(vec![(8, paired)]), &Paired::default(), &GateOptions::default()).publish);
+    }
+
+    #[test]
+    fn parts_of_a_cross_validation_add_up() {
+        let mut all = HeldOut::default();
+        for part in [scores(30, 0.1), scores(20, 0.0)] {
+            let weights = vec![1.0; part.before.len()];
+            all.append(HeldOut { weights, rungs: vec![(4, part.clone()), (8, part)] });
+        }
+        assert_eq!((all.weights.len(), all.rungs.len(), all.rungs[1].1.after.len()), (50, 2, 50));
+        assert_eq!(all.rungs[0].1.after[30..], scores(20, 0.0).after);
     }
 
     #[test]
@@ -262,11 +333,14 @@ mod tests {
         let good = scores(200, 0.05);
         let none = Paired::default();
         let unchanged = Paired { before: good.before.clone(), after: good.before.clone() };
+        let small =
+            Paired { before: good.before.clone(), after: good.before.iter().map(|b| b + 0.004).collect() };
         for (rungs, guard, needle) in [
             (vec![(384, scores(200, 0.0))], &none, "lower bound"),
             (vec![(384, unchanged)], &none, "lower bound"),
+            (vec![(384, small)], &none, "certain but small"),
             (vec![(64, scores(200, -0.05)), (384, good.clone())], &none, "at 64 dimensions"),
-            (vec![(384, good.clone())], &scores(50, -0.05), "by their own text"),
+            (vec![(384, good.clone())], &scores(50, -0.05), "by their own words"),
             (vec![(384, Paired::default())], &none, "nothing to judge by"),
             (vec![], &none, "nothing to judge by"),
             (vec![(384, Paired { before: vec![0.5; 9], after: vec![f64::NAN; 9] })], &none, "not finite"),

@@ -1,8 +1,10 @@
-//! Measures of ranking quality, as trec_eval defines them.
+//! Measures of ranking quality, as trec_eval defines them (<https://github.com/usnistgov/trec_eval>; a fixture
+//! that it computed holds us to it).
 //!
 //! Judgements give each relevant document a grade; unjudged documents have grade 0. A grade above 0
 //! is relevant (trec_eval's level 1, as grades there are integers). A document that is ranked twice
-//! counts once, at its first rank.
+//! counts once, at its first rank. A query without any relevant document scores 0 throughout, and counts
+//! in means.
 
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
@@ -19,6 +21,10 @@ pub struct Scores {
     pub mrr: f64,
     /// Share of the relevant documents within the cut-off.
     pub recall: f64,
+    /// Relevant documents within the cut-off, divided by the cut-off (trec_eval `P`).
+    pub precision: f64,
+    /// Average precision within the cut-off (trec_eval `map_cut`).
+    pub map: f64,
     /// Share of the relevant documents within rank 100.
     pub recall_100: f64,
     /// Average precision within rank 100 (trec_eval `map_cut_100`).
@@ -40,6 +46,8 @@ impl Scores {
             ndcg: normalised_gain(&gains, judged, k),
             mrr: gains.iter().take(k).position(|&gain| gain > 0.0).map_or(0.0, |at| 1.0 / (at + 1) as f64),
             recall: share(k),
+            precision: within(k) as f64 / k.max(1) as f64,
+            map: average_precision(&gains, relevant, k),
             recall_100: share(100),
             map_100: average_precision(&gains, relevant, 100),
         }
@@ -53,19 +61,36 @@ impl Scores {
             ndcg: mean(|s| s.ndcg),
             mrr: mean(|s| s.mrr),
             recall: mean(|s| s.recall),
+            precision: mean(|s| s.precision),
+            map: mean(|s| s.map),
             recall_100: mean(|s| s.recall_100),
             map_100: mean(|s| s.map_100),
         }
     }
 
-    /// The JSON that `eval` prints: `ndcg@k`, `mrr@k`, `recall@k`, `recall@100`, `map@100`, `queries`.
+    /// The measures with their names: `ndcg@k`, `mrr@k`, `recall@k`, `precision@k`, `map@k`, `recall@100`, `map@100`.
+    pub fn named(self, k: usize) -> Vec<(String, f64)> {
+        let mut named: Vec<(String, f64)> = [
+            ("ndcg", self.ndcg),
+            ("mrr", self.mrr),
+            ("recall", self.recall),
+            ("precision", self.precision),
+            ("map", self.map),
+        ]
+        .into_iter()
+        .map(|(name, value)| (format!("{name}@{k}"), value))
+        .collect();
+        if k != 100 {
+            named.push(("recall@100".into(), self.recall_100));
+            named.push(("map@100".into(), self.map_100));
+        }
+        named
+    }
+
+    /// The JSON that `eval` prints: the names of [`Scores::named`], and `queries`.
     pub fn to_json(self, k: usize, queries: usize) -> Map<String, Value> {
-        let mut json = Map::new();
-        json.insert(format!("ndcg@{k}"), self.ndcg.into());
-        json.insert(format!("mrr@{k}"), self.mrr.into());
-        json.insert(format!("recall@{k}"), self.recall.into());
-        json.insert("recall@100".into(), self.recall_100.into());
-        json.insert("map@100".into(), self.map_100.into());
+        let mut json: Map<String, Value> =
+            self.named(k).into_iter().map(|(name, value)| (name, value.into())).collect();
         json.insert("queries".into(), queries.into());
         json
     }
@@ -170,7 +195,54 @@ mod tests {
         near(mean.ndcg, 0.5);
         let json = mean.to_json(10, 2);
         let keys: Vec<&str> = json.keys().map(String::as_str).collect();
-        assert_eq!(keys, ["ndcg@10", "mrr@10", "recall@10", "recall@100", "map@100", "queries"]);
+        assert_eq!(
+            keys,
+            ["ndcg@10", "mrr@10", "recall@10", "precision@10", "map@10", "recall@100", "map@100", "queries"]
+        );
+        assert_eq!(mean.to_json(100, 2).len(), 6);
         assert_eq!(Scores::mean(&[]), Scores::default());
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Case {
+        qrels: HashMap<String, f64>,
+        run: Vec<(String, f64)>,
+        repeated: Vec<usize>,
+        measures: HashMap<usize, HashMap<String, f64>>,
+    }
+
+    /// tools/fixtures/trec_eval.py made the fixture.
+    #[test]
+    fn every_measure_agrees_with_trec_eval() {
+        let cases: Vec<Case> =
+            serde_json::from_str(include_str!("../../tests/fixtures/trainer/trec_eval.json")).unwrap();
+        assert_eq!(cases.len(), 60);
+        assert!(cases.iter().any(|c| c.qrels.values().all(|&g| g <= 0.0)), "nothing relevant");
+        assert!(cases.iter().any(|c| !c.repeated.is_empty()) && cases.iter().any(|c| c.run.len() > 100));
+        for (number, case) in cases.into_iter().enumerate() {
+            let mut ranked = super::super::trec::ranked(case.run);
+            for at in case.repeated {
+                ranked[at] = ranked[at / 2].clone();
+            }
+            for (k, expected) in case.measures {
+                let got = Scores::of(&ranked, &case.qrels, k);
+                for (name, got) in [
+                    ("ndcg", got.ndcg),
+                    ("mrr", got.mrr),
+                    ("recall", got.recall),
+                    ("precision", got.precision),
+                    ("map", got.map),
+                ] {
+                    let expected = expected[name];
+                    assert!(
+                        (got - expected).abs() < 1e-9,
+                        "case {number}, {name}@{k}: {got}, not {expected}"
+                    );
+                }
+                if k == 100 {
+                    assert_eq!((got.recall, got.map), (got.recall_100, got.map_100));
+                }
+            }
+        }
     }
 }

@@ -1,20 +1,22 @@
 //! Learning from what people searched for and clicked.
 //!
-//! Knows texts, vectors and numbers, but neither files nor databases: the caller resolves ids, runs
+//! Knows texts, vectors and numbers, but no databases: the caller resolves ids, runs
 //! the encoder and stores results. A `retrain` goes through these modules in order:
 //!
 //! | file | question it answers |
 //! |---|---|
-//! | `data` | which pairs are in this file? |
+//! | `data` | what is in this file? |
 //! | `clicks` | which pairs does the log make, and how much does each weigh? |
-//! | `split` | which queries are trained on, which judge? |
+//! | `split`, `folds` | which queries are trained on, which judge? |
+//! | `negatives` | which documents stand high for a query and answer it not? |
+//! | `examples` | what does a step train on? |
 //! | `adapter` | which linear map on frozen embeddings ranks better? |
 //! | `full` | which weights of the encoder, or of its upper layers, do? |
-//! | `rank`, `metrics` | how good is a candidate? |
-//! | `gate` | is it certainly better, so that it may be published? |
+//! | `rank`, `metrics`, `trec`, `judge` | how good is a candidate? |
+//! | `gate`, `significance` | is it certainly better, so that it may be published? |
 //!
-//! Shared by the methods: `model` (what learns), `loss`, `optimiser`, `fit` (the loop), `checkpoint` (its state as bytes) and
-//! `rng`.
+//! Shared by the methods: `model` (what learns), `losses`, `optimiser`, `fit` (the loop), `checkpoint` (its state as bytes)
+//! and `rng`.
 //!
 //! Invariants: the part that judges has no share in training; one seed, one result; nothing is
 //! published without a lower bound above zero.
@@ -24,24 +26,34 @@ mod checkpoint;
 pub mod clicks;
 pub mod data;
 pub mod distil;
+pub mod examples;
 pub mod fit;
+pub mod folds;
 pub mod full;
 pub mod gate;
-pub mod loss;
+pub mod judge;
+pub mod losses;
 pub mod metrics;
 mod model;
+pub mod negatives;
 pub mod optimiser;
 pub mod rank;
 mod rng;
+pub mod significance;
 pub mod split;
+pub mod trec;
 
 pub use adapter::{AdapterOptions, PairRows, train_adapter};
 pub use clicks::{Click, ClickReport, Judged, LoggedQuery, judgements, pairs_from_log};
-pub use data::{DataReport, Pair, ResolvedPair, Target, TrainingSet, read_pairs};
+pub use data::{Data, DataReport, Pair, Record, ResolvedPair, Shape, Target};
 pub use distil::{DistilOptions, Distilled, distil};
+pub use examples::{Example, TrainingSet};
 pub use fit::{Hooks, StepRecord, TrainReport};
+pub use folds::folds;
 pub use full::{FullOptions, TextPair, Trained, train_full, train_full_from};
-pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide};
+pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide, harmless};
+pub use losses::{LossKind, LossOptions};
 pub use metrics::{Scores, ndcg};
 pub use rank::rank_exact;
-pub use split::{Split, SplitOptions, TooLittle, query_key, split, target_key};
+pub use significance::{Compared, compare};
+pub use split::{Keyed, Split, SplitOptions, TooLittle, query_key, split, split_shape, target_key};

@@ -6,7 +6,7 @@
 
 use candle_core::{Device, Tensor};
 
-use super::loss::tensor_error;
+use super::losses::arithmetic::tensor_error;
 use crate::error::{Error, Result};
 
 /// Queries scored at a time by one thread.

@@ -84,7 +84,9 @@ fn with_judgements() -> Place {
 fn measures_have_the_keys_of_the_interface_and_layouts_agree() {
     let place = with_judgements();
     let beir = place.json(&["db", "eval", "--queries", "q.jsonl", "--qrels", "beir.tsv"]);
-    assert_eq!(keys(&beir), ["ndcg@10", "mrr@10", "recall@10", "recall@100", "map@100", "queries"]);
+    let names =
+        ["ndcg@10", "mrr@10", "recall@10", "precision@10", "map@10", "recall@100", "map@100", "queries"];
+    assert_eq!(keys(&beir), names);
     assert_eq!((&beir["queries"], &beir["recall@100"]), (&json!(60), &json!(1.0)));
     assert!(beir["ndcg@10"].as_f64().unwrap() > 0.1);
     let trec =
@@ -101,6 +103,71 @@ fn measures_have_the_keys_of_the_interface_and_layouts_agree() {
     place.write("other.tsv", "zz 0 d0 1\n");
     place.run(&["db", "eval", "--queries", "q.jsonl", "--qrels", "other.tsv"]).code(1).says(&["other.tsv"]);
     place.run(&["db", "eval", "--queries", "q.jsonl", "--qrels", "beir.tsv", "--generation", "9"]).code(1);
+}
+
+#[test]
+fn runs_and_single_queries_are_measured_alike() {
+    let place = with_judgements();
+    let judged = ["--qrels", "trec.txt", "--per-query"];
+    let search = [&["db", "eval", "--queries", "q.jsonl"], &judged[..], &["a.jsonl"]].concat();
+    let searched = place.json(&search);
+    place
+        .run(&["db", "batch-search", "--queries", "q.jsonl", "-k", "100", "--exact", "--trec", "run.txt"])
+        .code(0);
+    let measured = place.json(&[&["none", "eval", "--run", "run.txt"], &judged[..], &["b.jsonl"]].concat());
+    assert_eq!(searched, measured);
+    let rows = |file: &str| -> Vec<Value> {
+        let text = fs::read_to_string(place.path(file)).unwrap();
+        let mut rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        rows.sort_by_key(|row| row["query"].as_str().unwrap().to_owned());
+        rows
+    };
+    let (a, b) = (rows("a.jsonl"), rows("b.jsonl"));
+    assert_eq!((a.len(), &a), (60, &b));
+    let mean = a.iter().map(|row| row["ndcg@10"].as_f64().unwrap()).sum::<f64>() / 60.0;
+    assert!((mean - searched["ndcg@10"].as_f64().unwrap()).abs() < 1e-9);
+    place.write("bad.txt", "q0 Q0 d0 1 0.5 t\nq0 Q0 d0 2 0.4 t\n");
+    place
+        .run(&["none", "eval", "--run", "bad.txt", "--qrels", "trec.txt"])
+        .code(1)
+        .says(&["bad.txt, line 2", "twice"]);
+    place.write("other.txt", "zz Q0 d0 1 0.5 t\n");
+    place.run(&["none", "eval", "--run", "other.txt", "--qrels", "trec.txt"]).code(1).says(&["run"]);
+    place.run(&["db", "eval", "--qrels", "trec.txt"]).code(1).says(&["--queries"]);
+}
+
+#[test]
+fn generations_are_compared_with_their_significance() {
+    let place = with_judgements();
+    place.run(&["db", "retrain", "--data", "p.jsonl", "--method", "adapter", "--force", "--json"]).code(0);
+    let eval = ["db", "eval", "--queries", "q.jsonl", "--qrels", "trec.txt"];
+    let compared = place.json(&[&eval[..], &["--compare", "1", "2", "--per-query", "c.jsonl"]].concat());
+    assert_eq!(compared["generations"], json!([1, 2]));
+    let one = place.json(&[&eval[..], &["--generation", "1"]].concat());
+    let two = place.json(&[&eval[..], &["--generation", "2"]].concat());
+    for name in ["ndcg@10", "mrr@10", "recall@10", "precision@10", "map@10", "recall@100", "map@100"] {
+        assert_eq!(compared[name], json!([one[name], two[name]]), "{name}");
+        assert!(compared["measures"][name]["p_value"].as_f64().is_some(), "{name}");
+    }
+    let ndcg = &compared["measures"]["ndcg@10"];
+    for name in ["difference", "ci95", "p_value", "gained", "lost", "equal"] {
+        assert_eq!(compared[name], ndcg[name], "{name}");
+    }
+    let counts = ["gained", "lost", "equal"].map(|name| compared[name].as_u64().unwrap());
+    assert_eq!(counts.iter().sum::<u64>(), 60);
+    let rows = fs::read_to_string(place.path("c.jsonl")).unwrap();
+    let gained = rows.lines().filter(|line| {
+        let row: Value = serde_json::from_str(line).unwrap();
+        row["ndcg@10"][1].as_f64() > row["ndcg@10"][0].as_f64()
+    });
+    assert_eq!(gained.count() as u64, counts[0]);
+    let same = place.json(&[&eval[..], &["--compare", "2", "2"]].concat());
+    assert_eq!(
+        (&same["difference"], &same["p_value"], &same["equal"]),
+        (&json!(0.0), &json!(1.0), &json!(60))
+    );
+    place.run(&[&eval[..], &["--compare", "1", "9"]].concat()).code(1).says(&["9"]);
+    place.run(&[&eval[..], &["--compare", "1"]].concat()).code(1).says(&["--compare"]);
 }
 
 #[test]
@@ -228,7 +295,19 @@ fn learning_publishes_and_rollback_takes_it_back() {
         (&json!(true), &json!(2), &json!(1))
     );
     assert_eq!(keys(&report["train"]), ["pairs", "steps", "seconds", "loss_first", "loss_last"]);
-    assert_eq!(keys(&report["gate"]), ["metric", "before", "after", "gain", "ci95", "by_dim", "reason"]);
+    let gate = [
+        "metric",
+        "before",
+        "after",
+        "gain",
+        "ci95",
+        "by_dim",
+        "queries",
+        "guard",
+        "queries_wanted",
+        "reason",
+    ];
+    assert_eq!(keys(&report["gate"]), gate);
     assert_eq!(keys(&report["reindex"]), ["documents", "seconds"]);
     let generations = place.run(&["db", "generations", "--json"]).code(0).objects();
     assert_eq!(

@@ -19,6 +19,8 @@ use crate::trainer::{
 /// What training made: an encoder, and how its rows come about.
 pub(super) struct Candidate {
     pub encoder: Encoder,
+    /// Pairs that it learnt from.
+    pub pairs: usize,
     pub train: TrainReport,
     /// The adapter, or else the rows made by the new encoder.
     pub rows: CandidateRows,
@@ -40,7 +42,8 @@ impl CandidateRows {
 }
 
 impl Run<'_> {
-    pub(super) fn train_adapter(&self, train: &[ResolvedPair]) -> Result<Candidate> {
+    pub(super) fn train_adapter(&self, train: &[usize]) -> Result<Candidate> {
+        let train: Vec<&ResolvedPair> = train.iter().filter_map(|&number| self.pairs.get(number)).collect();
         let dim = self.encoder.dim();
         let defaults = AdapterOptions::default();
         let options = AdapterOptions {
@@ -50,9 +53,8 @@ impl Run<'_> {
             seed: self.options.seed,
             ..defaults
         };
-        let queries: Vec<&str> = train.iter().map(|p| p.query.as_str()).collect();
-        let queries = self.encoder.encode_queries(&queries, &self.options.task)?;
-        let positives = self.positive_rows(train, &queries)?;
+        let queries = self.queries.rows_of(train.iter().map(|p| p.query.as_str()));
+        let positives = self.positive_rows(&train, &queries)?;
         let query_keys: Vec<u64> = train.iter().map(|p| trainer::query_key(&p.query)).collect();
         let positive_keys: Vec<u64> = train.iter().map(|p| trainer::target_key(&p.positive_id)).collect();
         // Ranks weigh what is judged. In training they cost more than they gave: .029 against .034 NDCG@10 on fin10k.
@@ -67,11 +69,11 @@ impl Run<'_> {
         };
         let (matrix, report) = trainer::train_adapter(&pairs, &self.ladder, &options, &self.options.task)?;
         let encoder = self.encoder.with_adapter(matrix.clone())?;
-        Ok(Candidate { encoder, train: report, rows: CandidateRows::Mapped(matrix) })
+        Ok(Candidate { encoder, pairs: train.len(), train: report, rows: CandidateRows::Mapped(matrix) })
     }
 
     /// For each pair the row of its document that is nearest to the query.
-    pub(super) fn positive_rows(&self, train: &[ResolvedPair], queries: &[f32]) -> Result<Vec<f32>> {
+    fn positive_rows(&self, train: &[&ResolvedPair], queries: &[f32]) -> Result<Vec<f32>> {
         let dim = self.encoder.dim();
         let numbers: HashMap<&str, u32> = self.corpus.ids.iter().map(String::as_str).zip(0..).collect();
         let mut rows_of: HashMap<u32, Vec<usize>> = HashMap::new();
@@ -90,7 +92,7 @@ impl Run<'_> {
         Ok(out)
     }
 
-    pub(super) fn train_encoder(&self, train: &[ResolvedPair]) -> Result<Candidate> {
+    pub(super) fn train_encoder(&self, train: &[usize]) -> Result<Candidate> {
         let defaults = FullOptions::of_layers(self.layers());
         let budget = self.options.time_budget.map(|budget| budget.saturating_sub(self.start.elapsed()));
         let mut options = FullOptions { seed: self.options.seed, time_budget: budget, ..defaults };
@@ -101,6 +103,7 @@ impl Run<'_> {
         }
         let pairs: Vec<TextPair> = train
             .iter()
+            .filter_map(|&number| self.pairs.get(number))
             .map(|p| TextPair {
                 query: p.query.clone(),
                 positive: p.positive_text.clone(),
@@ -114,7 +117,8 @@ impl Run<'_> {
         self.inner.encoders.keep(&encoder);
         let mut embedded = Box::<Embedded>::default();
         embedded.before(self.inner, &self.draft(&encoder), &self.options.task)?;
-        Ok(Candidate { encoder, train: trained.report, rows: CandidateRows::Embedded(embedded) })
+        let rows = CandidateRows::Embedded(embedded);
+        Ok(Candidate { encoder, pairs: pairs.len(), train: trained.report, rows })
     }
 
     /// The candidate's generation, before it has a number.

@@ -7,15 +7,15 @@
 //! |---|---|
 //! | `corpus` | the documents and their rows as the generation that answers sees them |
 //! | `exam` | what candidates are judged by |
+//! | `queries` | vectors of the queries of pairs |
 //! | `candidate` | what training makes, and publishing it |
 
 mod candidate;
 mod corpus;
 mod exam;
+mod queries;
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,15 +25,22 @@ use serde::Serialize;
 use self::candidate::Candidate;
 use self::corpus::Corpus;
 use self::exam::Exam;
+use self::queries::Queries;
 use super::encoders::Encoder;
 use super::snapshot::Snapshot;
 use super::{Db, Inner};
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::options::Task;
-use crate::trainer::{self, Click, GateReport, LoggedQuery, Pair, ResolvedPair, SplitOptions, TrainReport};
+use crate::trainer::{
+    self, Click, GateReport, HeldOut, LoggedQuery, Pair, ResolvedPair, SplitOptions, TrainReport,
+};
 use crate::types::Event;
 
+/// With fewer queries held out than this, all judge, by cross-validation …
+const CROSSED_BELOW: usize = 400;
+/// … in so many parts.
+const FOLDS: usize = 5;
 /// Pairs from which on the encoder itself is trained unasked.
 const LEAST_PAIRS: usize = 1_000;
 /// Documents up to which everything is encoded again unasked.
@@ -142,13 +149,9 @@ impl Db {
 }
 
 fn pairs_from_file(path: &Path) -> Result<(Vec<Pair>, Vec<String>)> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let (pairs, report) = trainer::read_pairs(BufReader::new(file), &path.display().to_string())?;
-    let notes = match report.duplicates {
-        0 => Vec::new(),
-        n => vec![format!("{n} repeated pairs were dropped")],
-    };
-    Ok((pairs, notes))
+    let mut data = trainer::data::open(path, None)?;
+    let notes = std::mem::take(&mut data.report.notes);
+    Ok((data.into_pairs()?, notes))
 }
 
 fn pairs_from_log(events: &[Event]) -> Vec<Pair> {
@@ -187,6 +190,7 @@ struct Run<'a> {
     ladder: Vec<usize>,
     corpus: Corpus,
     pairs: Vec<ResolvedPair>,
+    queries: Queries,
     notes: Vec<String>,
     start: Instant,
 }
@@ -202,9 +206,21 @@ impl<'a> Run<'a> {
         };
         let corpus =
             Corpus { rows: Vec::new(), document_of: Vec::new(), documents: Vec::new(), ids: Vec::new() };
-        let (pairs, notes) = (Vec::new(), Vec::new());
+        let (pairs, queries, notes) = (Vec::new(), Queries::default(), Vec::new());
         let start = Instant::now();
-        Ok(Self { inner, snapshot, generation, options, encoder, ladder, corpus, pairs, notes, start })
+        Ok(Self {
+            inner,
+            snapshot,
+            generation,
+            options,
+            encoder,
+            ladder,
+            corpus,
+            pairs,
+            queries,
+            notes,
+            start,
+        })
     }
 
     fn learn(mut self) -> Result<RetrainReport> {
@@ -222,39 +238,72 @@ impl<'a> Run<'a> {
             let gate = GateReport::refused(self.plan(split.train.len(), split.held_out_queries));
             return Ok(self.refused(gate, TrainReport::default()));
         }
-        let exam = self.exam(&split.held_out)?;
-        let train: Vec<ResolvedPair> = split.train.iter().map(|&n| self.pairs[n].clone()).collect();
-        let candidate = match self.options.method {
-            Method::Full => self.train_encoder(&train)?,
-            Method::Adapter | Method::Best => self.train_adapter(&train)?,
+        let texts = self.pairs.iter().map(|pair| pair.query.as_str());
+        self.queries = Queries::encode(&self.encoder, texts, &self.options.task)?;
+        let guard = self.guard()?;
+        let (candidate, mut gate) = match self.options.method {
+            Method::Full => self.held_out(&split, &guard, Self::train_encoder)?,
+            _ if split.held_out_queries < CROSSED_BELOW => self.crossed(&guard)?,
+            _ => self.held_out(&split, &guard, Self::train_adapter)?,
         };
-        let mut gate = self.judge(&candidate, &exam)?;
         if !gate.publish && self.options.force {
             gate.reason = format!("published by force: {}", gate.reason);
-        } else if !gate.publish {
-            candidate.rows.discard(self.inner)?;
-            return Ok(self.refused(gate, candidate.train));
-        } else if self.options.method != Method::Full {
-            if let Some((better, gate)) = self.better_encoder(&train, &exam, &gate)? {
-                return self.publish(better, gate);
-            }
-            let candidate = self.with_all_pairs(candidate, &split, &exam)?;
             return self.publish(candidate, gate);
         }
+        if !gate.publish {
+            candidate.rows.discard(self.inner)?;
+            return Ok(self.refused(gate, candidate.train));
+        }
+        if self.options.method == Method::Best
+            && let Some((better, gate)) = self.better_encoder(&split, &guard)?
+        {
+            return self.publish(better, gate);
+        }
+        let candidate = match self.options.method {
+            Method::Full => candidate,
+            _ => self.with_all_pairs(candidate, &split, &guard)?,
+        };
         self.publish(candidate, gate)
     }
 
-    /// The encoder with its upper layers trained, if the method allows it, there is enough to learn from, and it
-    /// gains more than the adapter that `passed`. What the gate refuses as an adapter comes no further: a log that
-    /// teaches a linear map nothing certain costs seconds, and gets one chance to be published by luck.
+    /// Trains on the older pairs and judges by the newer.
+    fn held_out(
+        &self,
+        split: &trainer::Split,
+        guard: &Exam,
+        train: impl Fn(&Self, &[usize]) -> Result<Candidate>,
+    ) -> Result<(Candidate, GateReport)> {
+        let exam = self.exam(&split.held_out)?;
+        let candidate = train(self, &split.train)?;
+        let [held_out, guard] = self.compare(&candidate, [&exam, guard])?;
+        Ok((candidate, self.decide(&held_out, guard)))
+    }
+
+    /// An adapter from all pairs, judged by those of its like that lacked a fifth of them.
+    fn crossed(&self, guard: &Exam) -> Result<(Candidate, GateReport)> {
+        let mut all = HeldOut::default();
+        let keyed: Vec<(&str, u64)> = self.pairs.iter().map(|p| (p.query.as_str(), p.time)).collect();
+        for fold in trainer::folds(&keyed, FOLDS) {
+            let exam = self.exam(&fold.held_out)?;
+            let [held_out] = self.compare(&self.train_adapter(&fold.train)?, [&exam])?;
+            all.append(held_out);
+        }
+        let pairs: Vec<usize> = (0..self.pairs.len()).collect();
+        let candidate = self.train_adapter(&pairs)?;
+        let [guard] = self.compare(&candidate, [guard])?;
+        Ok((candidate, self.decide(&all, guard)))
+    }
+
+    /// The encoder with its upper layers trained, if there is enough to learn from, and it gains more than the adapter,
+    /// which has passed. What the gate refuses as an adapter comes no further: a log that teaches a linear map nothing
+    /// certain costs seconds, and gets one chance to be published by luck.
     fn better_encoder(
         &mut self,
-        train: &[ResolvedPair],
-        exam: &Exam,
-        passed: &GateReport,
+        split: &trainer::Split,
+        guard: &Exam,
     ) -> Result<Option<(Candidate, GateReport)>> {
         let spent = self.options.time_budget.is_some_and(|budget| self.start.elapsed() >= budget);
-        if self.options.method != Method::Best || train.len() < LEAST_PAIRS || spent {
+        if split.train.len() < LEAST_PAIRS || spent {
             return Ok(None);
         }
         if let Err(reason) = self.encoder.check_trainable() {
@@ -269,13 +318,13 @@ impl<'a> Run<'a> {
             ));
             return Ok(None);
         }
-        let mut candidate = self.train_encoder(train)?;
-        let gate = self.judge(&candidate, exam)?;
+        let (_, adapter) = self.held_out(split, guard, Self::train_adapter)?;
+        let (mut candidate, gate) = self.held_out(split, guard, Self::train_encoder)?;
         let compared = format!(
             "on held-out queries the adapter alone gains {:.4}, the encoder {:.4}",
-            passed.gain, gate.gain
+            adapter.gain, gate.gain
         );
-        if !gate.publish || gate.gain <= passed.gain {
+        if !gate.publish || gate.gain <= adapter.gain {
             self.notes.push(compared);
             candidate.rows.discard(self.inner)?;
             return Ok(None);
@@ -285,13 +334,16 @@ impl<'a> Run<'a> {
     }
 
     /// Once the gate has passed what the older pairs taught, the newest, which judged, are learnt as well: they are
-    /// what people search now. The result must pass the same exam, of which the guard set is still unseen; else the
-    /// judged candidate stays.
-    fn with_all_pairs(&self, judged: Candidate, split: &trainer::Split, exam: &Exam) -> Result<Candidate> {
-        let all: Vec<ResolvedPair> =
-            split.train.iter().chain(&split.held_out).map(|&n| self.pairs[n].clone()).collect();
+    /// what people search now. The result must not fail on the guard set, which is still unseen; else the judged
+    /// candidate stays.
+    fn with_all_pairs(&self, judged: Candidate, split: &trainer::Split, guard: &Exam) -> Result<Candidate> {
+        if judged.pairs == self.pairs.len() {
+            return Ok(judged);
+        }
+        let all: Vec<usize> = split.train.iter().chain(&split.held_out).copied().collect();
         let mut again = self.train_adapter(&all)?;
-        if !self.judge(&again, exam)?.publish {
+        let [guarded] = self.compare(&again, [guard])?;
+        if !trainer::harmless(&guarded) {
             return Ok(judged);
         }
         again.train.notes.push("after the gate, trained again with the pairs that judged".into());

@@ -207,7 +207,9 @@ fn print_query(context: &mut Context, query: &Query, result: &SearchResult) -> R
     if context.out.is_json() { context.out.json(&object) } else { context.out.records(&[object]) }
 }
 
-/// A TREC run file: `query Q0 document rank score tag`, separated by spaces.
+/// A TREC run file: `query Q0 document rank score tag`, separated by spaces. trec_eval ignores the rank: it orders by
+/// score, as 32-bit numbers, then by id. So that it keeps our order, a score that is not below the one before it is
+/// written as the next number below that.
 struct Run {
     path: PathBuf,
     out: BufWriter<File>,
@@ -231,7 +233,9 @@ impl Run {
 
 fn trec(query: &str, result: &SearchResult) -> Result<String, Error> {
     let mut lines = String::new();
+    let mut last = f32::INFINITY;
     for hit in &result.hits {
+        last = if hit.score < last { hit.score } else { last.next_down() };
         for id in [query, &hit.id] {
             if id.contains(char::is_whitespace) {
                 return Err(Error::input(format!(
@@ -239,7 +243,7 @@ fn trec(query: &str, result: &SearchResult) -> Result<String, Error> {
                 )));
             }
         }
-        lines.push_str(&format!("{query} Q0 {} {} {} embdb\n", hit.id, hit.rank, hit.score));
+        lines.push_str(&format!("{query} Q0 {} {} {} embdb\n", hit.id, hit.rank, last));
     }
     Ok(lines)
 }
@@ -259,5 +263,22 @@ mod tests {
     fn run_lines_have_six_columns() {
         assert_eq!(trec("q1", &result("d7")).unwrap(), "q1 Q0 d7 1 0.5 embdb\n");
         assert_eq!(trec("q1", &result("d 7")).unwrap_err().exit_code(), 1);
+    }
+
+    #[cfg(feature = "trainer")]
+    #[test]
+    fn equal_scores_keep_our_order_in_a_run() {
+        let scores = [0.75, 0.5, 0.5, 0.5, 0.0, -0.0, 0.25];
+        let mut all = result("a");
+        let first = all.hits[0].clone();
+        all.hits = ["b", "a", "c", "B", "z", "y", "x"]
+            .iter()
+            .zip(scores)
+            .map(|(id, score)| embdb::Hit { id: (*id).into(), score, ..first.clone() })
+            .collect();
+        let text = trec("q", &all).unwrap();
+        assert!(text.starts_with("q Q0 b 1 0.75 embdb\nq Q0 a 1 0.5 embdb\n"), "{text}");
+        let run = embdb::trainer::trec::read_run(text.as_bytes(), "run").unwrap();
+        assert_eq!(run["q"], ["b", "a", "c", "B", "z", "y", "x"]);
     }
 }
