@@ -146,7 +146,7 @@ pub fn train_full_from(
     hooks.run = identity(hooks.run, encoder, &read, ladder, options);
     let run = || {
         crate::kernel::flush_denormals();
-        let encoder = encoder.trainable(&TrainOptions { top: options.layers })?;
+        let encoder = encoder.trainable(&TrainOptions { top: options.layers, ..TrainOptions::default() })?;
         let numbered = Numbered { query_keys: keys, ..Numbered::new(&read) };
         let texts = encoder.prepare(&numbered.texts, &limits, task)?;
         let mut model = Prepared { encoder, texts };
@@ -242,7 +242,8 @@ impl Model for Prepared {
     }
 
     fn changed(&mut self) -> Result<()> {
-        self.encoder.changed()
+        self.encoder.changed();
+        Ok(())
     }
 }
 
@@ -284,7 +285,7 @@ fn train(
         at_once: options.at_once,
         seed: options.seed,
         time_budget: options.time_budget,
-        threads: 0,
+        threads: options.threads,
     };
     let ranking = Ranking {
         pairs,
