@@ -59,9 +59,7 @@ fn pairs() -> Vec<TextPair> {
             let read = std::fs::read_to_string(file).unwrap();
             read.lines().map(line).map(|value| (text(&value, "query"), text(&value, "positive"))).collect()
         }
-        None => (0..640)
-            .map(|n| (text(QUERIES[n * 7 % 10], n), text(POSITIVES[n * 3 % 10], n)))
-            .collect(),
+        None => (0..640).map(|n| (text(QUERIES[n * 7 % 10], n), text(POSITIVES[n * 3 % 10], n))).collect(),
     };
     texts.into_iter().enumerate().map(pair).collect()
 }
@@ -79,10 +77,12 @@ fn run(encoder: &Encoder, pairs: &[TextPair], steps: usize) -> Vec<(StepRecord, 
             stop.cancel();
         }
     };
-    let mut options = FullOptions { epochs: 100, batch: number("EMBDB_BENCH_BATCH", 32), ..FullOptions::default() };
+    let mut options =
+        FullOptions { epochs: 100, batch: number("EMBDB_BENCH_BATCH", 32), ..FullOptions::default() };
     options.limits.tokens = number("EMBDB_BENCH_TOKENS", 128);
     let mut hooks = Hooks { step: Some(&mut step), ..Hooks::default() };
-    let ladder: Vec<usize> = [64, 128, 256, encoder.dim()].into_iter().filter(|&r| r <= encoder.dim()).collect();
+    let ladder: Vec<usize> =
+        [64, 128, 256, encoder.dim()].into_iter().filter(|&r| r <= encoder.dim()).collect();
     let outcome = train_full_from(encoder, pairs, &ladder, &options, &mut hooks, &task);
     assert!(matches!(outcome, Err(Error::Cancelled)));
     records.remove(0);
@@ -99,7 +99,10 @@ fn main() {
     let pairs = pairs();
     let threads = std::env::var("EMBDB_BENCH_THREADS").unwrap_or_else(|_| "1,0".into());
     println!("instructions: {}; {} pairs", embdb::kernel::isa(), pairs.len());
-    println!("{:>7} {:>6} {:>9} {:>9} {:>9} {:>9}", "threads", "steps", "s/step", "CPU s", "pairs/s", "peak MB");
+    println!(
+        "{:>7} {:>6} {:>9} {:>9} {:>9} {:>9}",
+        "threads", "steps", "s/step", "CPU s", "pairs/s", "peak MB"
+    );
     for threads in threads.split(',').filter_map(|n| n.trim().parse().ok()) {
         let records = run(&encoder.with_threads(threads), &pairs, number("EMBDB_BENCH_STEPS", 8));
         let count = records.len() as f64;

@@ -137,6 +137,11 @@ impl TrainableEncoder {
         self.source.dim()
     }
 
+    /// Threads to work with; 0: one a core.
+    pub fn threads(&self) -> usize {
+        self.source.threads
+    }
+
     /// All parameters: the transformer's, those of dense layers, and those of low rank.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters

@@ -72,22 +72,11 @@ pub(super) struct Schedule {
     pub at_once: usize,
     pub seed: u64,
     pub time_budget: Option<Duration>,
-    /// Threads of the optimiser; 0: one a core.
-    pub threads: usize,
 }
 
 impl Default for Schedule {
     fn default() -> Self {
-        Self {
-            rows: 0,
-            epochs: 1,
-            batch: 32,
-            accumulate: 1,
-            at_once: 0,
-            seed: 0,
-            time_budget: None,
-            threads: 0,
-        }
+        Self { rows: 0, epochs: 1, batch: 32, accumulate: 1, at_once: 0, seed: 0, time_budget: None }
     }
 }
 
@@ -153,8 +142,9 @@ pub(super) fn fit<M: Model>(
     if schedule.rows < 2 || schedule.epochs == 0 {
         return Err(Error::input("training needs at least 2 pairs and 1 epoch"));
     }
+    let threads = model.threads();
     let mut run = Run {
-        optimiser: AdamW::new(model.parameters(), adam, schedule.threads),
+        optimiser: AdamW::new(model.parameters(), adam, threads),
         rate: adam.rate,
         schedule,
         records: Vec::with_capacity(schedule.steps()),

@@ -241,6 +241,10 @@ impl Model for Prepared {
         self.encoder.parameters_mut()
     }
 
+    fn threads(&self) -> usize {
+        self.encoder.threads()
+    }
+
     fn changed(&mut self) -> Result<()> {
         self.encoder.changed();
         Ok(())
@@ -285,7 +289,6 @@ fn train(
         at_once: options.at_once,
         seed: options.seed,
         time_budget: options.time_budget,
-        threads: options.threads,
     };
     let ranking = Ranking {
         pairs,
