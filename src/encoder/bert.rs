@@ -176,6 +176,7 @@ impl Bert {
 
     /// What the layers from this number on make of the states of [`below`](Self::below): token states,
     /// texts × width × hidden.
+    #[cfg(test)]
     pub(crate) fn above(&self, states: Tensor, batch: &TokenBatch, layer: usize) -> Result<Tensor> {
         let states = self.pass(states, batch, layer..self.layers.len())?;
         states.reshape((batch.len(), batch.width, self.config.hidden))

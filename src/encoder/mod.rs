@@ -11,7 +11,8 @@
 //! | `fast` | ids to vectors |
 //! | `precision` | whether a model bears int8 |
 //! | `run` | many texts on several threads |
-//! | `batch`, `ops`, `bert`, `pooling` | padded batches of ids to vectors, with gradients |
+//! | `packed` | texts to vectors and back, for training |
+//! | `batch`, `ops`, `bert`, `pooling` | the same on tensors, on padded batches: the reference |
 //! | `parameters` | what is learnt, with gradients |
 //! | `trainable`, `prepared` | an encoder that learns; texts made ready for many passes |
 //! | `export` | the model as sentence-transformers reads it |
@@ -33,11 +34,14 @@ mod family;
 mod fast;
 mod files;
 mod ops;
+mod packed;
 mod parameters;
 mod pooling;
 mod precision;
 mod prepared;
 mod prompts;
+#[cfg(test)]
+mod reference;
 mod run;
 mod shrink;
 mod tokenize;
@@ -61,7 +65,7 @@ pub use self::precision::INT8_COSINE_MIN;
 pub use self::prepared::{PrepareLimits, PreparedTexts};
 pub use self::prompts::Role;
 pub use self::shrink::Kept;
-pub use self::trainable::{EncoderTape, TrainOptions, TrainableEncoder};
+pub use self::trainable::{EncoderTape, LowRank, Target, TrainOptions, TrainableEncoder};
 
 use self::config::ModelConfig;
 use self::family::Family;

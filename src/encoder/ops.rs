@@ -12,6 +12,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use crate::kernel::threads::threads_or_cores;
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 
 /// Elements below which an operation stays on its thread: starting one costs about 20 µs.
@@ -35,14 +36,6 @@ pub(crate) fn on_threads<T>(threads: usize, work: impl FnOnce() -> T) -> T {
     let result = work();
     THREADS.set(before);
     result
-}
-
-/// A number of threads, where 0 stands for one a core.
-pub(crate) fn threads_or_cores(threads: usize) -> usize {
-    match threads {
-        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
-        n => n,
-    }
 }
 
 fn thread_count(elements: usize) -> usize {

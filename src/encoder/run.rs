@@ -8,8 +8,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::fast::TILE_TOKENS;
-use super::{Encoder, Role, ops};
+use super::{Encoder, Role};
 use crate::error::{Error, Result};
+use crate::kernel::threads::threads_or_cores;
 use crate::options::Task;
 
 /// Most bytes of texts that a thread takes at a time, if they are several: some tiles of tokens, so that few are not
@@ -27,7 +28,7 @@ const PARTS: usize = 8;
 pub(crate) fn encode(encoder: &Encoder, texts: &[&str], role: Role, task: &Task) -> Result<Vec<f32>> {
     task.step("embed", 0, texts.len() as u64)?;
     let bytes: usize = texts.iter().map(|text| text.len()).sum();
-    let threads = ops::threads_or_cores(encoder.threads).min(bytes / PART_BYTES_MIN).max(1);
+    let threads = threads_or_cores(encoder.threads).min(bytes / PART_BYTES_MIN).max(1);
     let part_bytes = match threads {
         1 => PART_BYTES,
         _ => (bytes / threads / PARTS).clamp(PART_BYTES_MIN, PART_BYTES),
@@ -65,7 +66,7 @@ fn parts(texts: &[&str], most: usize) -> Vec<Range<usize>> {
 }
 
 /// Cuts a sequence of sizes into runs whose sum is at most `most`, each at least one long.
-fn runs(sizes: impl Iterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
+pub(super) fn runs(sizes: impl Iterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     let mut room = 0;
     for (at, size) in sizes.enumerate() {

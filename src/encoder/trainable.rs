@@ -1,28 +1,76 @@
 //! An encoder whose parameters learn, for the trainer.
 
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::batch::plan;
-use super::bert::Bert;
 use super::family::Family;
-use super::family::bert::{DISTANCES, Kind};
+use super::family::bert::{BertConfig, DISTANCES, Kind};
 use super::files::ModelFiles;
-use super::parameters::{Gradient, Parameter, Parameters};
-use super::pooling::{Head, write_dense};
-use super::prepared::{PrepareLimits, PreparedTexts, prepare};
+use super::packed::{HeadTape, LOW, LOW_SCALE, MATRICES, PackedHead, Tape, Transformer};
+use super::parameters::{Parameter, Parameters};
+use super::pooling::write_dense;
+use super::prepared::{PrepareLimits, PreparedTexts};
 use super::weights::{self, Weights};
 use super::{Encoder, failed};
 use crate::error::{Error, Result};
 use crate::options::Task;
 
-/// Which parameters of an encoder learn.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+/// Which parameters of an encoder learn, and how.
+#[derive(Debug, Clone, PartialEq)]
 pub struct TrainOptions {
     /// How many of the topmost transformer layers learn, and the dense layers after them; by default everything.
     pub top: Option<usize>,
+    /// If given, the matrices that it names learn at low rank, in these layers, and nothing else does.
+    pub low_rank: Option<LowRank>,
+    /// Factor on the learning rate from one layer to the one below (Howard and Ruder 2018, arXiv:1801.06146).
+    pub layer_rate: f32,
+    /// Bytes that are kept of a batch on its way forward, beside the layers' inputs; what is beyond is computed again.
+    pub kept_bytes: usize,
 }
 
-/// A copy of an encoder that learns: transformer (or its topmost layers) and dense layers; the adapter stays as it is.
+impl Default for TrainOptions {
+    fn default() -> Self {
+        Self { top: None, low_rank: None, layer_rate: 1.0, kept_bytes: 512 << 20 }
+    }
+}
+
+/// How matrices learn at low rank: W + (alpha/rank)·B·A, where B and A learn (Hu et al. 2021, arXiv:2106.09685).
+#[derive(Debug, Clone, PartialEq)]
+pub struct LowRank {
+    /// Rows of A and columns of B.
+    pub rank: usize,
+    /// Factor on their product, times the rank.
+    pub alpha: f32,
+    /// The matrices that learn.
+    pub targets: Vec<Target>,
+    /// Seed of A's first values; B begins at zero.
+    pub seed: u64,
+}
+
+impl Default for LowRank {
+    fn default() -> Self {
+        Self { rank: 8, alpha: 16.0, targets: vec![Target::Query, Target::Value], seed: 0 }
+    }
+}
+
+/// A matrix of a transformer layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Of queries.
+    Query,
+    /// Of keys.
+    Key,
+    /// Of values.
+    Value,
+    /// Behind attention.
+    AttentionOutput,
+    /// Before GELU.
+    Intermediate,
+    /// Behind it.
+    Output,
+}
+
+/// A copy of an encoder that learns: transformer and dense layers, or some of them; the adapter stays as it is.
 ///
 /// Parameters have BERT's names, without a prefix, whatever they are called in files; those of dense layers begin with
 /// the layer's folder and `/`.
@@ -30,49 +78,57 @@ pub struct TrainableEncoder {
     source: Encoder,
     parameters: Parameters,
     kind: Kind,
-    pad: u32,
-    /// The first layer that learns; all below, and the embeddings if it is not 0, are fixed.
-    first: usize,
+    transformer: Transformer,
+    head: PackedHead,
+    hidden: usize,
+    /// Whether layers stand below the lowest that learns.
+    below: bool,
 }
 
 /// What the way back needs of texts that went forward.
 pub struct EncoderTape {
-    variables: Vec<(String, Var)>,
-    vectors: Tensor,
+    transformer: Tape,
+    head: HeadTape,
 }
 
+/// Name of the table of words.
 const WORDS: &str = "embeddings.word_embeddings.weight";
 
 impl TrainableEncoder {
     pub(crate) fn new(source: &Encoder, options: &TrainOptions) -> Result<Self> {
         source.check_trainable()?;
-        let Family::Bert(shape) = &source.config().family else { return Err(source.untrainable()) };
-        let first = options.top.map_or(0, |top| shape.layers.saturating_sub(top));
-        let learns = |name: &str| match name.strip_prefix("encoder.layer.") {
-            _ if options.top.is_none() => true,
-            Some(rest) => {
-                rest.split('.').next().and_then(|n| n.parse().ok()).is_some_and(|n: usize| n >= first)
-            }
-            // What all layers share is below them.
-            None => !name.starts_with("embeddings.") && name != DISTANCES,
-        };
+        let config = source.config();
+        let Family::Bert(shape) = &config.family else { return Err(source.untrainable()) };
         let (bert, dense) = source.read_weights()?;
         let parameter = |(name, tensor): (String, Tensor)| {
             let values = tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(failed)?;
-            let shape = tensor.dims().to_vec();
-            Ok(match (learns(&name), shape.as_slice()) {
-                (false, _) => Parameter::frozen(name, shape, values),
+            let dims = tensor.dims().to_vec();
+            let mut parameter = match (options.learns(shape, &name), dims.as_slice()) {
+                (false, _) => Parameter::frozen(name, dims, values),
                 (true, &[rows, width]) if name == WORDS => Parameter::table(name, [rows, width], values),
-                (true, _) => Parameter::new(name, shape, values),
-            })
+                (true, _) => Parameter::new(name, dims, values),
+            };
+            parameter.rate = options.rate(shape, &parameter.name);
+            Ok(parameter)
         };
         let parameters: Result<Vec<Parameter>> = bert.into_iter().chain(dense).map(parameter).collect();
+        let mut parameters = parameters?;
+        if let Some(low) = &options.low_rank {
+            low.check(shape)?;
+            for layer in options.first(shape)..shape.layers {
+                parameters.extend(low.parameters(shape, layer, options));
+            }
+        }
+        let parameters = Parameters::new(parameters);
+        let threads = source.threads;
         Ok(Self {
-            parameters: Parameters::new(parameters?),
+            transformer: Transformer::new(shape, config.pooling, &parameters, options.kept_bytes, threads)?,
+            head: PackedHead::new(&config.dense, source.dim(), &parameters, source.adapter())?,
+            hidden: shape.hidden,
+            below: options.first(shape) > 0,
             kind: shape.kind,
-            pad: shape.pad,
             source: source.clone(),
-            first,
+            parameters,
         })
     }
 
@@ -81,7 +137,12 @@ impl TrainableEncoder {
         self.source.dim()
     }
 
-    /// All parameters, sorted by name but for those of dense layers, which come last.
+    /// Threads to work with; 0: one a core.
+    pub fn threads(&self) -> usize {
+        self.source.threads
+    }
+
+    /// All parameters: the transformer's, those of dense layers, and those of low rank.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
@@ -92,8 +153,8 @@ impl TrainableEncoder {
     }
 
     /// Takes up values of parameters that have changed.
-    pub fn changed(&mut self) -> Result<()> {
-        Ok(())
+    pub fn changed(&mut self) {
+        self.transformer.changed(&self.parameters);
     }
 
     /// Vectors of `texts`, texts × dim: after dense layers and adapter, not normalised.
@@ -106,107 +167,62 @@ impl TrainableEncoder {
     /// Makes texts ready for many passes: tokens, and what the fixed layers make of them, as long as there is
     /// room. Reports the stage "prepare".
     pub fn prepare(&self, texts: &[&str], limits: &PrepareLimits, task: &Task) -> Result<PreparedTexts> {
-        let ids = self.source.tokenizer().encode_batch(texts)?;
-        prepare(&self.model(&mut Vec::new())?.0, ids, self.first, self.pad, limits, task)
+        let mut texts = PreparedTexts::new(self.source.tokenizer().encode_batch(texts)?, limits.tokens);
+        if self.below {
+            texts.keep_states(&self.transformer, &self.parameters, self.hidden, limits.bytes, task)?;
+        }
+        Ok(texts)
     }
 
     /// Vectors of the texts of these numbers, in this order; as of [`embed`](Self::embed).
     pub fn embed_prepared(&self, texts: &PreparedTexts, numbers: &[usize]) -> Result<Vec<f32>> {
-        self.forward(texts, numbers).map(|(vectors, _)| vectors)
+        self.pass(texts, numbers, false).map(|(vectors, _)| vectors)
     }
 
     /// The same with a tape for [`backward`](Self::backward).
-    ///
-    /// Texts of nearly equal lengths are computed together, so that little of the work is padding.
     pub fn forward(&self, texts: &PreparedTexts, numbers: &[usize]) -> Result<(Vec<f32>, EncoderTape)> {
-        let lengths: Option<Vec<usize>> = numbers.iter().map(|&number| texts.length(number)).collect();
-        let lengths =
-            lengths.ok_or_else(|| Error::input("a text that was not prepared cannot be trained on"))?;
-        let mut variables = Vec::new();
-        let (bert, head) = self.model(&mut variables)?;
-        let (order, ranges) = plan(&lengths);
-        let mut parts = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            let group: Vec<usize> = order
-                .get(range)
-                .unwrap_or_default()
-                .iter()
-                .filter_map(|&at| numbers.get(at).copied())
-                .collect();
-            let (batch, states) = texts.states(&bert, &group)?;
-            let states = bert.above(states, &batch, self.first).map_err(failed)?;
-            parts.push(head.apply(&states, &batch)?);
-        }
-        let mut places = vec![0u32; order.len()];
-        for (place, &at) in (0..).zip(&order) {
-            if let Some(slot) = places.get_mut(at) {
-                *slot = place;
-            }
-        }
-        let places = Tensor::from_vec(places, order.len(), &candle_core::Device::Cpu);
-        let vectors = Tensor::cat(&parts, 0).and_then(|sorted| sorted.index_select(&places?, 0));
-        let vectors = vectors.map_err(failed)?;
-        let values = vectors.flatten_all().and_then(|v| v.to_vec1()).map_err(failed)?;
-        Ok((values, EncoderTape { variables, vectors }))
+        self.pass(texts, numbers, true)
+    }
+
+    fn pass(&self, texts: &PreparedTexts, numbers: &[usize], keep: bool) -> Result<(Vec<f32>, EncoderTape)> {
+        let inputs = texts.inputs(numbers)?;
+        let (pooled, transformer) = self.transformer.forward(&self.parameters, &inputs, keep)?;
+        let (vectors, head) = self.head.forward(&self.parameters, pooled);
+        Ok((vectors, EncoderTape { transformer, head }))
     }
 
     /// Adds to the parameters' gradients what `slope`, the derivative of a loss by each value of the vectors, makes of
     /// them.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there are not as many values.
     pub fn backward(&mut self, tape: EncoderTape, slope: &[f32]) -> Result<()> {
-        let slope = Tensor::from_slice(slope, tape.vectors.shape(), tape.vectors.device());
-        let sum = slope.and_then(|slope| (&tape.vectors * slope)?.sum_all());
-        let gradients = sum.and_then(|sum| sum.backward()).map_err(failed)?;
-        for (name, variable) in &tape.variables {
-            let Some(gradient) = gradients.get(variable.as_tensor()) else { continue };
-            let values: Vec<f32> = gradient.flatten_all().and_then(|g| g.to_vec1()).map_err(failed)?;
-            match self.parameters.get_mut(name).map(|parameter| &mut parameter.gradient) {
-                Some(Gradient::Dense(sum)) => {
-                    sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value)
-                }
-                Some(Gradient::Rows(rows)) => {
-                    for (number, row) in values.chunks(rows.width()).enumerate() {
-                        if row.iter().any(|&value| value != 0.0)
-                            && let Some(used) = rows.used(number)
-                        {
-                            used.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-                        }
-                    }
-                }
-                _ => {}
-            }
+        if slope.len() != tape.head.texts() * self.dim() {
+            let texts = tape.head.texts();
+            return Err(Error::input(format!("{} derivatives are not those of {texts} texts", slope.len())));
         }
+        let pooled = self.head.back(&mut self.parameters, &tape.head, slope);
+        self.transformer.back(&mut self.parameters, tape.transformer, &pooled);
         Ok(())
     }
 
-    /// The model on tensors, whose parameters that learn are variables.
-    fn model(&self, variables: &mut Vec<(String, Var)>) -> Result<(Bert, Head)> {
-        let Family::Bert(shape) = &self.source.config().family else { return Err(self.source.untrainable()) };
-        let mut tensors = self.tensors()?;
-        for parameter in self.parameters.learning() {
-            if let Some(tensor) = tensors.get_mut(&parameter.name) {
-                let variable = Var::from_tensor(tensor).map_err(failed)?;
-                *tensor = variable.as_tensor().clone();
-                variables.push((parameter.name.clone(), variable));
+    /// The model's files with the parameters' present values, in f32, what was learnt at low rank merged; tensors that
+    /// the encoder does not use stay as they are.
+    pub fn to_files(&self) -> Result<ModelFiles> {
+        let tensor = |(name, shape, values): (&str, &[usize], &[f32])| {
+            let tensor = Tensor::from_slice(values, shape, &Device::Cpu).map_err(failed)?;
+            Ok((name.to_owned(), tensor))
+        };
+        let all: Result<Weights> = (self.parameters.iter())
+            .filter(|parameter| ![LOW[0], LOW[1], LOW_SCALE].iter().any(|end| parameter.name.ends_with(end)))
+            .map(|parameter| tensor((&parameter.name, &parameter.shape, &parameter.values)))
+            .collect();
+        let mut all = all?;
+        for (place, values) in self.transformer.merged(&self.parameters) {
+            if let Some(parameter) = self.parameters.iter().nth(place) {
+                all.extend([tensor((&parameter.name, &parameter.shape, &values))?]);
             }
         }
-        let bert = Bert::new(shape, &tensors).map_err(failed)?;
-        Ok((bert, Head::new(self.source.config(), &tensors, self.source.adapter_tensor().cloned())))
-    }
-
-    /// All parameters as they are.
-    fn tensors(&self) -> Result<Weights> {
-        let tensor = |parameter: &Parameter| {
-            let shape = parameter.shape.as_slice();
-            let tensor = Tensor::from_slice(&parameter.values, shape, &candle_core::Device::Cpu);
-            Ok((parameter.name.clone(), tensor.map_err(failed)?))
-        };
-        self.parameters.iter().map(tensor).collect()
-    }
-
-    /// The model's files with the parameters' present values, in f32; tensors that the encoder does
-    /// not use stay as they are.
-    pub fn to_files(&self) -> Result<ModelFiles> {
-        let all = self.tensors()?;
         let mut files = self.source.files().clone();
         let named = all.iter().map(|(name, tensor)| (self.kind.in_files(name), tensor.clone())).collect();
         for file in weights::files_of(&files)? {
@@ -215,5 +231,81 @@ impl TrainableEncoder {
         }
         write_dense(&mut files, self.source.config(), &all)?;
         Ok(files)
+    }
+}
+
+/// The layer of a parameter of this name.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("encoder.layer.")?.split('.').next()?.parse().ok()
+}
+
+impl TrainOptions {
+    /// The lowest layer that learns; all below, and the embeddings if it is not 0, are fixed.
+    fn first(&self, shape: &BertConfig) -> usize {
+        self.top.map_or(0, |top| shape.layers.saturating_sub(top))
+    }
+
+    /// Whether a parameter of the model's own learns.
+    fn learns(&self, shape: &BertConfig, name: &str) -> bool {
+        match layer_of(name) {
+            _ if self.low_rank.is_some() => false,
+            _ if self.top.is_none() => true,
+            Some(layer) => layer >= self.first(shape),
+            // What all layers share is below them.
+            None => !name.starts_with("embeddings.") && name != DISTANCES,
+        }
+    }
+
+    fn rate(&self, shape: &BertConfig, name: &str) -> f32 {
+        let below_top = match layer_of(name) {
+            Some(layer) => shape.layers.saturating_sub(layer + 1),
+            None if name.starts_with("embeddings.") || name == DISTANCES => shape.layers,
+            None => 0,
+        };
+        self.layer_rate.powi(below_top as i32)
+    }
+}
+
+impl LowRank {
+    fn check(&self, shape: &BertConfig) -> Result<()> {
+        let most = shape.hidden.min(shape.intermediate);
+        if self.rank == 0 || self.rank > most || self.targets.is_empty() || !self.alpha.is_finite() {
+            return Err(Error::input(format!(
+                "low rank: the rank must be 1 to {most}, not {}; alpha finite; and a matrix must be named",
+                self.rank
+            )));
+        }
+        Ok(())
+    }
+
+    /// A, B and the factor of each target in a layer.
+    fn parameters(&self, shape: &BertConfig, layer: usize, options: &TrainOptions) -> Vec<Parameter> {
+        let mut all = Vec::new();
+        for (number, matrix) in MATRICES.into_iter().enumerate() {
+            if !self.targets.iter().any(|&target| target as usize == number) {
+                continue;
+            }
+            let outputs =
+                if number == Target::Intermediate as usize { shape.intermediate } else { shape.hidden };
+            let inputs = if number == Target::Output as usize { shape.intermediate } else { shape.hidden };
+            let name = |end: &str| format!("encoder.layer.{layer}.{matrix}.{end}");
+            // Uniform up to the root of the inputs' inverse, as in the authors' code.
+            let most = 1.0 / (inputs as f32).sqrt();
+            let random = |at: usize| {
+                let place = [layer as u64, number as u64, at as u64].map(u64::to_le_bytes).concat();
+                let share = (xxh3_64_with_seed(&place, self.seed) >> 40) as f32 / (1u64 << 24) as f32;
+                (2.0 * share - 1.0) * most
+            };
+            let a = (0..self.rank * inputs).map(random).collect();
+            let b = vec![0.0; outputs * self.rank];
+            let mut learning = [
+                Parameter::new(name(LOW[0]), vec![self.rank, inputs], a),
+                Parameter::new(name(LOW[1]), vec![outputs, self.rank], b),
+            ];
+            learning.iter_mut().for_each(|parameter| parameter.rate = options.rate(shape, &parameter.name));
+            all.extend(learning);
+            all.push(Parameter::frozen(name(LOW_SCALE), vec![1], vec![self.alpha / self.rank as f32]));
+        }
+        all
     }
 }

@@ -292,7 +292,7 @@ impl Objective for Learning<'_> {
         self.set.sides.iter().enumerate().map(side).collect()
     }
 
-    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<(f64, Vec<Vec<f32>>)> {
+    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<Slope> {
         let examples = pick(self.examples, rows);
         let (guide, dim) = self.guide;
         let of = |side: &Vec<usize>| -> Vec<f32> {
@@ -305,8 +305,7 @@ impl Objective for Learning<'_> {
         };
         let guided: Vec<&[f32]> = guided.iter().map(Vec::as_slice).collect();
         let guide = (!guided.is_empty()).then_some(Guide { sides: &guided, dim });
-        let slope = self.set.slope(&self.loss, &examples, (sides, self.dim), guide)?;
-        Ok((slope.value, slope.sides))
+        self.set.slope(&self.loss, &examples, (sides, self.dim), guide)
     }
 
     fn arrange(&self, rows: &mut [usize], batches: usize) {

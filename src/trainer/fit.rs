@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::checkpoint::{self, State};
+use super::losses::Slope;
 use super::model::Model;
 use super::optimiser::{AdamOptions, AdamW, rate_at};
 use super::rng::Rng;
@@ -71,22 +72,11 @@ pub(super) struct Schedule {
     pub at_once: usize,
     pub seed: u64,
     pub time_budget: Option<Duration>,
-    /// Threads of the optimiser; 0: one a core.
-    pub threads: usize,
 }
 
 impl Default for Schedule {
     fn default() -> Self {
-        Self {
-            rows: 0,
-            epochs: 1,
-            batch: 32,
-            accumulate: 1,
-            at_once: 0,
-            seed: 0,
-            time_budget: None,
-            threads: 0,
-        }
+        Self { rows: 0, epochs: 1, batch: 32, accumulate: 1, at_once: 0, seed: 0, time_budget: None }
     }
 }
 
@@ -112,7 +102,7 @@ pub(super) trait Objective {
     fn texts(&self, rows: &[usize]) -> Vec<Vec<usize>>;
 
     /// The loss of rows, given each side's embeddings (texts × dim), and its derivatives by them.
-    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<(f64, Vec<Vec<f32>>)>;
+    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<Slope>;
 
     /// Puts an epoch's rows, shuffled, into the order in which they are cut into so many batches.
     fn arrange(&self, _rows: &mut [usize], _batches: usize) {}
@@ -149,8 +139,9 @@ pub(super) fn fit<M: Model>(
     if schedule.rows < 2 || schedule.epochs == 0 {
         return Err(Error::input("training needs at least 2 pairs and 1 epoch"));
     }
+    let threads = model.threads();
     let mut run = Run {
-        optimiser: AdamW::new(model.parameters(), adam, schedule.threads),
+        optimiser: AdamW::new(model.parameters(), adam, threads),
         rate: adam.rate,
         schedule,
         records: Vec::with_capacity(schedule.steps()),
@@ -309,7 +300,7 @@ fn backward<M: Model>(
     }
     let gathered: Vec<Vec<f32>> = places.iter().map(|places| gather(&embedded, places, dim)).collect();
     let views: Vec<&[f32]> = gathered.iter().map(Vec::as_slice).collect();
-    let (loss, slopes) = objective.slope(rows, &views)?;
+    let Slope { value: loss, sides: slopes } = objective.slope(rows, &views)?;
     if !loss.is_finite() {
         return Err(Error::input("training diverged: the loss is not finite; try a lower --lr"));
     }

@@ -12,11 +12,11 @@ impl Objective for Near {
         (0..2).map(|side| rows.iter().map(|row| 2 * row + side).collect()).collect()
     }
 
-    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<(f64, Vec<Vec<f32>>)> {
+    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<Slope> {
         let apart: Vec<f32> =
             sides[0].iter().zip(sides[1]).map(|(a, b)| (a - b) / rows.len() as f32).collect();
         let loss = apart.iter().map(|d| f64::from(d * d) / 2.0).sum::<f64>() * rows.len() as f64;
-        Ok((loss, vec![apart.clone(), apart.iter().map(|d| -d).collect()]))
+        Ok(Slope { value: loss, sides: vec![apart.clone(), apart.iter().map(|d| -d).collect()] })
     }
 }
 

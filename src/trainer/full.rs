@@ -125,7 +125,7 @@ pub fn train_full_from(
     hooks.run = identity(hooks.run, encoder, set, ladder, options);
     let run = || {
         crate::kernel::flush_denormals();
-        let encoder = encoder.trainable(&TrainOptions { top: options.layers })?;
+        let encoder = encoder.trainable(&TrainOptions { top: options.layers, ..TrainOptions::default() })?;
         let texts = encoder.prepare(&read, &limits, task)?;
         let mut model = Prepared { encoder, texts };
         let report = train(&mut model, set, ladder, options, hooks, task)?;
@@ -183,8 +183,13 @@ impl Model for Prepared {
         self.encoder.parameters_mut()
     }
 
+    fn threads(&self) -> usize {
+        self.encoder.threads()
+    }
+
     fn changed(&mut self) -> Result<()> {
-        self.encoder.changed()
+        self.encoder.changed();
+        Ok(())
     }
 }
 
@@ -209,7 +214,6 @@ fn train(
         at_once: if portions { AT_ONCE } else { options.at_once },
         seed: options.seed,
         time_budget: options.time_budget,
-        threads: 0,
     };
     // The model as it was is the guide.
     let guide = if set.loss.guided() { embedded(model, set, task)? } else { Vec::new() };

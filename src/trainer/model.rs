@@ -27,6 +27,11 @@ pub(crate) trait Model {
     /// The parameters with their gradients.
     fn parameters(&mut self) -> &mut Parameters;
 
+    /// Threads to work with; 0: one a core.
+    fn threads(&self) -> usize {
+        0
+    }
+
     /// Called when the parameters' values have changed.
     fn changed(&mut self) -> Result<()> {
         Ok(())

@@ -18,7 +18,7 @@ pub(super) struct Heads {
 }
 
 /// What is added to scores by head and distance, as in MPNet.
-pub(super) struct DistanceBias {
+pub(in crate::encoder) struct DistanceBias {
     /// Heads × distances from −`reach` to `reach`: exponents of two.
     table: Vec<f32>,
     /// Tokens apart at most: all that a text has.
@@ -27,7 +27,7 @@ pub(super) struct DistanceBias {
 
 impl DistanceBias {
     /// `values`: classes of distances × heads. What is made of them takes no more than twice the table of positions.
-    pub(super) fn new(config: &BertConfig, values: &[f32]) -> Self {
+    pub(in crate::encoder) fn new(config: &BertConfig, values: &[f32]) -> Self {
         let reach = config.tokens() - 1;
         let distances = |head: usize| {
             (0..2 * reach + 1).map(move |at| {
@@ -39,7 +39,7 @@ impl DistanceBias {
     }
 
     /// Adds to the scores of one query, the token of this number, with all tokens of its text.
-    fn add(&self, head: usize, query: usize, scores: &mut [f32]) {
+    pub(in crate::encoder) fn add(&self, head: usize, query: usize, scores: &mut [f32]) {
         let start = head * (2 * self.reach + 1) + self.reach - query;
         scores.iter_mut().zip(&self.table[start..]).for_each(|(score, bias)| *score += bias);
     }

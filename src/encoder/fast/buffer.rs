@@ -13,7 +13,7 @@ struct Line([u8; LINE]);
 
 /// Numbers that start at a cache line.
 #[derive(Clone)]
-pub(super) struct Buffer<T> {
+pub(in crate::encoder) struct Buffer<T> {
     lines: Vec<Line>,
     len: usize,
     number: PhantomData<T>,
@@ -21,14 +21,14 @@ pub(super) struct Buffer<T> {
 
 impl<T: Pod> Buffer<T> {
     /// `len` zeros.
-    pub(super) fn zeros(len: usize) -> Self {
+    pub(in crate::encoder) fn zeros(len: usize) -> Self {
         let mut buffer = Self::default();
         buffer.at_least(len);
         buffer
     }
 
     /// Grows, with zeros, to at least `len` numbers.
-    pub(super) fn at_least(&mut self, len: usize) {
+    pub(in crate::encoder) fn at_least(&mut self, len: usize) {
         if self.len < len {
             self.lines.resize((len * size_of::<T>()).div_ceil(LINE), Line::zeroed());
             self.len = len;

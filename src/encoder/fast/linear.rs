@@ -46,7 +46,7 @@ pub(super) struct CodeScratch {
 }
 
 /// Columns that rows of `outputs` values take in memory.
-pub(super) fn padded(outputs: usize) -> usize {
+pub(in crate::encoder) fn padded(outputs: usize) -> usize {
     outputs.next_multiple_of(PANEL)
 }
 

@@ -20,16 +20,16 @@
 //!
 //! The same model with gradients, `Bert`, is what this one is tested against.
 
-mod attention;
+pub(super) mod attention;
 mod bert;
-mod buffer;
+pub(super) mod buffer;
 mod code_attention;
 mod decoder;
 mod fixed;
 mod head;
-mod kernel;
+pub(super) mod kernel;
 mod layer;
-mod linear;
+pub(super) mod linear;
 mod model;
 mod source;
 mod table;

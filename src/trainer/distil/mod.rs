@@ -16,6 +16,7 @@ use self::axes::{principal_axes, project};
 use self::loss::DistilLoss;
 use super::fit::{Hooks, Objective, Schedule, TrainReport, fit};
 use super::full::Prepared;
+use super::losses::Slope;
 use super::optimiser::AdamOptions;
 use crate::encoder::{Encoder, Kept, ModelFiles, PrepareLimits, TrainOptions};
 use crate::error::{Error, Result};
@@ -130,12 +131,12 @@ impl Objective for Nearness<'_> {
         vec![rows.to_vec()]
     }
 
-    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<(f64, Vec<Vec<f32>>)> {
+    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<Slope> {
         let target =
             |&row: &usize| self.targets.get(row * self.dim..(row + 1) * self.dim).unwrap_or_default();
         let wanted: Vec<f32> = rows.iter().flat_map(target).copied().collect();
         let (value, slope) = self.loss.of(sides.first().copied().unwrap_or_default(), &wanted, self.dim);
-        Ok((value, vec![slope]))
+        Ok(Slope { value, sides: vec![slope] })
     }
 }
 

@@ -35,6 +35,16 @@ pub(super) fn kernels() -> Option<Kernels> {
         // SAFETY: as above.
         softmax: |row, len| unsafe { softmax(row, len) },
         // SAFETY: as above.
+        gelu_back: |slope, inputs| unsafe { gelu_back(slope, inputs) },
+        // SAFETY: as above.
+        norm_back: |slope, x, parameters, weight, bias| unsafe {
+            norm_back(slope, x, parameters, weight, bias)
+        },
+        // SAFETY: as above.
+        softmax_back: |slope, shares| unsafe { softmax_back(slope, shares) },
+        // SAFETY: as above.
+        add: |row, other| unsafe { add(row, other) },
+        // SAFETY: as above.
         multiply: |row, factors, out| unsafe { multiply(row, factors, out) },
         // SAFETY: as above.
         quantize: |row, codes| unsafe { quantize(row, codes) },

@@ -23,7 +23,7 @@ mod tests;
 use std::sync::OnceLock;
 
 /// Columns of a packed matrix that lie together.
-pub(super) const PANEL: usize = 32;
+pub(in crate::encoder) const PANEL: usize = 32;
 
 /// Inputs of a column of codes that lie together.
 pub(super) const QUAD: usize = 4;
@@ -33,19 +33,19 @@ pub(super) const CODE_INPUTS_MAX: usize = 65_536;
 
 /// Rows of values, `stride` apart.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
-    pub(super) values: &'a [f32],
-    pub(super) stride: usize,
-    pub(super) count: usize,
+pub(in crate::encoder) struct Rows<'a> {
+    pub(in crate::encoder) values: &'a [f32],
+    pub(in crate::encoder) stride: usize,
+    pub(in crate::encoder) count: usize,
 }
 
 /// [`PANEL`] columns of a matrix: inputs × columns.
 #[derive(Clone, Copy)]
-pub(super) struct Panel<'a> {
-    pub(super) values: &'a [f32],
-    pub(super) inputs: usize,
+pub(in crate::encoder) struct Panel<'a> {
+    pub(in crate::encoder) values: &'a [f32],
+    pub(in crate::encoder) inputs: usize,
     /// What is added to each row's products; nothing where empty.
-    pub(super) bias: &'a [f32],
+    pub(in crate::encoder) bias: &'a [f32],
 }
 
 /// Rows of unsigned codes, `stride` apart: value = (code − zero) · scale.
@@ -72,27 +72,36 @@ pub(super) struct CodePanel<'a> {
 
 /// Parameters of a LayerNorm.
 #[derive(Clone, Copy)]
-pub(super) struct NormParameters<'a> {
-    pub(super) weight: &'a [f32],
-    pub(super) bias: &'a [f32],
-    pub(super) epsilon: f32,
+pub(in crate::encoder) struct NormParameters<'a> {
+    pub(in crate::encoder) weight: &'a [f32],
+    pub(in crate::encoder) bias: &'a [f32],
+    pub(in crate::encoder) epsilon: f32,
 }
 
 /// One implementation of every kernel. Those of products panic if a slice is shorter than the shapes say.
 #[derive(Clone, Copy)]
-pub(super) struct Kernels {
+pub(in crate::encoder) struct Kernels {
     pub(super) isa: &'static str,
     /// Products of rows with a panel, into rows of [`PANEL`] values, `stride` apart.
-    pub(super) product: fn(Rows<'_>, Panel<'_>, &mut [f32], stride: usize),
+    pub(in crate::encoder) product: fn(Rows<'_>, Panel<'_>, &mut [f32], stride: usize),
     /// The same for codes.
     pub(super) code_product: fn(CodeRows<'_>, CodePanel<'_>, &mut [f32], stride: usize),
     /// GELU of each value, by the error function.
-    pub(super) gelu: fn(&mut [f32]),
+    pub(in crate::encoder) gelu: fn(&mut [f32]),
     /// LayerNorm of the sum of two rows, into the first.
-    pub(super) norm: fn(&mut [f32], &[f32], NormParameters<'_>),
+    pub(in crate::encoder) norm: fn(&mut [f32], &[f32], NormParameters<'_>),
     /// Powers of two of a row, relative to the largest of the first `len`; all others become next to nothing. Returns
     /// the sum of the powers: a softmax, not yet divided, of what was multiplied by log₂e.
-    pub(super) softmax: fn(&mut [f32], len: usize) -> f32,
+    pub(in crate::encoder) softmax: fn(&mut [f32], len: usize) -> f32,
+    /// Multiplies derivatives by GELU's at these inputs.
+    pub(in crate::encoder) gelu_back: fn(&mut [f32], &[f32]),
+    /// Turns the derivatives by a LayerNorm's output into those by its input, the second; adds those by weight and bias to
+    /// the last two.
+    pub(in crate::encoder) norm_back: fn(&mut [f32], &[f32], NormParameters<'_>, &mut [f32], &mut [f32]),
+    /// Turns the derivatives by shares of a softmax, the second, into those by its exponents (base e).
+    pub(in crate::encoder) softmax_back: fn(&mut [f32], &[f32]),
+    /// Adds a row to another.
+    pub(in crate::encoder) add: fn(&mut [f32], &[f32]),
     /// Products of two rows, value by value.
     pub(super) multiply: fn(&[f32], &[f32], &mut [f32]),
     /// Codes of a row; returns scale and zero.
@@ -120,7 +129,7 @@ fn available() -> Vec<Kernels> {
 }
 
 /// The path in use.
-pub(super) fn kernels() -> &'static Kernels {
+pub(in crate::encoder) fn kernels() -> &'static Kernels {
     static CHOSEN: OnceLock<Kernels> = OnceLock::new();
     CHOSEN.get_or_init(|| {
         let isa = crate::kernel::isa();

@@ -25,6 +25,32 @@ macro_rules! compiled_for {
         }
 
         #[target_feature(enable = $features)]
+        fn gelu_back(slope: &mut [f32], inputs: &[f32]) {
+            rows::gelu_back(slope, inputs);
+        }
+
+        #[target_feature(enable = $features)]
+        fn norm_back(
+            slope: &mut [f32],
+            x: &[f32],
+            parameters: super::NormParameters<'_>,
+            weight: &mut [f32],
+            bias: &mut [f32],
+        ) {
+            rows::norm_back(slope, x, parameters, weight, bias);
+        }
+
+        #[target_feature(enable = $features)]
+        fn softmax_back(slope: &mut [f32], shares: &[f32]) {
+            rows::softmax_back(slope, shares);
+        }
+
+        #[target_feature(enable = $features)]
+        fn add(row: &mut [f32], other: &[f32]) {
+            rows::add(row, other);
+        }
+
+        #[target_feature(enable = $features)]
         fn quantize(row: &[f32], codes: &mut [u8]) -> (f32, i32) {
             rows::quantize(row, codes)
         }
@@ -198,6 +224,86 @@ pub(super) fn softmax(row: &mut [f32], len: usize) -> f32 {
         *value = exp2(*value - most);
     }
     reduce(row.get(..len).unwrap_or(row), 0.0, |value| value, |a, b| a + b)
+}
+
+/// The derivative of GELU: Φ(x) + x · φ(x).
+#[inline(always)]
+fn gelu_slope(x: f32) -> f32 {
+    /// 1/√(2π).
+    const DENSITY: f32 = 0.398_942_3;
+    let near = smaller(larger(x, -NORMAL_MAX), NORMAL_MAX);
+    let square = near * near;
+    let t = square * (2.0 / (NORMAL_MAX * NORMAL_MAX)) - 1.0;
+    let mut sum = 0.0;
+    for coefficient in NORMAL.into_iter().rev() {
+        sum = sum * t + coefficient;
+    }
+    let density = DENSITY * exp2(-0.5 * std::f32::consts::LOG2_E * square);
+    0.5 + near * (sum + density)
+}
+
+#[inline(always)]
+pub(super) fn gelu_back(slope: &mut [f32], inputs: &[f32]) {
+    for (slope, &input) in slope.iter_mut().zip(inputs) {
+        *slope *= gelu_slope(input);
+    }
+}
+
+/// The sum of what `of` makes of two rows' values, lane by lane.
+#[inline(always)]
+fn sum_of_pairs(a: &[f32], b: &[f32], of: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += of(a, b);
+        }
+    }
+    for ((lane, &a), &b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
+        *lane += of(a, b);
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+#[inline(always)]
+pub(super) fn norm_back(
+    slope: &mut [f32],
+    x: &[f32],
+    parameters: NormParameters<'_>,
+    weight: &mut [f32],
+    bias: &mut [f32],
+) {
+    let count = x.len() as f32;
+    let mean = reduce(x, 0.0, |value| value, |a, b| a + b) / count;
+    let square = |value: f32| (value - mean) * (value - mean);
+    let variance = reduce(x, 0.0, square, |a, b| a + b) / count;
+    let factor = 1.0 / (variance + parameters.epsilon).sqrt();
+    let sums = weight.iter_mut().zip(bias);
+    for (((slope, &x), &scale), (weight, bias)) in slope.iter_mut().zip(x).zip(parameters.weight).zip(sums) {
+        *weight += *slope * ((x - mean) * factor);
+        *bias += *slope;
+        *slope *= scale;
+    }
+    let along_one = reduce(slope, 0.0, |value| value, |a, b| a + b) / count;
+    let along_x = sum_of_pairs(slope, x, |slope, x| slope * (x - mean)) * factor * factor / count;
+    for (slope, &x) in slope.iter_mut().zip(x) {
+        *slope = (*slope - along_one - (x - mean) * along_x) * factor;
+    }
+}
+
+#[inline(always)]
+pub(super) fn softmax_back(slope: &mut [f32], shares: &[f32]) {
+    let mean = sum_of_pairs(slope, shares, |slope, share| slope * share);
+    for (slope, &share) in slope.iter_mut().zip(shares) {
+        *slope = share * (*slope - mean);
+    }
+}
+
+#[inline(always)]
+pub(super) fn add(row: &mut [f32], other: &[f32]) {
+    for (value, &other) in row.iter_mut().zip(other) {
+        *value += other;
+    }
 }
 
 #[inline(always)]
