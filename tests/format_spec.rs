@@ -505,6 +505,7 @@ fn every_file_of_a_database_is_in_the_table() {
         time_ms: 1,
         generation: 1,
         shown: vec!["1".into()],
+        ..LoggedSearch::default()
     };
     let db = Db::open_with(&path, options()).unwrap();
     db.add((0..4200).map(|n| Document::from_vector(n.to_string(), vector(n)))).unwrap();

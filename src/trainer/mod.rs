@@ -6,6 +6,9 @@
 //! | file | question it answers |
 //! |---|---|
 //! | `data` | which pairs are in this file? |
+//! | `crowd` | which searches count, and how much? |
+//! | `bias` | how probably does anybody look at a rank? |
+//! | `appeal` | how probably is a clicked document what people want? |
 //! | `clicks` | which pairs does the log make, and how much does each weigh? |
 //! | `split` | which queries are trained on, which judge? |
 //! | `adapter` | which linear map on frozen embeddings ranks better? |
@@ -19,7 +22,10 @@
 //! published without a lower bound above zero.
 
 pub mod adapter;
+pub mod appeal;
+pub mod bias;
 pub mod clicks;
+pub mod crowd;
 pub mod data;
 pub mod distil;
 pub mod fit;
@@ -35,7 +41,10 @@ pub mod split;
 pub mod trec;
 
 pub use adapter::{AdapterOptions, PairRows, train_adapter};
-pub use clicks::{Click, ClickReport, Judged, LoggedQuery, judgements, pairs_from_log};
+pub use bias::PositionBias;
+pub use clicks::{
+    Click, ClickOptions, ClickReport, FromLog, Judged, LoggedQuery, Skipped, judgements, pairs_from_log,
+};
 pub use data::{DataReport, Pair, ResolvedPair, Target, TrainingSet, read_pairs};
 pub use distil::{DistilOptions, Distilled, distil};
 pub use fit::TrainReport;

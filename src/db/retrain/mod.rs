@@ -13,7 +13,6 @@ mod candidate;
 mod corpus;
 mod exam;
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -26,13 +25,15 @@ use self::candidate::Candidate;
 use self::corpus::Corpus;
 use self::exam::Exam;
 use super::encoders::Encoder;
+use super::feedback::logged_queries;
 use super::snapshot::Snapshot;
 use super::{Db, Inner};
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::options::Task;
-use crate::trainer::{self, Click, GateReport, LoggedQuery, Pair, ResolvedPair, SplitOptions, TrainReport};
-use crate::types::Event;
+use crate::trainer::{
+    self, ClickOptions, FromLog, GateReport, LoggedQuery, Pair, ResolvedPair, SplitOptions, TrainReport,
+};
 
 /// Pairs from which on the encoder itself is trained unasked.
 const LEAST_PAIRS: usize = 1_000;
@@ -133,7 +134,7 @@ impl Db {
         let mut run = Run::new(&self.inner, generation, &options)?;
         let (pairs, notes) = match &options.data {
             Some(path) => pairs_from_file(path)?,
-            None => (pairs_from_log(&self.log_events()?), Vec::new()),
+            None => pairs_from_log(&logged_queries(&self.log_events()?)),
         };
         run.notes.extend(notes);
         run.resolve(pairs)?;
@@ -151,30 +152,25 @@ fn pairs_from_file(path: &Path) -> Result<(Vec<Pair>, Vec<String>)> {
     Ok((pairs, notes))
 }
 
-fn pairs_from_log(events: &[Event]) -> Vec<Pair> {
-    let mut queries: Vec<LoggedQuery> = Vec::new();
-    let mut by_id: HashMap<&str, usize> = HashMap::new();
-    for event in events {
-        if let Event::Search(search) = event {
-            by_id.insert(&search.query_id, queries.len());
-            queries.push(LoggedQuery {
-                query_id: search.query_id.clone(),
-                text: search.text.clone(),
-                time: search.time_ms * 1000,
-                generation: search.generation,
-                shown: search.shown.clone(),
-                clicks: Vec::new(),
-            });
-        }
+fn pairs_from_log(queries: &[LoggedQuery]) -> (Vec<Pair>, Vec<String>) {
+    let FromLog { pairs, bias, report, .. } = trainer::pairs_from_log(queries, &ClickOptions::default());
+    let mut notes: Vec<String> = bias.note.into_iter().filter(|_| report.clicks > 0).collect();
+    if report.cut.robots > 0 {
+        notes.push(format!("{} searches look like those of robots and were left out", report.cut.robots));
     }
-    for event in events {
-        if let Event::Click(click) = event
-            && let Some(query) = by_id.get(click.query_id.as_str()).and_then(|&n| queries.get_mut(n))
-        {
-            query.clicks.push(Click { id: click.id.clone(), grade: click.grade, time: click.time_ms * 1000 });
-        }
+    if report.cut.capped_clients > 0 {
+        notes.push(format!(
+            "{} clients searched far more than others and count less",
+            report.cut.capped_clients
+        ));
     }
-    trainer::pairs_from_log(&queries).0
+    if report.improbable > 0 {
+        notes.push(format!(
+            "{} clicked documents were left out: their clicks look like accidents",
+            report.improbable
+        ));
+    }
+    (pairs, notes)
 }
 
 /// One run of `retrain`.
