@@ -2,8 +2,9 @@
 //!
 //! People who look at a document click it often if it is what they want (rate a) and now and then if it is not (rate
 //! b: a slip, a promising title). All that searches for one text told of a document is weighed against both:
-//! P(wanted | clicks) by Bayes' rule, with the share of wanted documents at its rank as the prior. Both
-//! rates and the shares are fitted to the log by expectation maximisation (Dempster, Laird and Rubin: Maximum
+//! P(wanted | clicks) by Bayes' rule. The prior is the share of wanted documents at its rank, one for texts with another
+//! document that is wanted and one for texts without: where people want one document, what is clicked beside it was
+//! hardly wanted, too, and where they want many, it was. Both rates and the shares are fitted to the log by expectation maximisation (Dempster, Laird and Rubin: Maximum
 //! Likelihood from Incomplete Data via the EM Algorithm, 1977); with documents shown once each, from which nobody can
 //! tell a from b, they stay near what is assumed ([`WANTED`], [`UNWANTED`]).
 //!
@@ -75,18 +76,25 @@ pub struct Appeal {
     wanted: f64,
     /// The same for others.
     unwanted: f64,
-    /// Share of wanted documents at each rank.
-    shares: Vec<f64>,
+    /// Share of wanted documents at each rank: of texts without another wanted document, and of those with one.
+    shares: [Vec<f64>; 2],
+}
+
+/// Sums of one iteration.
+struct Sums {
+    wanted: (f64, f64),
+    unwanted: (f64, f64),
+    /// For each of [`Appeal::shares`] the number of documents, and how many are wanted.
+    shares: [Vec<(f64, f64)>; 2],
 }
 
 impl Appeal {
-    /// Fits the rates to what was shown.
-    pub fn fit<'a>(evidence: impl IntoIterator<Item = &'a Evidence>) -> Self {
-        let evidence: Vec<&Evidence> = evidence.into_iter().filter(|e| e.shown > 0.0).collect();
-        let mut appeal =
-            Self { wanted: WANTED.0 / WANTED.1, unwanted: UNWANTED.0 / UNWANTED.1, shares: vec![0.1; RANKS] };
+    /// Fits the rates to what was shown; each item holds the documents of one text.
+    pub fn fit(texts: &[Vec<Evidence>]) -> Self {
+        let shares = [vec![0.1; RANKS], vec![0.1; RANKS]];
+        let mut appeal = Self { wanted: WANTED.0 / WANTED.1, unwanted: UNWANTED.0 / UNWANTED.1, shares };
         for _ in 0..ROUNDS {
-            let next = appeal.refitted(&evidence);
+            let next = appeal.refitted(texts);
             let done = (next.wanted - appeal.wanted).abs() + (next.unwanted - appeal.unwanted).abs() < 1e-5;
             appeal = next;
             if done {
@@ -96,39 +104,72 @@ impl Appeal {
         appeal
     }
 
-    fn refitted(&self, evidence: &[&Evidence]) -> Self {
-        let (mut wanted, mut unwanted) = (WANTED, UNWANTED);
-        let (mut counts, mut sums) = (vec![0.0; RANKS], vec![0.0; RANKS]);
-        for evidence in evidence {
-            let probable = self.wanted(evidence);
-            wanted.0 += probable * evidence.clicked;
-            wanted.1 += probable * evidence.looked_at.max(evidence.clicked);
-            unwanted.0 += (1.0 - probable) * evidence.clicked;
-            unwanted.1 += (1.0 - probable) * evidence.looked_at.max(evidence.clicked);
-            if let Some((count, sum)) = counts.get_mut(evidence.rank()).zip(sums.get_mut(evidence.rank())) {
-                *count += 1.0;
-                *sum += probable;
+    fn refitted(&self, texts: &[Vec<Evidence>]) -> Self {
+        let none = || vec![(0.0, 0.0); RANKS];
+        let mut sums = Sums { wanted: WANTED, unwanted: UNWANTED, shares: [none(), none()] };
+        for documents in texts {
+            let probable = self.wanted(documents);
+            let others = others_wanted(&probable);
+            for ((evidence, probable), other) in documents.iter().zip(&probable).zip(&others) {
+                sums.add(evidence, *probable, *other);
             }
         }
-        let overall = sums.iter().sum::<f64>() / counts.iter().sum::<f64>().max(1.0);
-        let share =
-            |(count, sum): (&f64, &f64)| ((sum + SHARE * overall) / (count + SHARE)).clamp(1e-4, 0.9999);
-        let rate = (wanted.0 / wanted.1).min(0.999);
-        Self {
-            wanted: rate,
-            // What is clicked less is the unwanted.
-            unwanted: (unwanted.0 / unwanted.1).min(rate),
-            shares: counts.iter().zip(&sums).map(share).collect(),
-        }
+        let rate = (sums.wanted.0 / sums.wanted.1).min(0.999);
+        // What is clicked less is the unwanted.
+        let unwanted = (sums.unwanted.0 / sums.unwanted.1).min(rate);
+        Self { wanted: rate, unwanted, shares: sums.shares.map(|counts| smoothed(&counts)) }
     }
 
-    /// How probably a document is wanted.
-    pub fn wanted(&self, evidence: &Evidence) -> f64 {
-        let share = self.shares.get(evidence.rank()).copied().unwrap_or(0.5);
+    /// How probably each of the documents of a text is wanted.
+    pub fn wanted(&self, documents: &[Evidence]) -> Vec<f64> {
+        let alone: Vec<f64> = documents.iter().map(|evidence| self.probable(evidence, 0.0)).collect();
+        let given_others = |(evidence, other): (&Evidence, f64)| self.probable(evidence, other);
+        documents.iter().zip(others_wanted(&alone)).map(given_others).collect()
+    }
+
+    /// With the probability that another document is wanted.
+    fn probable(&self, evidence: &Evidence, other: f64) -> f64 {
+        let at = |which: &Vec<f64>| which.get(evidence.rank()).copied().unwrap_or(0.5);
+        let [alone, beside] = &self.shares;
+        let share = (1.0 - other) * at(alone) + other * at(beside);
         let odds = share.ln() - (1.0 - share).ln();
         let odds = odds + evidence.likelihood(self.wanted) - evidence.likelihood(self.unwanted);
         1.0 / (1.0 + (-odds).exp())
     }
+}
+
+impl Sums {
+    fn add(&mut self, evidence: &Evidence, probable: f64, other: f64) {
+        self.wanted.0 += probable * evidence.clicked;
+        self.wanted.1 += probable * evidence.looked_at;
+        self.unwanted.0 += (1.0 - probable) * evidence.clicked;
+        self.unwanted.1 += (1.0 - probable) * evidence.looked_at;
+        for (counts, part) in self.shares.iter_mut().zip([1.0 - other, other]) {
+            if let Some((count, sum)) = counts.get_mut(evidence.rank()) {
+                *count += part;
+                *sum += part * probable;
+            }
+        }
+    }
+}
+
+/// For each document how probable the most probable other one is.
+fn others_wanted(probable: &[f64]) -> Vec<f64> {
+    let (mut first, mut second) = (0.0f64, 0.0f64);
+    for &p in probable {
+        second = second.max(p.min(first));
+        first = first.max(p);
+    }
+    probable.iter().map(|&p| if p == first { second } else { first }).collect()
+}
+
+fn smoothed(counts: &[(f64, f64)]) -> Vec<f64> {
+    let (count, sum) = counts.iter().fold((0.0, 0.0), |(n, s), (count, sum)| (n + count, s + sum));
+    let overall = (sum + 0.1) / (count + 1.0);
+    counts
+        .iter()
+        .map(|(count, sum)| ((sum + SHARE * overall) / (count + SHARE)).clamp(1e-4, 0.9999))
+        .collect()
 }
 
 #[cfg(test)]
@@ -157,37 +198,62 @@ mod tests {
     #[test]
     fn rates_are_found_and_wanted_documents_told_from_others() {
         let mut rng = Rng::new(3);
-        let mut all = Vec::new();
+        let (mut truth, mut texts) = (Vec::new(), Vec::new());
         for _ in 0..2000 {
-            all.push(shown(&mut rng, 0, 1.0, 5, 0.6));
-            all.extend((1..6).map(|at| shown(&mut rng, at, 1.0 / (at + 1) as f64, 5, 0.06)));
+            let page = (0..6)
+                .map(|at| shown(&mut rng, at, 1.0 / (at + 1) as f64, 5, if at == 0 { 0.6 } else { 0.06 }));
+            let (wanted, evidence): (Vec<bool>, Vec<Evidence>) = page.unzip();
+            truth.push(wanted);
+            texts.push(evidence);
         }
-        let appeal = Appeal::fit(all.iter().map(|(_, evidence)| evidence));
+        let appeal = Appeal::fit(&texts);
         assert!((appeal.wanted - 0.9).abs() < 0.03 && (appeal.unwanted - 0.1).abs() < 0.02, "{appeal:?}");
-        assert!((appeal.shares[0] - 0.6).abs() < 0.05 && appeal.shares[1] < 0.12, "{:?}", appeal.shares);
+        // Here documents are wanted whatever else is.
+        assert!(
+            appeal.shares.iter().all(|s| (s[0] - 0.6).abs() < 0.12 && s[1] < 0.12),
+            "{:?}",
+            appeal.shares
+        );
+        let probable = texts.iter().flat_map(|text| appeal.wanted(text));
+        let said: Vec<(bool, f64)> = truth.into_iter().flatten().zip(probable).collect();
         // Whoever is said to be wanted with probability p is so in a share p of cases.
         for (low, high) in [(0.0, 0.2), (0.2, 0.8), (0.8, 1.01)] {
-            let within: Vec<(bool, f64)> = all
-                .iter()
-                .map(|(wanted, evidence)| (*wanted, appeal.wanted(evidence)))
-                .filter(|(_, p)| (low..high).contains(p))
-                .collect();
-            let n = within.len() as f64;
-            let (said, is) =
-                within.iter().fold((0.0, 0.0), |(s, i), (w, p)| (s + p, i + f64::from(u8::from(*w))));
+            let within = said.iter().filter(|(_, p)| (low..high).contains(p));
+            let (n, said, is) = within
+                .fold((0.0, 0.0, 0.0), |(n, s, i), (w, p)| (n + 1.0, s + p, i + f64::from(u8::from(*w))));
             assert!(n > 20.0 && ((said - is) / n).abs() < 0.08, "{low}: {said} {is} of {n}");
         }
     }
 
     #[test]
+    fn where_one_document_is_wanted_clicks_beside_it_are_slips() {
+        let mut rng = Rng::new(5);
+        let one = |rng: &mut Rng| -> Vec<Evidence> {
+            let wanted = rng.below(4);
+            (0..4).map(|at| shown(rng, at, 1.0, 4, if at == wanted { 1.0 } else { 0.0 }).1).collect()
+        };
+        let texts: Vec<Vec<Evidence>> = (0..1000).map(|_| one(&mut rng)).collect();
+        let appeal = Appeal::fit(&texts);
+        let clicked = |clicks: usize| {
+            let mut evidence = Evidence::default();
+            (0..4).for_each(|n| evidence.add(1, 1.0, 1.0, n < clicks));
+            evidence
+        };
+        let (alone, beside) =
+            (appeal.wanted(&[clicked(2), clicked(0)]), appeal.wanted(&[clicked(2), clicked(4)]));
+        assert!(alone[0] > 0.6 && beside[0] < 0.2 && beside[1] > 0.9, "{alone:?} {beside:?}");
+    }
+
+    #[test]
     fn documents_shown_once_leave_the_rates_as_assumed_and_low_ranks_count() {
         let mut rng = Rng::new(4);
-        let all: Vec<Evidence> = (0..3000).map(|n| shown(&mut rng, n % 10, 1.0, 1, 0.3).1).collect();
-        let appeal = Appeal::fit(&all);
+        let texts: Vec<Vec<Evidence>> =
+            (0..300).map(|_| (0..10).map(|at| shown(&mut rng, at, 1.0, 1, 0.3).1).collect()).collect();
+        let appeal = Appeal::fit(&texts);
         assert!(appeal.wanted > 0.5 && appeal.unwanted < 0.2, "{appeal:?}");
         let mut one = Evidence::default();
         one.add(9, 1.0, 0.1, true);
-        assert!(appeal.wanted(&one) > 0.5);
+        assert!(appeal.wanted(&[one])[0] > 0.4);
         assert_eq!((one.inverse_propensity(100.0), one.inverse_propensity(3.0)), (10.0, 3.0));
     }
 
@@ -198,11 +264,10 @@ mod tests {
         (0..1000).for_each(|_| always.add(0, 1.0, 1.0, true));
         let mut never = Evidence::default();
         (0..1000).for_each(|_| never.add(999, 1.0, 1e-4, false));
-        for evidence in [Evidence::default(), always, never] {
-            let probable = appeal.wanted(&evidence);
-            assert!((0.0..=1.0).contains(&probable), "{probable}");
-        }
-        assert!(appeal.wanted(&always) > 0.99 && Appeal::fit(&[always; 9]).wanted(&always) > 0.5);
-        assert!(Appeal::fit(&[never; 9]).wanted(&never) < 0.5);
+        let probable = appeal.wanted(&[Evidence::default(), always, never]);
+        assert!(probable.iter().all(|p| (0.0..=1.0).contains(p)), "{probable:?}");
+        assert!(probable[1] > 0.99 && appeal.wanted(&[]).is_empty());
+        assert!(Appeal::fit(&vec![vec![always]; 9]).wanted(&[always])[0] > 0.5);
+        assert!(Appeal::fit(&vec![vec![never]; 9]).wanted(&[never])[0] < 0.5);
     }
 }

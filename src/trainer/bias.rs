@@ -6,7 +6,7 @@
 //!
 //! **Estimate.** Only the same appeal at different ranks tells θ from γ. Two kinds of groups have it:
 //! - the randomised ranks of a search, in which every document was equally likely to stand at each of
-//!   them ([`LoggedQuery::propensities`]). No assumption but the model itself: preferred for the ranks that have
+//!   them ([`LoggedQuery::propensities`]). No assumption but the model itself: alone for the ranks that have
 //!   enough clicks of this kind;
 //! - a document that searches for the same text showed at different ranks, as new documents, other generations
 //!   and filters bring about (intervention harvesting: Agarwal et al., Estimating Position Bias without
@@ -35,6 +35,8 @@ use super::split::query_key;
 pub const MAX_RANKS: usize = 100;
 /// Clicks on documents that were seen at several ranks, without which nothing is estimated.
 pub const LEAST_CLICKS: f64 = 30.0;
+/// Randomised clicks at a rank, with which it is estimated from them alone.
+const ENOUGH: f64 = 100.0;
 /// Clicks at each rank that the power law weighs.
 const SMOOTHING: f64 = 10.0;
 /// η that is assumed, and how strongly the fitted one is drawn to it, as 1 / (2 σ²).
@@ -218,14 +220,12 @@ fn moved(queries: &[(&LoggedQuery, f64)], ranks: usize) -> Vec<Group> {
 /// The ranks with enough randomised clicks.
 fn covered(randomised: &[Group], ranks: usize) -> Vec<bool> {
     let mut clicks = vec![0.0; ranks];
-    for group in randomised {
-        for (position, _) in &group.showings {
-            if let Some(sum) = clicks.get_mut(*position) {
-                *sum += group.clicks();
-            }
+    for (position, count) in randomised.iter().flat_map(|group| &group.clicked) {
+        if let Some(sum) = clicks.get_mut(*position) {
+            *sum += count;
         }
     }
-    clicks.into_iter().map(|clicks| clicks >= LEAST_CLICKS).collect()
+    clicks.into_iter().map(|clicks| clicks >= ENOUGH).collect()
 }
 
 fn power(position: usize, eta: f64) -> f64 {

@@ -31,7 +31,7 @@ pub const MAX_WEIGHT: f64 = 10.0;
 /// Documents kept for one query text.
 pub const MAX_TARGETS: usize = 10;
 /// Less probably wanted than this, a clicked document makes no pair.
-pub const LEAST_PROBABLE: f64 = 0.1;
+pub const LEAST_PROBABLE: f64 = 0.2;
 /// Skipped documents kept for one query text.
 pub const MAX_SKIPPED: usize = 10;
 
@@ -162,11 +162,12 @@ pub fn pairs_from_log(queries: &[LoggedQuery], options: &ClickOptions) -> FromLo
     let mut texts: Vec<(u64, Text<'_>)> = texts.into_iter().collect();
     // Sums of floating-point numbers depend on their order.
     texts.sort_unstable_by_key(|(key, _)| *key);
-    let appeal = fitted(&texts);
+    let texts: Vec<(&str, Documents<'_>)> = texts.into_iter().map(|(_, text)| text.sorted()).collect();
+    let appeal = Appeal::fit(&texts.iter().map(|(_, documents)| evidence(documents)).collect::<Vec<_>>());
     let (mut pairs, mut skipped) = (Vec::new(), Vec::new());
-    for (_, text) in texts {
-        text.skipped(&mut skipped);
-        text.pairs(&appeal, &mut pairs, &mut report);
+    for (text, documents) in texts {
+        skipped.append(&mut passed_over(text, &documents));
+        pairs.append(&mut wanted(text, documents, &appeal, &mut report));
     }
     pairs.sort_unstable_by(|a, b| {
         (a.time, &a.query).cmp(&(b.time, &b.query)).then_with(|| target(a).cmp(target(b)))
@@ -178,14 +179,12 @@ pub fn pairs_from_log(queries: &[LoggedQuery], options: &ClickOptions) -> FromLo
     FromLog { pairs, skipped, bias, report }
 }
 
-/// How clicks tell what is wanted from what is not, in all of the log.
-fn fitted(texts: &[(u64, Text<'_>)]) -> Appeal {
-    let mut evidence: Vec<(u64, &str, &Evidence)> = texts
-        .iter()
-        .flat_map(|(key, text)| text.documents.iter().map(|(id, seen)| (*key, *id, &seen.evidence)))
-        .collect();
-    evidence.sort_unstable_by_key(|(key, id, _)| (*key, *id));
-    Appeal::fit(evidence.into_iter().map(|(_, _, evidence)| evidence))
+/// Documents of a text with what is known of them, by id.
+type Documents<'a> = Vec<(&'a str, Seen)>;
+
+/// What is known of a text's documents, without what else is.
+fn evidence(documents: &Documents<'_>) -> Vec<Evidence> {
+    documents.iter().map(|(_, seen)| seen.evidence).collect()
 }
 
 impl<'a> Text<'a> {
@@ -215,43 +214,49 @@ impl<'a> Text<'a> {
         }
     }
 
-    fn skipped(&self, out: &mut Vec<Skipped>) {
-        let passed_over = self.documents.iter().filter(|(_, seen)| seen.skipped > 0.0 && seen.clicks == 0);
-        let mut of_text: Vec<Skipped> = passed_over
-            .map(|(id, seen)| Skipped {
-                query: self.text.to_owned(),
-                id: (*id).to_owned(),
-                times: seen.skipped,
-            })
-            .collect();
-        of_text.sort_unstable_by(|a, b| b.times.total_cmp(&a.times).then_with(|| a.id.cmp(&b.id)));
-        of_text.truncate(MAX_SKIPPED);
-        out.append(&mut of_text);
+    fn sorted(self) -> (&'a str, Documents<'a>) {
+        let mut documents: Documents<'a> = self.documents.into_iter().collect();
+        documents.sort_unstable_by_key(|(id, _)| *id);
+        (self.text, documents)
     }
+}
 
-    fn pairs(self, appeal: &Appeal, out: &mut Vec<Pair>, report: &mut ClickReport) {
-        let mut clicked: Vec<(&str, Seen)> =
-            self.documents.into_iter().filter(|(_, seen)| seen.clicks > 0).collect();
-        report.repeated += clicked.iter().map(|(_, seen)| seen.clicks - 1).sum::<usize>();
-        let before = clicked.len();
-        clicked.retain(|(_, seen)| seen.grade > 0.0);
-        report.withdrawn += before - clicked.len();
-        let mut wanted: Vec<(f64, &str, Seen)> =
-            clicked.into_iter().map(|(id, seen)| (appeal.wanted(&seen.evidence), id, seen)).collect();
-        let before = wanted.len();
-        wanted.retain(|(probable, ..)| *probable >= LEAST_PROBABLE);
-        report.improbable += before - wanted.len();
-        wanted.sort_unstable_by(|(p, id, a), (q, other, b)| {
-            q.total_cmp(p).then(a.first.cmp(&b.first)).then(id.cmp(other))
-        });
-        report.flooded += wanted.len().saturating_sub(MAX_TARGETS);
-        out.extend(wanted.into_iter().take(MAX_TARGETS).map(|(probable, id, seen)| Pair {
-            query: self.text.to_owned(),
-            positive: Target::Id(id.to_owned()),
-            weight: (probable * seen.evidence.inverse_propensity(MAX_WEIGHT)) as f32 * seen.grade.min(1.0),
-            time: seen.first,
-        }));
-    }
+/// The documents of a text that were skipped, most often first.
+fn passed_over(text: &str, documents: &Documents<'_>) -> Vec<Skipped> {
+    let skipped = documents.iter().filter(|(_, seen)| seen.skipped > 0.0 && seen.clicks == 0);
+    let mut skipped: Vec<Skipped> = skipped
+        .map(|(id, seen)| Skipped { query: text.to_owned(), id: (*id).to_owned(), times: seen.skipped })
+        .collect();
+    skipped.sort_by(|a, b| b.times.total_cmp(&a.times));
+    skipped.truncate(MAX_SKIPPED);
+    skipped
+}
+
+/// The pairs of a text.
+fn wanted(text: &str, documents: Documents<'_>, appeal: &Appeal, report: &mut ClickReport) -> Vec<Pair> {
+    let probable = appeal.wanted(&evidence(&documents));
+    let mut found: Vec<(f64, &str, Seen)> = probable
+        .into_iter()
+        .zip(documents)
+        .map(|(probable, (id, seen))| (probable, id, seen))
+        .filter(|(_, _, seen)| seen.clicks > 0)
+        .collect();
+    report.repeated += found.iter().map(|(_, _, seen)| seen.clicks - 1).sum::<usize>();
+    let before = found.len();
+    found.retain(|(_, _, seen)| seen.grade > 0.0);
+    report.withdrawn += before - found.len();
+    let before = found.len();
+    found.retain(|(probable, ..)| *probable >= LEAST_PROBABLE);
+    report.improbable += before - found.len();
+    found.sort_by(|(p, _, a), (q, _, b)| q.total_cmp(p).then(a.first.cmp(&b.first)));
+    report.flooded += found.len().saturating_sub(MAX_TARGETS);
+    let pair = |(probable, id, seen): (f64, &str, Seen)| Pair {
+        query: text.to_owned(),
+        positive: Target::Id(id.to_owned()),
+        weight: (probable * seen.evidence.inverse_propensity(MAX_WEIGHT)) as f32 * seen.grade.min(1.0),
+        time: seen.first,
+    };
+    found.into_iter().take(MAX_TARGETS).map(pair).collect()
 }
 
 fn target(pair: &Pair) -> &str {

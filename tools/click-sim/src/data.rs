@@ -59,10 +59,13 @@ impl Collection {
         for (split, path) in splits.iter().filter(|(_, path)| path.exists()) {
             let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
             for line in text.lines().skip(1) {
-                let mut fields = line.split('\t');
-                let (query, document) =
-                    (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
-                let grade: f64 = fields.next().and_then(|g| g.trim().parse().ok()).unwrap_or(0.0);
+                let fields: Vec<&str> = line.split('\t').map(str::trim).collect();
+                let &[query, document, grade] = fields.as_slice() else {
+                    return Err(Error::input(format!("{}: not three columns: {line:?}", path.display())));
+                };
+                let grade: f64 = grade
+                    .parse()
+                    .map_err(|_| Error::input(format!("{}: no grade: {line:?}", path.display())))?;
                 if let Some((&query, &document)) = query_of.get(query).zip(document_of.get(document))
                     && let Some(judged) = judged.get_mut(query)
                     && grade > 0.0

@@ -1,122 +1,169 @@
-//! sim
+//! What training makes of clean labels, of simulated clicks as they are, and of the same clicks corrected.
+//!
+//! People are those of the position-based model (`people`); the adapter learns from pairs of a collection's training
+//! queries, and its test queries measure. See README.md here.
+
 mod data;
 mod people;
+
 use data::{Collection, Places};
-use std::io::Write;
-use embdb::trainer::{Click, ClickOptions, LoggedQuery, Target, pairs_from_log, AdapterOptions, PairRows, adapter::apply, ndcg, rank_exact, train_adapter};
-use people::{People, Session, search};
-use std::collections::HashMap;
+use embdb::trainer::adapter::apply;
+use embdb::trainer::{
+    AdapterOptions, Click, ClickOptions, LoggedQuery, PairRows, Target, ndcg, pairs_from_log, rank_exact,
+    train_adapter,
+};
+use embdb::{Error, Result, Task};
+use people::{People, Session};
 
-fn page(c: &Collection, k: usize) -> Vec<Vec<u32>> {
-    let d: Vec<u32> = (0..c.ids.len() as u32).collect();
-    rank_exact(&c.query_rows(&c.train), &c.documents, &d, c.dim, c.dim, k).unwrap()
-}
-fn measure(c: &Collection, m: Option<&[f32]>) -> f64 {
-    let d: Vec<u32> = (0..c.ids.len() as u32).collect();
-    let q = c.query_rows(&c.test);
-    let (q, docs) = match m {
-        Some(m) => (apply(m, &q, c.dim).unwrap(), apply(m, &c.documents, c.dim).unwrap()),
-        None => (q, c.documents.clone()),
+/// Results on a page, and depth of the measure.
+const K: usize = 10;
+
+/// Query and document by number, and a weight.
+type Labels = Vec<(usize, u32, f32)>;
+
+fn main() -> Result<()> {
+    let mut words = std::env::args().skip(1);
+    let mut place =
+        |what: &str| words.next().ok_or_else(|| Error::input(format!("{what} is missing; {USAGE}")));
+    let (data, model, cache, set) = (place("DATA")?, place("MODEL")?, place("CACHE")?, place("SET")?);
+    let places = Places { data: data.into(), model: model.into(), cache: cache.into() };
+    let flags: Vec<String> = words.collect();
+    let collection = Collection::open(&places, &set)?;
+    let pages = ranked(&collection, &collection.train, None)?;
+    let people = People {
+        eta: 0.0,
+        noise: flag(&flags, "--noise", 0.1)?,
+        searches: flag(&flags, "--searches", 5.0)? as usize,
+        shuffled: flag(&flags, "--shuffled", 0.1)?,
+        fixed: flag(&flags, "--randomize-below", 1.0)? as usize,
     };
-    let r = rank_exact(&q, &docs, &d, c.dim, c.dim, 10).unwrap();
-    r.iter().zip(&c.test).map(|(r, &t)| ndcg(r, &c.judged[t], 10)).sum::<f64>() / c.test.len() as f64
-}
-fn train(c: &Collection, pairs: &[(usize, u32, f32)], seed: u64) -> f64 {
-    let pairs: Vec<_> = pairs.iter().filter(|p| p.2 > 0.0).collect();
-    if pairs.len() < 2 {
-        return measure(c, None);
+    let (from, count) = (flag(&flags, "--first-seed", 0.0)? as u64, flag(&flags, "--seeds", 3.0)? as u64);
+    println!(
+        "{set}: {} documents, {} training queries, {} test queries; ndcg@10 untrained {:.4}",
+        collection.ids.len(),
+        collection.train.len(),
+        collection.test.len(),
+        measure(&collection, None)?
+    );
+    println!(
+        "seed  eta  all labels  labels of pages  clicks  clicks corrected  pairs  relevant  eta estimated"
+    );
+    for seed in from..from + count {
+        let all = trained(&collection, &judged(&collection, None), seed)?;
+        let shown = trained(&collection, &judged(&collection, Some(&pages)), seed)?;
+        for eta in [0.0, 1.0, 2.0] {
+            let sessions = people::search(&collection, &pages, &People { eta, ..people }, seed * 1000 + 7);
+            let found = pairs_from_log(&log(&collection, &sessions, people.fixed), &ClickOptions::default());
+            let corrected: Labels = found.pairs.iter().filter_map(label).collect();
+            let relevant = corrected.iter().filter(|(q, d, _)| collection.judged[*q].contains_key(d)).count();
+            println!(
+                "{seed:>4}  {eta:>3}  {all:>10.4}  {shown:>15.4}  {:>6.4}  {:>16.4}  {:>5}  {relevant:>8}  {:>13.2}",
+                trained(&collection, &as_they_are(&sessions), seed)?,
+                trained(&collection, &corrected, seed)?,
+                corrected.len(),
+                found.bias.eta
+            );
+        }
     }
-    let numbers: Vec<usize> = pairs.iter().map(|p| p.0).collect();
-    let q = c.query_rows(&numbers);
-    let p: Vec<f32> = pairs
-        .iter()
-        .flat_map(|p| &c.documents[p.1 as usize * c.dim..(p.1 as usize + 1) * c.dim])
-        .copied()
-        .collect();
-    let qk: Vec<u64> = pairs.iter().map(|p| p.0 as u64).collect();
-    let pk: Vec<u64> = pairs.iter().map(|p| u64::from(p.1)).collect();
-    let w: Vec<f32> = pairs.iter().map(|p| p.2).collect();
-    let rows =
-        PairRows { queries: &q, positives: &p, query_keys: &qk, positive_keys: &pk, weights: &w, dim: c.dim };
-    let (m, _) = train_adapter(
-        &rows,
-        &[64, 128, 256, c.dim],
-        &AdapterOptions { seed, ..Default::default() },
-        &Default::default(),
-    )
-    .unwrap();
-    measure(c, Some(&m))
+    Ok(())
 }
 
-fn log(c: &Collection, sessions: &[Session], fixed: usize) -> Vec<LoggedQuery> {
-    sessions.iter().enumerate().map(|(n, s)| LoggedQuery {
-        query_id: n.to_string(), text: format!("{} {}", s.query, c.texts[s.query]), time: 1_000_000 * (n as u64 + 1), generation: 1,
-        shown: s.shown.iter().map(|d| d.to_string()).collect(),
-        propensities: if s.shuffled { (0..s.shown.len()).map(|at| if at < fixed { 1.0 } else { 1.0 / (s.shown.len() - fixed) as f32 }).collect() } else { Vec::new() },
-        client: None,
-        clicks: s.shown.iter().zip(&s.clicked).filter(|(_, c)| **c).map(|(d, _)| Click { id: d.to_string(), grade: 1.0, time: 1_000_000 * (n as u64 + 1) }).collect(),
-    }).collect()
+const USAGE: &str = "embdb-click-sim DATA MODEL CACHE SET [--noise P] [--searches N] [--shuffled P] [--randomize-below R] \
+     [--first-seed N] [--seeds N]";
+
+fn flag(flags: &[String], name: &str, default: f64) -> Result<f64> {
+    let Some(at) = flags.iter().position(|flag| flag == name) else { return Ok(default) };
+    let value = flags.get(at + 1).and_then(|value| value.parse().ok());
+    value.ok_or_else(|| Error::input(format!("{name} needs a number; {USAGE}")))
 }
-fn main() {
-    let arg: Vec<String> = std::env::args().collect();
-    let places =
-        Places { data: arg[1].clone().into(), model: arg[2].clone().into(), cache: arg[3].clone().into() };
-    let mut c = Collection::open(&places, &arg[4]).unwrap();
-    let part: usize = arg[10].parse().unwrap();
-    c.train = c.train.iter().copied().step_by(part).collect();
-    if part > 1 {
-        c.test = c.test.iter().copied().step_by(2).collect();
-    }
-    let c = c;
-    let f = |i: usize| arg[i].parse::<f64>().unwrap();
-    let pages = page(&c, 10);
-    println!(
-        "{} docs {} train {} test; untrained {:.4}",
-        c.ids.len(),
-        c.train.len(),
-        c.test.len(),
-        measure(&c, None)
-    );
-    let clean: Vec<(usize, u32, f32)> =
-        c.train.iter().flat_map(|&q| c.judged[q].keys().map(move |d| (q, *d, 1.0))).collect();
-    let mut shown: Vec<(usize, u32, f32)> = Vec::new();
-    for (&q, p) in c.train.iter().zip(&pages) {
-        for &d in p {
-            if c_has(&c, q, d) {
-                shown.push((q, d, 1.0))
-            }
-        }
-    }
-    for seed in 0..f(9) as u64 {
-        let (a, b) = (train(&c, &clean, seed), train(&c, &shown, seed));
-        if seed == 0 {
-            let mut sorted = shown.clone(); sorted.sort_by_key(|p| (p.0, p.1));
-            let mut ch = people::Chance(1); let w: Vec<_> = sorted.iter().map(|p| (p.0, p.1, 0.9 + 0.1 * ch.unit() as f32)).collect();
-            println!("sorted {:.4} weights {:.4} other seed {:.4} ", train(&c, &sorted, 0), train(&c, &w, 0), train(&c, &shown, 77));
-        }
-        println!("seed {seed} clean {a:.4} ({}) clean-shown {b:.4} ({})", clean.len(), shown.len());
-        for eta in [0.0, 1.0, 2.0] {
-            let people =
-                People { eta, noise: f(5), searches: f(6) as usize, shuffled: f(7), fixed: f(8) as usize };
-            let s = search(&c, &pages, &people, seed * 1000 + 7);
-            let found = pairs_from_log(&log(&c, &s, people.fixed), &ClickOptions::default());
-            let made: Vec<(usize, u32, f32)> = found.pairs.iter().map(|p| {
-                let Target::Id(id) = &p.positive else { unreachable!() };
-                (p.query.split(' ').next().unwrap().parse().unwrap(), id.parse().unwrap(), p.weight)
-            }).collect();
-            let good = made.iter().filter(|p| c_has(&c, p.0, p.1)).count();
-            let mut naive: Vec<(usize, u32, f32)> = s.iter().flat_map(|s| s.shown.iter().zip(&s.clicked).filter(|(_, c)| **c).map(|(d, _)| (s.query, *d, 1.0))).collect();
-            naive.sort_by_key(|p| (p.0, p.1)); naive.dedup_by_key(|p| (p.0, p.1));
-            print!("seed {seed} eta {eta} est {:.2} {:?} inf {} pairs {} relevant {good} {:?}\n  ", found.bias.eta, found.bias.evidence, found.bias.informative, made.len(), found.report);
-            let variants: Vec<(&str, Box<dyn Fn(f32) -> f32>)> = vec![
-                ("as is", Box::new(|w| w)), ("min1", Box::new(|w| w.min(1.0))), ("sqrt", Box::new(|w| w.sqrt())), ("min3", Box::new(|w| w.min(3.0))),
-            ];
-            for (name, f) in &variants {
-                let pairs: Vec<_> = made.iter().map(|p| (p.0, p.1, f(p.2))).collect();
-                print!(" {name} {:.4}", train(&c, &pairs, seed)); std::io::stdout().flush().unwrap();
-            }
-            println!(" naive[{}] {:.4}", naive.len(), train(&c, &naive, seed));
+
+/// The best documents of some queries, by the encoder alone or mapped by an adapter.
+fn ranked(collection: &Collection, queries: &[usize], adapter: Option<&[f32]>) -> Result<Vec<Vec<u32>>> {
+    let numbers: Vec<u32> = (0..collection.ids.len() as u32).collect();
+    let (dim, queries) = (collection.dim, collection.query_rows(queries));
+    match adapter {
+        None => rank_exact(&queries, &collection.documents, &numbers, dim, dim, K),
+        Some(matrix) => {
+            let documents = apply(matrix, &collection.documents, dim)?;
+            rank_exact(&apply(matrix, &queries, dim)?, &documents, &numbers, dim, dim, K)
         }
     }
 }
-fn c_has(c: &Collection, q: usize, d: u32) -> bool { c.judged[q].contains_key(&d) }
+
+/// Mean NDCG@10 of the test queries.
+fn measure(collection: &Collection, adapter: Option<&[f32]>) -> Result<f64> {
+    let ranked = ranked(collection, &collection.test, adapter)?;
+    let scores =
+        ranked.iter().zip(&collection.test).map(|(ids, &query)| ndcg(ids, &collection.judged[query], K));
+    Ok(scores.sum::<f64>() / collection.test.len().max(1) as f64)
+}
+
+/// NDCG@10 after training on labels.
+fn trained(collection: &Collection, labels: &Labels, seed: u64) -> Result<f64> {
+    let dim = collection.dim;
+    let numbers: Vec<usize> = labels.iter().map(|(query, ..)| *query).collect();
+    let row = |document: u32| &collection.documents[document as usize * dim..(document as usize + 1) * dim];
+    let rows = PairRows {
+        queries: &collection.query_rows(&numbers),
+        positives: &labels.iter().flat_map(|(_, document, _)| row(*document)).copied().collect::<Vec<f32>>(),
+        query_keys: &numbers.iter().map(|&query| query as u64).collect::<Vec<u64>>(),
+        positive_keys: &labels.iter().map(|(_, document, _)| u64::from(*document)).collect::<Vec<u64>>(),
+        weights: &labels.iter().map(|(_, _, weight)| *weight).collect::<Vec<f32>>(),
+        dim,
+    };
+    let ladder: Vec<usize> = [64, 128, 256].into_iter().filter(|&rung| rung < dim).chain([dim]).collect();
+    let options = AdapterOptions { seed, ..AdapterOptions::default() };
+    let (matrix, _) = train_adapter(&rows, &ladder, &options, &Task::default())?;
+    measure(collection, Some(&matrix))
+}
+
+/// The judgements of the training queries; with `pages` only those of documents that people were shown.
+fn judged(collection: &Collection, pages: Option<&[Vec<u32>]>) -> Labels {
+    let mut labels = Labels::new();
+    for (at, &query) in collection.train.iter().enumerate() {
+        let page = pages.map(|pages| &pages[at]);
+        let known = collection.judged[query].keys().filter(|d| page.is_none_or(|page| page.contains(d)));
+        labels.extend(known.map(|&document| (query, document, 1.0)));
+    }
+    labels.sort_unstable_by_key(|(query, document, _)| (*query, *document));
+    labels
+}
+
+/// Every document that was clicked for a query, whatever its rank and however seldom.
+fn as_they_are(sessions: &[Session]) -> Labels {
+    let clicked =
+        sessions.iter().flat_map(|s| s.shown.iter().zip(&s.clicked).map(move |(d, c)| (s.query, *d, *c)));
+    let mut labels: Labels =
+        clicked.filter(|(.., c)| *c).map(|(query, document, _)| (query, document, 1.0)).collect();
+    labels.sort_unstable_by_key(|(query, document, _)| (*query, *document));
+    labels.dedup_by_key(|(query, document, _)| (*query, *document));
+    labels
+}
+
+/// The log that sessions leave. Texts begin with the number of their query.
+fn log(collection: &Collection, sessions: &[Session], fixed: usize) -> Vec<LoggedQuery> {
+    let entry = |(at, session): (usize, &Session)| {
+        let time = 1_000_000 * (at as u64 + 1);
+        let count = session.shown.len();
+        let share = |rank| if rank < fixed { 1.0 } else { 1.0 / (count - fixed) as f32 };
+        let clicked = session.shown.iter().zip(&session.clicked).filter(|(_, clicked)| **clicked);
+        LoggedQuery {
+            query_id: at.to_string(),
+            text: format!("{} {}", session.query, collection.texts[session.query]),
+            time,
+            generation: 1,
+            shown: session.shown.iter().map(u32::to_string).collect(),
+            propensities: if session.shuffled { (0..count).map(share).collect() } else { Vec::new() },
+            client: None,
+            clicks: clicked.map(|(id, _)| Click { id: id.to_string(), grade: 1.0, time }).collect(),
+        }
+    };
+    sessions.iter().enumerate().map(entry).collect()
+}
+
+/// A pair by numbers.
+fn label(pair: &embdb::trainer::Pair) -> Option<(usize, u32, f32)> {
+    let query = pair.query.split(' ').next()?.parse().ok()?;
+    let Target::Id(id) = &pair.positive else { return None };
+    Some((query, id.parse().ok()?, pair.weight))
+}
