@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use embdb::encoder::{Encoder, ModelFiles, Role};
+use embdb::encoder::{Encoder, ModelFiles, PrepareLimits, Role, TrainOptions};
 use embdb::options::Task;
 use embdb::types::Precision;
 use embdb::{CreateOptions, Db, Document, Error, OpenOptions};
@@ -161,8 +161,7 @@ fn chunks_leave_room_for_the_prompt() {
 fn what_cannot_be_trained_says_so_and_takes_an_adapter() {
     for name in ALL.into_iter().filter(|name| !BERTS.contains(name) || *name == "unpooled-prompt") {
         let encoder = load(name, Precision::F32);
-        let errors =
-            [encoder.check_trainable(), encoder.trainable().map(drop), encoder.trainable_top(1).map(drop)];
+        let errors = [encoder.check_trainable(), encoder.trainable(&TrainOptions::default()).map(drop)];
         for error in errors.map(Result::unwrap_err) {
             assert!(matches!(&error, Error::Input(what) if what.contains("adapter")), "{name}: {error}");
         }
@@ -178,22 +177,20 @@ fn trainable_copies_agree_with_their_models() {
         let mut files = ModelFiles::read_dir(folder(name)).unwrap();
         files.set_prompts(Some(""), Some("")).unwrap();
         let encoder = Encoder::from_files(files, Precision::F32).unwrap();
-        let model = encoder.trainable().unwrap();
-        let vectors = model.embed(&words).unwrap();
-        let values: Vec<f32> = vectors.flatten_all().unwrap().to_vec1().unwrap();
+        let mut model = encoder.trainable(&TrainOptions::default()).unwrap();
+        let texts = model.prepare(&words, &PrepareLimits::default(), &Task::default()).unwrap();
+        let (values, tape) = model.forward(&texts, &[0, 1, 2]).unwrap();
         let before = encoder.encode(&words, &Task::default()).unwrap();
         assert!(smallest(&cosines(&values, &before, encoder.dim())) > 0.999_99, "{name}");
 
-        let weights: Vec<f32> = (0..values.len()).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
-        let weights = candle_core::Tensor::from_vec(weights, vectors.dims(), vectors.device()).unwrap();
-        let gradients = (vectors * weights).unwrap().sum_all().unwrap().backward().unwrap();
-        for (variable, tensor) in model.variables() {
-            let gradient = gradients.get(&tensor).unwrap_or_else(|| panic!("{name}: {variable} has none"));
-            let values: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
-            let largest = values.iter().fold(0f32, |most, g| most.max(g.abs()));
+        let slope: Vec<f32> = (0..values.len()).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+        model.backward(tape, &slope).unwrap();
+        for parameter in model.parameters().iter() {
+            let largest = parameter.gradient.values().iter().fold(0f32, |most, g| most.max(g.abs()));
             assert!(
-                largest.is_finite() && (variable.ends_with("key.bias") || largest > 1e-6),
-                "{name}: {variable}"
+                largest.is_finite() && (parameter.name.ends_with("key.bias") || largest > 1e-6),
+                "{name}: {}",
+                parameter.name
             );
         }
         let again = Encoder::from_files(model.to_files().unwrap(), Precision::F32).unwrap();

@@ -10,9 +10,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use candle_core::{Tensor, Var};
 use embdb::Error;
-use embdb::encoder::{Encoder, ModelFiles, PrepareLimits};
+use embdb::encoder::{
+    Encoder, Gradient, ModelFiles, Parameter, PrepareLimits, PreparedTexts, TrainOptions, TrainableEncoder,
+};
 use embdb::options::Task;
 use embdb::types::Precision;
 
@@ -170,31 +171,58 @@ fn minilm_bears_int8() {
     assert!(mean > 0.997, "{mean}");
 }
 
-/// A loss that weighs every value of the vectors differently.
-fn loss(vectors: &Tensor) -> Tensor {
-    let count = vectors.elem_count();
-    let weights: Vec<f32> = (0..count).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
-    let weights = Tensor::from_vec(weights, vectors.dims(), vectors.device()).unwrap();
-    (vectors * weights).unwrap().sum_all().unwrap()
+/// The derivative of a loss that weighs every value of the vectors differently.
+fn slope(count: usize) -> Vec<f32> {
+    (0..count).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect()
+}
+
+fn loss(vectors: &[f32]) -> f64 {
+    vectors.iter().zip(slope(vectors.len())).map(|(v, s)| f64::from(*v) * f64::from(s)).sum()
+}
+
+/// Gradients of that loss for these texts, which are made ready first.
+fn learn(model: &mut TrainableEncoder, texts: &PreparedTexts, numbers: &[usize]) {
+    model.parameters_mut().clear();
+    let (vectors, tape) = model.forward(texts, numbers).unwrap();
+    model.backward(tape, &slope(vectors.len())).unwrap();
+}
+
+fn ready(model: &TrainableEncoder, texts: &[&str]) -> PreparedTexts {
+    model.prepare(texts, &PrepareLimits::default(), &Task::default()).unwrap()
+}
+
+fn everything() -> TrainOptions {
+    TrainOptions::default()
+}
+
+fn topmost(layers: usize) -> TrainOptions {
+    TrainOptions { top: Some(layers) }
+}
+
+/// The largest number of a gradient, all of which must be finite.
+fn steepest(parameter: &Parameter) -> f32 {
+    assert!(parameter.gradient.values().iter().all(|g| g.is_finite()), "{}", parameter.name);
+    parameter.gradient.values().iter().fold(0f32, |most, g| most.max(g.abs()))
 }
 
 const TRAINING_TEXTS: [&str; 3] =
     ["The ferry measures the tides before sunrise.", "Why?", "snow on the pass and a list of names"];
 
 #[test]
-fn every_variable_gets_its_gradient() {
+fn every_parameter_gets_its_gradient() {
     for variant in ["tiny-bert", "tiny-cls", "tiny-max", "tiny-dense"] {
-        let model = tiny(variant).trainable().unwrap();
-        let gradients = loss(&model.embed(&TRAINING_TEXTS).unwrap()).backward().unwrap();
-        let variables = model.variables();
-        assert!(variables.len() >= 5 + 2 * 16);
-        for (name, variable) in variables {
-            let gradient = gradients.get(&variable).unwrap_or_else(|| panic!("{variant}: {name} has none"));
-            let values: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
-            assert!(values.iter().all(|g| g.is_finite()), "{variant}: {name}");
+        let mut model = tiny(variant).trainable(&everything()).unwrap();
+        let texts = ready(&model, &TRAINING_TEXTS);
+        learn(&mut model, &texts, &[0, 1, 2]);
+        assert!(model.parameters().learning().count() >= 5 + 2 * 16);
+        for parameter in model.parameters().iter() {
             // A key's bias adds the same to all scores of a query, which softmax takes away again.
-            let largest = values.iter().fold(0f32, |m, g| m.max(g.abs()));
-            assert!(name.ends_with("key.bias") || largest > 1e-6, "{variant}: {name}: {largest}");
+            let steepest = steepest(parameter);
+            assert!(
+                parameter.name.ends_with("key.bias") || steepest > 1e-6,
+                "{variant}: {}: {steepest}",
+                parameter.name
+            );
         }
     }
 }
@@ -204,26 +232,24 @@ fn only_the_upper_layers_get_gradients() {
     let encoder = tiny("tiny-dense");
     let layers = encoder.layers();
     for top in [0, 1, layers, layers + 1] {
-        let model = encoder.trainable_top(top).unwrap();
-        let texts = model.prepare(&TRAINING_TEXTS, &PrepareLimits::default(), &Task::default()).unwrap();
+        let mut model = encoder.trainable(&topmost(top)).unwrap();
+        let texts = ready(&model, &TRAINING_TEXTS);
         assert_eq!(texts.kept(), if top < layers { TRAINING_TEXTS.len() } else { 0 });
-        let vectors = model.embed_prepared(&texts, &[2, 0, 1, 2]).unwrap();
-        let gradients = loss(&vectors).backward().unwrap();
-        let variables = model.variables();
-        let layer =
-            |name: &str| name.strip_prefix("encoder.layer.")?.split('.').next()?.parse::<usize>().ok();
-        let trained: std::collections::BTreeSet<usize> =
-            variables.iter().filter_map(|(name, _)| layer(name)).collect();
+        learn(&mut model, &texts, &[2, 0, 1, 2]);
+        let learning: Vec<&Parameter> = model.parameters().learning().collect();
+        let layer = |parameter: &&Parameter| {
+            parameter.name.strip_prefix("encoder.layer.")?.split('.').next()?.parse::<usize>().ok()
+        };
+        let trained: std::collections::BTreeSet<usize> = learning.iter().filter_map(layer).collect();
         assert!(trained.into_iter().eq(layers.saturating_sub(top)..layers), "{top}");
-        assert!(variables.iter().all(|(name, _)| !name.starts_with("embeddings.")));
-        assert!(variables.iter().any(|(name, _)| name == "3_Dense/linear.weight"));
-        for (name, variable) in variables {
-            let values: Vec<f32> =
-                gradients.get(&variable).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-            let largest = values.iter().fold(0f32, |m, g| m.max(g.abs()));
+        assert!(learning.iter().all(|parameter| !parameter.name.starts_with("embeddings.")));
+        assert!(learning.iter().any(|parameter| parameter.name == "3_Dense/linear.weight"));
+        for parameter in learning {
+            let steepest = steepest(parameter);
             assert!(
-                largest.is_finite() && (name.ends_with("key.bias") || largest > 1e-6),
-                "{name}: {largest}"
+                parameter.name.ends_with("key.bias") || steepest > 1e-6,
+                "{}: {steepest}",
+                parameter.name
             );
         }
     }
@@ -239,13 +265,12 @@ fn prepared_texts_give_the_vectors_of_the_encoder() {
     let numbers: Vec<usize> = (0..60).map(|i| i * 17 % 60).collect();
     let mixed: Vec<&str> = numbers.iter().map(|&number| texts[number]).collect();
     let expected = encode(&encoder, &mixed);
-    let model = encoder.trainable_top(1).unwrap();
+    let model = encoder.trainable(&topmost(1)).unwrap();
     for bytes in [1 << 20, 60_000, 0] {
         let limits = PrepareLimits { bytes, ..PrepareLimits::default() };
         let ready = model.prepare(&texts, &limits, &Task::default()).unwrap();
         assert_eq!(ready.kept() == 60, bytes == 1 << 20, "{}", ready.kept());
-        let vectors: Vec<f32> =
-            model.embed_prepared(&ready, &numbers).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let vectors = model.embed_prepared(&ready, &numbers).unwrap();
         assert_agree(&vectors, &expected, dim, 0.9999);
     }
     assert!(
@@ -262,7 +287,7 @@ fn prepared_texts_give_the_vectors_of_the_encoder() {
         let limits = PrepareLimits { tokens, ..PrepareLimits::default() };
         let ready =
             model.prepare(&["snow on the pass and a list of names"], &limits, &Task::default()).unwrap();
-        model.embed_prepared(&ready, &[0]).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        model.embed_prepared(&ready, &[0]).unwrap()
     };
     let most = encoder.count_tokens("snow on the pass").unwrap() + 2;
     assert_agree(&cut(most), &whole, dim, 0.9999);
@@ -271,44 +296,58 @@ fn prepared_texts_give_the_vectors_of_the_encoder() {
 #[test]
 fn fixed_layers_are_written_as_they_were() {
     let encoder = tiny("tiny-dense");
-    let model = encoder.trainable_top(1).unwrap();
+    let model = encoder.trainable(&topmost(1)).unwrap();
     let again = Encoder::from_files(model.to_files().unwrap(), Precision::F32).unwrap();
     assert_eq!(encode(&again, &TRAINING_TEXTS), encode(&encoder, &TRAINING_TEXTS));
 }
 
 #[test]
 fn gradients_equal_finite_differences() {
-    let model = tiny("tiny-dense").trainable().unwrap();
-    let value = || f64::from(loss(&model.embed(&TRAINING_TEXTS).unwrap()).to_scalar::<f32>().unwrap());
-    let gradients = loss(&model.embed(&TRAINING_TEXTS).unwrap()).backward().unwrap();
-    for (name, variable) in model.variables() {
-        let gradient: Vec<f32> = gradients.get(&variable).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-        // Where the slope is steepest, so that it stands out of the rounding.
-        let at =
-            (0..gradient.len()).max_by(|&a, &b| gradient[a].abs().total_cmp(&gradient[b].abs())).unwrap();
-        let slope = (shifted(&variable, at, 2e-3, &value) - shifted(&variable, at, -2e-3, &value)) / 4e-3;
-        let expected = f64::from(gradient[at]);
-        assert!((slope - expected).abs() < 0.02 * expected.abs() + 5e-3, "{name}: {slope}, {expected}");
+    for variant in ["tiny-dense", "tiny-max", "tiny-cls"] {
+        let mut model = tiny(variant).trainable(&everything()).unwrap();
+        let texts = ready(&model, &TRAINING_TEXTS);
+        learn(&mut model, &texts, &[0, 1, 2]);
+        for number in 0..model.parameters().iter().count() {
+            let parameter = model.parameters().iter().nth(number).unwrap();
+            let name = parameter.name.clone();
+            let (at, expected) = match &parameter.gradient {
+                Gradient::Rows(rows) => {
+                    let row = rows.rows()[0] as usize;
+                    (row * rows.width() + 1, rows.row(row).unwrap()[1])
+                }
+                // Where the slope is steepest, so that it stands out of the rounding.
+                gradient => gradient
+                    .values()
+                    .iter()
+                    .copied()
+                    .enumerate()
+                    .fold((0, 0f32), |most, (at, g)| if g.abs() > most.1.abs() { (at, g) } else { most }),
+            };
+            let mut moved = |step: f32| {
+                let values = &mut model.parameters_mut().iter_mut().nth(number).unwrap().values;
+                let before = values[at];
+                values[at] += step;
+                model.changed().unwrap();
+                let loss = loss(&model.embed_prepared(&texts, &[0, 1, 2]).unwrap());
+                model.parameters_mut().iter_mut().nth(number).unwrap().values[at] = before;
+                model.changed().unwrap();
+                loss
+            };
+            let measured = (moved(2e-3) - moved(-2e-3)) / 4e-3;
+            let expected = f64::from(expected);
+            assert!(
+                (measured - expected).abs() < 0.02 * expected.abs() + 5e-3,
+                "{variant}: {name}: {measured}, {expected}"
+            );
+        }
     }
-}
-
-/// `value` with one number of `variable` moved by `step`.
-fn shifted(variable: &Var, at: usize, step: f32, value: &impl Fn() -> f64) -> f64 {
-    let before = variable.as_tensor().copy().unwrap();
-    let mut values: Vec<f32> = before.flatten_all().unwrap().to_vec1().unwrap();
-    values[at] += step;
-    let moved = Tensor::from_vec(values, variable.dims(), variable.device()).unwrap();
-    variable.set(&moved).unwrap();
-    let result = value();
-    variable.set(&before).unwrap();
-    result
 }
 
 #[test]
 fn the_trainable_copy_gives_the_same_vectors_and_files() {
     let encoder = tiny("tiny-cls");
-    let model = encoder.trainable().unwrap();
-    let trained: Vec<f32> = model.embed(&TRAINING_TEXTS).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    let mut model = encoder.trainable(&everything()).unwrap();
+    let trained = model.embed(&TRAINING_TEXTS).unwrap();
     let before = encode(&encoder, &TRAINING_TEXTS);
     assert_agree(&trained, &before, encoder.dim(), 0.999999);
 
@@ -316,8 +355,9 @@ fn the_trainable_copy_gives_the_same_vectors_and_files() {
     let again = Encoder::from_files(files, Precision::F32).unwrap();
     assert_eq!(encode(&again, &TRAINING_TEXTS), before);
 
-    let (_, words) = &model.variables().into_iter().find(|(name, _)| name.contains("word_emb")).unwrap();
-    words.set(&(words.as_tensor() * 0.5).unwrap()).unwrap();
+    let words = model.parameters_mut().get_mut("embeddings.word_embeddings.weight").unwrap();
+    words.values.iter_mut().for_each(|value| *value *= 0.5);
+    model.changed().unwrap();
     let changed = Encoder::from_files(model.to_files().unwrap(), Precision::F32).unwrap();
     assert_ne!(changed.model_id(), encoder.model_id());
     assert_ne!(encode(&changed, &TRAINING_TEXTS), before);
@@ -325,10 +365,10 @@ fn the_trainable_copy_gives_the_same_vectors_and_files() {
 
 #[test]
 fn dense_layers_are_trained_and_written_too() {
-    let model = tiny("tiny-dense").trainable().unwrap();
-    let (_, dense) =
-        &model.variables().into_iter().find(|(name, _)| name == "3_Dense/linear.weight").unwrap();
-    dense.set(&(dense.as_tensor() * -1.0).unwrap()).unwrap();
+    let mut model = tiny("tiny-dense").trainable(&everything()).unwrap();
+    let dense = model.parameters_mut().get_mut("3_Dense/linear.weight").unwrap();
+    dense.values.iter_mut().for_each(|value| *value *= -1.0);
+    model.changed().unwrap();
     let negated = Encoder::from_files(model.to_files().unwrap(), Precision::F32).unwrap();
     let expected: Vec<f32> = encode(&tiny("tiny-dense"), &TRAINING_TEXTS).iter().map(|v| -v).collect();
     assert_eq!(encode(&negated, &TRAINING_TEXTS), expected);
@@ -367,8 +407,7 @@ fn adapters_are_applied_in_order_and_survive_storage() {
     assert_eq!(stored.model_id(), twice.model_id());
     assert_eq!(stored.adapter(), twice.adapter());
     assert_eq!(encode(&stored, &TRAINING_TEXTS), encode(&twice, &TRAINING_TEXTS));
-    let trainable = twice.trainable().unwrap().embed(&TRAINING_TEXTS).unwrap();
-    let trainable: Vec<f32> = trainable.flatten_all().unwrap().to_vec1().unwrap();
+    let trainable = twice.trainable(&everything()).unwrap().embed(&TRAINING_TEXTS).unwrap();
     assert_agree(&trainable, &encode(&twice, &TRAINING_TEXTS), dim, 0.999999);
 
     for wrong in [vec![0.0; 3], vec![f32::NAN; dim * dim]] {

@@ -157,6 +157,7 @@ impl Bert {
     }
 
     /// Token states, texts × width × hidden; those of padding have no meaning.
+    #[cfg(test)]
     pub(crate) fn forward(&self, batch: &TokenBatch) -> Result<Tensor> {
         self.above(self.below(batch, 0)?, batch, 0)
     }

@@ -12,7 +12,8 @@
 //! | `precision` | whether a model bears int8 |
 //! | `run` | many texts on several threads |
 //! | `batch`, `ops`, `bert`, `pooling` | padded batches of ids to vectors, with gradients |
-//! | `trainable`, `prepared` | the same model as variables; texts made ready for many passes |
+//! | `parameters` | what is learnt, with gradients |
+//! | `trainable`, `prepared` | an encoder that learns; texts made ready for many passes |
 //! | `export` | the model as sentence-transformers reads it |
 //! | `builtin` | the encoder in the program itself |
 //! | `shrink` | a smaller model out of its parts |
@@ -32,6 +33,7 @@ mod family;
 mod fast;
 mod files;
 mod ops;
+mod parameters;
 mod pooling;
 mod precision;
 mod prepared;
@@ -54,11 +56,12 @@ pub use self::batch::TokenBatch;
 #[cfg(feature = "builtin")]
 pub use self::builtin::BUILTIN;
 pub use self::files::ModelFiles;
+pub use self::parameters::{Gradient, Parameter, Parameters, RowGradient};
 pub use self::precision::INT8_COSINE_MIN;
 pub use self::prepared::{PrepareLimits, PreparedTexts};
 pub use self::prompts::Role;
 pub use self::shrink::Kept;
-pub use self::trainable::TrainableEncoder;
+pub use self::trainable::{EncoderTape, TrainOptions, TrainableEncoder};
 
 use self::config::ModelConfig;
 use self::family::Family;
@@ -313,14 +316,9 @@ impl Encoder {
         ))
     }
 
-    /// A copy whose parameters can all be trained. It reads texts as they are, without prompts.
-    pub fn trainable(&self) -> Result<TrainableEncoder> {
-        TrainableEncoder::new(self, None)
-    }
-
-    /// A copy of which the topmost transformer layers can be trained, and the dense layers after them.
-    pub fn trainable_top(&self, layers: usize) -> Result<TrainableEncoder> {
-        TrainableEncoder::new(self, Some(layers))
+    /// A copy that learns. It reads texts as they are, without prompts.
+    pub fn trainable(&self, options: &TrainOptions) -> Result<TrainableEncoder> {
+        TrainableEncoder::new(self, options)
     }
 
     /// Writes the model to a folder that sentence-transformers loads; an adapter becomes a dense

@@ -8,7 +8,11 @@
 //! Two slices of different lengths are compared over the shorter length; no input panics.
 
 pub mod planes;
+#[cfg(feature = "encoder")]
+pub(crate) mod product;
 mod scalar;
+#[cfg(feature = "encoder")]
+pub(crate) mod threads;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

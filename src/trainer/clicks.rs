@@ -23,7 +23,7 @@ use std::time::Duration;
 use super::appeal::{Appeal, Evidence};
 use super::bias::{PositionBias, estimate_weighted};
 use super::crowd::{self, Cut};
-use super::data::{Pair, ResolvedPair, Target};
+use super::data::{Pair, Target};
 use super::split::query_key;
 
 /// Largest weight that a low rank gives.
@@ -277,20 +277,20 @@ pub struct Judged {
     pub weight: f64,
 }
 
-/// The judgements that pairs make, one for each query text, in the order of `indices`. What was
-/// clicked is relevant with grade 1; how sure that is, is in the query's weight.
-pub fn judgements(pairs: &[ResolvedPair], indices: &[usize]) -> Vec<Judged> {
+/// The judgements that pairs make, given as query, id of what it should find, and weight: one for each query text, in
+/// their order. What was clicked is relevant with grade 1; how sure that is, is in the query's weight.
+pub fn judgements<'p>(pairs: impl Iterator<Item = (&'p str, &'p str, f32)>) -> Vec<Judged> {
     let mut numbers: HashMap<u64, usize> = HashMap::new();
     let mut judged: Vec<(Judged, f64)> = Vec::new();
-    for pair in indices.iter().filter_map(|&index| pairs.get(index)) {
-        let number = *numbers.entry(query_key(&pair.query)).or_insert(judged.len());
+    for (query, id, weight) in pairs {
+        let number = *numbers.entry(query_key(query)).or_insert(judged.len());
         if number == judged.len() {
-            judged.push((Judged { query: pair.query.clone(), grades: HashMap::new(), weight: 0.0 }, 0.0));
+            judged.push((Judged { query: query.to_owned(), grades: HashMap::new(), weight: 0.0 }, 0.0));
         }
         if let Some((judged, seen)) = judged.get_mut(number) {
-            judged.grades.insert(pair.positive_id.clone(), 1.0);
+            judged.grades.insert(id.to_owned(), 1.0);
             *seen += 1.0;
-            judged.weight += (f64::from(pair.weight) - judged.weight) / *seen;
+            judged.weight += (f64::from(weight) - judged.weight) / *seen;
         }
     }
     judged.into_iter().map(|(judged, _)| judged).collect()
@@ -435,16 +435,8 @@ mod tests {
 
     #[test]
     fn judgements_join_the_clicks_of_a_text() {
-        let pair = |query: &str, id: &str, weight: f32| ResolvedPair {
-            query: query.into(),
-            positive_id: id.into(),
-            positive_text: String::new(),
-            weight,
-            time: 0,
-        };
-        let pairs =
-            [pair("q", "a", 1.0), pair("other", "b", 3.0), pair(" Q ", "c", 2.0), pair("unused", "d", 1.0)];
-        let judged = judgements(&pairs, &[0, 1, 2, 99]);
+        let pairs = [("q", "a", 1.0), ("other", "b", 3.0), (" Q ", "c", 2.0)];
+        let judged = judgements(pairs.into_iter());
         assert_eq!(judged.len(), 2);
         let grades = [("a".into(), 1.0), ("c".into(), 1.0)].into();
         assert_eq!(judged[0], Judged { query: "q".into(), grades, weight: 1.5 });

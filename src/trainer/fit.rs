@@ -3,13 +3,21 @@
 //! The order of the rows depends on the seed alone. With a time budget the learning rate follows the
 //! larger of the share of steps and the share of time used, so that a run cut short still ends at a
 //! low rate.
+//!
+//! Each text of a batch is embedded once, however often its rows name it. A batch of more texts than fit is embedded in
+//! parts without tapes; once the loss has said how each embedding should change, every part goes forward again and back
+//! (GradCache: Gao et al. 2021, arXiv:2101.06983). The gradient is that of the batch in one piece.
+//!
+//! A run can be stopped and resumed ([`checkpoint`](super::checkpoint)): what follows is, to the bit, what would have
+//! followed, unless a time budget makes it depend on the clock.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use candle_core::{Tensor, Var};
 use serde::Serialize;
 
-use super::loss::tensor_error;
+use super::checkpoint::{self, State};
+use super::model::Model;
 use super::optimiser::{AdamOptions, AdamW, rate_at};
 use super::rng::Rng;
 use crate::error::{Error, Result};
@@ -31,6 +39,24 @@ pub struct TrainReport {
     /// Anything the user should know, such as a run cut short.
     #[serde(skip)]
     pub notes: Vec<String>,
+    /// Every step.
+    #[serde(skip)]
+    pub records: Vec<StepRecord>,
+}
+
+/// One step of the optimiser.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct StepRecord {
+    /// Mean loss of its batches.
+    pub loss: f64,
+    /// Learning rate.
+    pub rate: f64,
+    /// Norm of the gradient before clipping.
+    pub norm: f64,
+    /// Rows trained on.
+    pub rows: usize,
+    /// Wall time.
+    pub seconds: f64,
 }
 
 /// How a run goes over its rows.
@@ -39,8 +65,29 @@ pub(super) struct Schedule {
     pub rows: usize,
     pub epochs: usize,
     pub batch: usize,
+    /// Batches whose mean gradient makes one step.
+    pub accumulate: usize,
+    /// Texts that go forward and back together at most; 0: all of a batch.
+    pub at_once: usize,
     pub seed: u64,
     pub time_budget: Option<Duration>,
+    /// Threads of the optimiser; 0: one a core.
+    pub threads: usize,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self {
+            rows: 0,
+            epochs: 1,
+            batch: 32,
+            accumulate: 1,
+            at_once: 0,
+            seed: 0,
+            time_budget: None,
+            threads: 0,
+        }
+    }
 }
 
 impl Schedule {
@@ -49,59 +96,262 @@ impl Schedule {
         self.rows.div_ceil(self.batch.max(2))
     }
 
+    /// Steps of an epoch.
+    fn epoch(&self) -> usize {
+        self.batches().div_ceil(self.accumulate.max(1))
+    }
+
     fn steps(&self) -> usize {
-        self.batches() * self.epochs
+        self.epoch() * self.epochs
     }
 }
 
-/// Trains `variables` on what `loss` gives for each batch of row numbers: the loss, and a scalar whose
-/// graph has its gradient.
-pub(super) fn fit(
-    variables: Vec<(String, Var)>,
+/// What is asked of a model's embeddings.
+pub(super) trait Objective {
+    /// Numbers of the texts that rows are about, side by side: queries, positives, and so on.
+    fn texts(&self, rows: &[usize]) -> Vec<Vec<usize>>;
+
+    /// The loss of rows, given each side's embeddings (texts × dim), and its derivatives by them.
+    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<(f64, Vec<Vec<f32>>)>;
+
+    /// Puts an epoch's rows, shuffled, into the order in which they are cut into so many batches.
+    fn arrange(&self, _rows: &mut [usize], _batches: usize) {}
+}
+
+/// What happens beside a run: its steps are told, its state is saved and taken up again.
+#[derive(Default)]
+pub struct Hooks<'a> {
+    /// Identity of what is trained, on what and how; a state of another is refused.
+    pub run: u64,
+    /// A saved state to go on from.
+    pub resume: Option<Vec<u8>>,
+    /// Takes a state to keep instead of the one before.
+    pub save: Option<&'a mut (dyn FnMut(&[u8]) -> Result<()> + Send)>,
+    /// How much time passes from one state to the next; without it the state is saved on cancellation alone.
+    pub every: Option<Duration>,
+    /// Is told each step, after it: its number from 1, how many there will be, and what it did.
+    pub step: Option<&'a mut (dyn FnMut(usize, usize, &StepRecord) + Send)>,
+}
+
+/// Trains a model.
+///
+/// # Errors
+/// [`Error::Input`] with fewer than 2 rows, if training diverges, or if the state to resume is of another run;
+/// [`Error::Corrupt`] if it is damaged; [`Error::Cancelled`], after saving.
+pub(super) fn fit<M: Model>(
+    model: &mut M,
+    objective: &impl Objective,
     adam: AdamOptions,
     schedule: &Schedule,
+    hooks: &mut Hooks<'_>,
     task: &Task,
-    mut loss: impl FnMut(&[usize]) -> Result<(f64, Tensor)>,
 ) -> Result<TrainReport> {
     if schedule.rows < 2 || schedule.epochs == 0 {
         return Err(Error::input("training needs at least 2 pairs and 1 epoch"));
     }
-    let start = Instant::now();
-    let mut optimiser = AdamW::new(variables, adam);
-    let mut losses = Vec::with_capacity(schedule.steps());
-    let mut notes = Vec::new();
-    let mut rng = Rng::new(schedule.seed);
-    let mut order: Vec<usize> = (0..schedule.rows).collect();
-    let total = schedule.steps();
-    'epochs: for _ in 0..schedule.epochs {
-        rng.shuffle(&mut order);
-        for rows in even_parts(&order, schedule.batches()) {
-            let by_time = schedule.time_budget.map_or(0.0, |budget| share_of(budget, start.elapsed()));
-            if by_time >= 1.0 {
-                notes.push(format!("stopped by --time-budget after {} of {total} steps", losses.len()));
-                break 'epochs;
-            }
-            task.step("train", losses.len() as u64, total as u64)?;
-            let by_steps = (losses.len() as f64 + 0.5) / total as f64;
-            let (value, carrier) = loss(rows)?;
-            if !value.is_finite() {
-                return Err(Error::input("training diverged: the loss is not finite; try a lower --lr"));
-            }
-            losses.push(value);
-            let gradients = carrier.backward().map_err(tensor_error)?;
-            optimiser.step(&gradients, rate_at(by_steps.max(by_time)))?;
-        }
+    let mut run = Run {
+        optimiser: AdamW::new(model.parameters(), adam, schedule.threads),
+        rate: adam.rate,
+        schedule,
+        records: Vec::with_capacity(schedule.steps()),
+        before: Duration::ZERO,
+        start: Instant::now(),
+        saved: Instant::now(),
+    };
+    if let Some(bytes) = hooks.resume.take() {
+        run.resume(model, &bytes, hooks.run)?;
     }
-    task.step("train", losses.len() as u64, total as u64)?;
+    let outcome = run.go(model, objective, hooks, task);
+    if matches!(outcome, Err(Error::Cancelled)) {
+        run.save(model, hooks)?;
+    }
+    let notes = outcome?;
+    let losses: Vec<f64> = run.records.iter().map(|record| record.loss).collect();
     let tenth = losses.len().div_ceil(10);
     Ok(TrainReport {
         pairs: schedule.rows,
         steps: losses.len(),
-        seconds: start.elapsed().as_secs_f64(),
+        seconds: run.time().as_secs_f64(),
         loss_first: mean(losses.iter().take(tenth)),
         loss_last: mean(losses.iter().rev().take(tenth)),
         notes,
+        records: run.records,
     })
+}
+
+/// A run under way.
+struct Run<'a> {
+    schedule: &'a Schedule,
+    optimiser: AdamW,
+    rate: f64,
+    records: Vec<StepRecord>,
+    /// Time used before the run was resumed.
+    before: Duration,
+    start: Instant,
+    saved: Instant,
+}
+
+impl Run<'_> {
+    /// Makes all steps that are left; returns notes.
+    fn go<M: Model>(
+        &mut self,
+        model: &mut M,
+        objective: &impl Objective,
+        hooks: &mut Hooks<'_>,
+        task: &Task,
+    ) -> Result<Vec<String>> {
+        let schedule = self.schedule;
+        let total = schedule.steps();
+        let mut rng = Rng::new(schedule.seed);
+        let mut order: Vec<usize> = (0..schedule.rows).collect();
+        for epoch in 0..schedule.epochs {
+            rng.shuffle(&mut order);
+            let mut arranged = order.clone();
+            objective.arrange(&mut arranged, schedule.batches());
+            let batches: Vec<&[usize]> = even_parts(&arranged, schedule.batches()).collect();
+            // Those of an earlier part of the run are left out.
+            let done = self.records.len().saturating_sub(epoch * schedule.epoch());
+            for batches in batches.chunks(schedule.accumulate.max(1)).skip(done) {
+                let by_time = schedule.time_budget.map_or(0.0, |budget| share_of(budget, self.time()));
+                if by_time >= 1.0 {
+                    let done = self.records.len();
+                    return Ok(vec![format!("stopped by --time-budget after {done} of {total} steps")]);
+                }
+                let by_steps = (self.records.len() as f64 + 0.5) / total as f64;
+                let record = self.step(model, objective, batches, rate_at(by_steps.max(by_time)), task)?;
+                self.records.push(record);
+                if let Some(step) = &mut hooks.step {
+                    step(self.records.len(), total, &record);
+                }
+                if hooks.every.is_some_and(|every| self.saved.elapsed() >= every) {
+                    self.save(model, hooks)?;
+                }
+            }
+        }
+        task.step("train", self.records.len() as u64, total as u64)?;
+        Ok(Vec::new())
+    }
+
+    /// One step of the optimiser.
+    fn step<M: Model>(
+        &mut self,
+        model: &mut M,
+        objective: &impl Objective,
+        batches: &[&[usize]],
+        factor: f64,
+        task: &Task,
+    ) -> Result<StepRecord> {
+        let start = Instant::now();
+        let mut record = StepRecord { rate: self.rate * factor, ..StepRecord::default() };
+        model.parameters().clear();
+        for rows in batches {
+            task.step("train", self.records.len() as u64, self.schedule.steps() as u64)?;
+            record.loss += backward(model, objective, rows, self.schedule.at_once)? / batches.len() as f64;
+            record.rows += rows.len();
+        }
+        if batches.len() > 1 {
+            model.parameters().scale(1.0 / batches.len() as f32);
+        }
+        record.norm = self.optimiser.step(model.parameters(), factor)?;
+        model.changed()?;
+        record.seconds = start.elapsed().as_secs_f64();
+        Ok(record)
+    }
+
+    /// Time used so far.
+    fn time(&self) -> Duration {
+        self.before + self.start.elapsed()
+    }
+
+    fn save<M: Model>(&mut self, model: &mut M, hooks: &mut Hooks<'_>) -> Result<()> {
+        let run = checkpoint::identity(hooks.run, self.schedule);
+        if let Some(save) = &mut hooks.save {
+            let state = State { run, time: self.time(), records: &self.records, optimiser: &self.optimiser };
+            save(&checkpoint::write(&state, model.parameters()))?;
+            self.saved = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn resume<M: Model>(&mut self, model: &mut M, bytes: &[u8], run: u64) -> Result<()> {
+        let run = checkpoint::identity(run, self.schedule);
+        let saved = checkpoint::read(bytes, run, model.parameters(), &mut self.optimiser)?;
+        if saved.records.len() > self.schedule.steps() {
+            return Err(checkpoint::other_run());
+        }
+        (self.records, self.before) = (saved.records, saved.time);
+        model.changed()
+    }
+}
+
+/// Adds the gradient of some rows' loss to the model's; returns the loss. At most `at_once` texts (0: all) go forward
+/// and back together.
+fn backward<M: Model>(
+    model: &mut M,
+    objective: &impl Objective,
+    rows: &[usize],
+    at_once: usize,
+) -> Result<f64> {
+    let sides = objective.texts(rows);
+    let (texts, places) = distinct(&sides);
+    let at_once = if at_once == 0 { texts.len() } else { at_once };
+    let dim = model.dim();
+    let mut tape = None;
+    let mut embedded = Vec::with_capacity(texts.len() * dim);
+    for part in texts.chunks(at_once.max(1)) {
+        if texts.len() <= at_once {
+            let (rows, of_all) = model.forward(part)?;
+            embedded.extend(rows);
+            tape = Some(of_all);
+        } else {
+            embedded.extend(model.embed(part)?);
+        }
+    }
+    let gathered: Vec<Vec<f32>> = places.iter().map(|places| gather(&embedded, places, dim)).collect();
+    let views: Vec<&[f32]> = gathered.iter().map(Vec::as_slice).collect();
+    let (loss, slopes) = objective.slope(rows, &views)?;
+    if !loss.is_finite() {
+        return Err(Error::input("training diverged: the loss is not finite; try a lower --lr"));
+    }
+    let mut slope = vec![0.0; embedded.len()];
+    for (of_side, places) in slopes.iter().zip(&places) {
+        scatter(of_side, places, dim, &mut slope);
+    }
+    if let Some(tape) = tape {
+        model.backward(tape, &slope)?;
+        return Ok(loss);
+    }
+    for (part, slope) in texts.chunks(at_once.max(1)).zip(slope.chunks(at_once.max(1) * dim)) {
+        let (_, tape) = model.forward(part)?;
+        model.backward(tape, slope)?;
+    }
+    Ok(loss)
+}
+
+/// The texts of all sides, each once, and where those of each side stand among them.
+fn distinct(sides: &[Vec<usize>]) -> (Vec<usize>, Vec<Vec<usize>>) {
+    let (mut texts, mut found) = (Vec::new(), HashMap::new());
+    let mut place = |&text: &usize| {
+        *found.entry(text).or_insert_with(|| {
+            texts.push(text);
+            texts.len() - 1
+        })
+    };
+    let places = sides.iter().map(|side| side.iter().map(&mut place).collect()).collect();
+    (texts, places)
+}
+
+fn gather(rows: &[f32], places: &[usize], dim: usize) -> Vec<f32> {
+    let row = |&place: &usize| rows.get(place * dim..(place + 1) * dim).unwrap_or_default();
+    places.iter().flat_map(row).copied().collect()
+}
+
+fn scatter(from: &[f32], places: &[usize], dim: usize, onto: &mut [f32]) {
+    for (row, &place) in from.chunks_exact(dim.max(1)).zip(places) {
+        if let Some(target) = onto.get_mut(place * dim..(place + 1) * dim) {
+            target.iter_mut().zip(row).for_each(|(target, value)| *target += value);
+        }
+    }
 }
 
 /// The share of a budget that is spent, at most 1.
@@ -119,57 +369,5 @@ fn mean<'a>(values: impl ExactSizeIterator<Item = &'a f64>) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::*;
-
-    fn run(schedule: Schedule, task: &Task) -> (Result<TrainReport>, Vec<Vec<usize>>) {
-        let x = Var::from_tensor(&Tensor::new(&[4f32], &Device::Cpu).unwrap()).unwrap();
-        let mut batches = Vec::new();
-        let adam = AdamOptions { rate: 0.1, ..AdamOptions::default() };
-        let report = fit(vec![("weight".into(), x.clone())], adam, &schedule, task, |rows| {
-            batches.push(rows.to_vec());
-            let loss = x.as_tensor().sqr().and_then(|s| s.sum_all()).map_err(tensor_error)?;
-            Ok((f64::from(loss.to_scalar::<f32>().unwrap()), loss))
-        });
-        (report, batches)
-    }
-
-    const SCHEDULE: Schedule = Schedule { rows: 25, epochs: 4, batch: 8, seed: 3, time_budget: None };
-
-    #[test]
-    fn every_epoch_sees_every_row_once_in_seeded_order() {
-        let (report, batches) = run(SCHEDULE, &Task::default());
-        let report = report.unwrap();
-        assert_eq!((report.pairs, report.steps, batches.len()), (25, 16, 16));
-        assert!(batches.iter().all(|b| (6..=7).contains(&b.len())), "even batches");
-        for epoch in batches.chunks(4) {
-            let mut rows = epoch.concat();
-            rows.sort_unstable();
-            assert_eq!(rows, (0..25).collect::<Vec<_>>());
-        }
-        assert!(report.loss_last < report.loss_first);
-        assert_eq!(batches, run(SCHEDULE, &Task::default()).1);
-        assert_ne!(batches, run(Schedule { seed: 4, ..SCHEDULE }, &Task::default()).1);
-    }
-
-    #[test]
-    fn a_spent_budget_and_a_cancelled_task_stop() {
-        let (report, _) = run(Schedule { time_budget: Some(Duration::ZERO), ..SCHEDULE }, &Task::default());
-        let report = report.unwrap();
-        assert_eq!(report.steps, 0);
-        assert_eq!(report.notes, ["stopped by --time-budget after 0 of 16 steps"]);
-        let task = Task::default();
-        task.cancel();
-        assert!(matches!(run(SCHEDULE, &task).0, Err(Error::Cancelled)));
-        assert_eq!(run(Schedule { rows: 1, ..SCHEDULE }, &Task::default()).0.unwrap_err().exit_code(), 1);
-    }
-
-    #[test]
-    fn the_report_has_the_agreed_keys() {
-        let json = serde_json::to_value(TrainReport::default()).unwrap();
-        let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["pairs", "steps", "seconds", "loss_first", "loss_last"]);
-    }
-}
+#[path = "fit_tests.rs"]
+mod tests;

@@ -1,27 +1,29 @@
-//! Fine-tuning the encoder: all of its weights, or those of its topmost layers, learn from the pairs.
+//! Fine-tuning the encoder: all of its weights, or those of its topmost layers, learn from a training set.
 //!
-//! One step embeds a batch of queries and one of positives with their graphs and lowers [`RankingLoss`].
+//! One step embeds the texts of a batch of examples and lowers the loss.
 //! What lies below the topmost layers gives the same in every step: it is computed once, so that two layers of
 //! six take a third of the work, and little is lost: general language sits below, what makes a text an answer
 //! above.
 //!
-//! Then the linear adapter ([`adapter`](super::adapter)) learns from the same pairs, on what the trained
+//! Then the linear adapter ([`adapter`](super::adapter)) learns from the same examples, on what the trained
 //! encoder makes of them. On six thousand questions about annual reports the upper two layers gained .057
 //! NDCG@10, the adapter alone about .045, one after the other .068 (means of three divisions).
 //!
 //! The run reports each step, can be cancelled between them and keeps to a time budget.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use candle_core::{Tensor, Var};
+use xxhash_rust::xxh3::Xxh3;
 
-use super::adapter::{AdapterOptions, PairRows, train_adapter};
-use super::fit::{Schedule, TrainReport, fit};
-use super::loss::{Batch, KnownPositives, RankingLoss, tensor_error};
+use super::adapter::{AdapterOptions, SideRows, train_adapter};
+use super::examples::{Learning, TrainingSet};
+use super::fit::{Hooks, Schedule, TrainReport, fit};
+use super::model::Model;
 use super::optimiser::AdamOptions;
-use super::split::query_key;
-use crate::encoder::{Encoder, ModelFiles, PrepareLimits, PreparedTexts, Role, TrainableEncoder};
+use crate::encoder::{
+    Encoder, EncoderTape, ModelFiles, Parameters, PrepareLimits, PreparedTexts, Role, TrainOptions,
+    TrainableEncoder,
+};
 use crate::error::{Error, Result};
 use crate::options::Task;
 
@@ -30,17 +32,22 @@ use crate::options::Task;
 pub struct FullOptions {
     /// How many of the topmost layers are trained; by default everything, embeddings included.
     pub layers: Option<usize>,
-    /// Passes over the pairs.
+    /// Passes over the examples.
     pub epochs: usize,
-    /// Pairs in a batch, each the negatives of the others.
+    /// Examples in a batch, each the negatives of the others.
     pub batch: usize,
+    /// Batches whose mean gradient makes one step.
+    pub accumulate: usize,
+    /// Texts that go through the encoder together at most, which bounds the memory of a batch whatever its size; 0: all
+    /// of a batch, or [`AT_ONCE`] if the loss asks for portions.
+    pub at_once: usize,
     /// Highest learning rate.
     pub lr: f64,
     /// Weight decay of everything but biases and normalisations.
     pub weight_decay: f64,
     /// Bounds on the texts trained on.
     pub limits: PrepareLimits,
-    /// Seed of the order of pairs.
+    /// Seed of the order of examples.
     pub seed: u64,
     /// Stop after this time, with the learning rate lowered towards it.
     pub time_budget: Option<Duration>,
@@ -51,7 +58,18 @@ impl FullOptions {
     pub fn of_layers(layers: Option<usize>) -> Self {
         let (batch, lr) = if layers.is_some() { (64, 2e-4) } else { (32, 2e-5) };
         let limits = PrepareLimits::default();
-        Self { layers, epochs: 1, batch, lr, weight_decay: 0.01, limits, seed: 0, time_budget: None }
+        Self {
+            layers,
+            epochs: 1,
+            batch,
+            accumulate: 1,
+            at_once: 0,
+            lr,
+            weight_decay: 0.01,
+            limits,
+            seed: 0,
+            time_budget: None,
+        }
     }
 }
 
@@ -59,19 +77,6 @@ impl Default for FullOptions {
     fn default() -> Self {
         Self::of_layers(None)
     }
-}
-
-/// A pair of texts.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TextPair {
-    /// Text of the query.
-    pub query: String,
-    /// Text that it should find.
-    pub positive: String,
-    /// Identity of the positive ([`target_key`](super::split::target_key)).
-    pub key: u64,
-    /// Share in the loss.
-    pub weight: f32,
 }
 
 /// What training made of an encoder.
@@ -87,166 +92,163 @@ pub struct Trained {
 /// Fine-tunes a copy of the encoder, and an adapter to follow it.
 ///
 /// # Errors
-/// [`Error::Input`] with fewer than 2 pairs or if training diverges; [`Error::Cancelled`].
+/// [`Error::Input`] with fewer than 2 examples or if training diverges; [`Error::Cancelled`].
 pub fn train_full(
     encoder: &Encoder,
-    pairs: &[TextPair],
+    set: &TrainingSet,
     ladder: &[usize],
     options: &FullOptions,
     task: &Task,
 ) -> Result<Trained> {
-    // What is known by a query is known by it without its prompt.
-    let keys = pairs.iter().map(|pair| query_key(&pair.query)).collect();
-    let prompted = |pair: &TextPair| TextPair {
-        query: encoder.prompted(&pair.query, Role::Query).into_owned(),
-        positive: encoder.prompted(&pair.positive, Role::Document).into_owned(),
-        ..pair.clone()
-    };
-    let read: Vec<TextPair> = pairs.iter().map(prompted).collect();
+    train_full_from(encoder, set, ladder, options, &mut Hooks::default(), task)
+}
+
+/// The same with what happens beside it; the identity of the run is completed here.
+///
+/// # Errors
+/// As of [`train_full`]; and [`Error::Input`] or [`Error::Corrupt`] if a state to resume is another run's or damaged.
+pub fn train_full_from(
+    encoder: &Encoder,
+    set: &TrainingSet,
+    ladder: &[usize],
+    options: &FullOptions,
+    hooks: &mut Hooks<'_>,
+    task: &Task,
+) -> Result<Trained> {
+    let read: Vec<_> = set.texts.iter().map(|(text, role)| encoder.prompted(text, *role)).collect();
+    let read: Vec<&str> = read.iter().map(AsRef::as_ref).collect();
     // The bound on tokens is meant for what was written, not for what the model wants before it.
     let prompt = |role| encoder.count_tokens(encoder.prompt(role));
     let mut limits = options.limits;
     limits.tokens = limits.tokens.saturating_add(prompt(Role::Query)?.max(prompt(Role::Document)?));
     // A thread of its own, because flushing denormals is a setting of the thread; those it starts inherit it.
+    hooks.run = identity(hooks.run, encoder, set, ladder, options);
     let run = || {
         crate::kernel::flush_denormals();
-        let encoder = match options.layers {
-            Some(layers) => encoder.trainable_top(layers)?,
-            None => encoder.trainable()?,
-        };
-        let numbered = Numbered { query_keys: keys, ..Numbered::new(&read) };
-        let texts = encoder.prepare(&numbered.texts, &limits, task)?;
-        let model = Prepared { encoder: &encoder, texts };
-        let report = train(&model, &numbered, ladder, options, task)?;
-        let (adapter, _) = train_adapter_after(&model, &numbered, ladder, options.seed, &task.quiet())?;
-        Ok(Trained { files: encoder.to_files()?, adapter, report })
+        let encoder = encoder.trainable(&TrainOptions { top: options.layers })?;
+        let texts = encoder.prepare(&read, &limits, task)?;
+        let mut model = Prepared { encoder, texts };
+        let report = train(&mut model, set, ladder, options, hooks, task)?;
+        let (adapter, _) = train_adapter_after(&model, set, ladder, options.seed, &task.quiet())?;
+        Ok(Trained { files: model.encoder.to_files()?, adapter, report })
     };
     std::thread::scope(|scope| {
         scope.spawn(run).join().unwrap_or_else(|_| Err(Error::input("training: its thread stopped")))
     })
 }
 
-/// Pairs whose texts are known by number, each distinct text once.
-struct Numbered<'a> {
-    texts: Vec<&'a str>,
-    /// Numbers of each pair's texts.
-    queries: Vec<usize>,
-    positives: Vec<usize>,
-    /// Identities of each pair's texts.
-    query_keys: Vec<u64>,
-    positive_keys: Vec<u64>,
-    weights: Vec<f32>,
-}
-
-impl<'a> Numbered<'a> {
-    fn new(pairs: &'a [TextPair]) -> Self {
-        let (mut texts, mut numbers) = (Vec::new(), HashMap::new());
-        let mut number = |text: &'a str| {
-            *numbers.entry(text).or_insert_with(|| {
-                texts.push(text);
-                texts.len() - 1
-            })
-        };
-        Self {
-            queries: pairs.iter().map(|pair| number(&pair.query)).collect(),
-            positives: pairs.iter().map(|pair| number(&pair.positive)).collect(),
-            texts,
-            query_keys: pairs.iter().map(|pair| query_key(&pair.query)).collect(),
-            positive_keys: pairs.iter().map(|pair| pair.key).collect(),
-            weights: pairs.iter().map(|pair| pair.weight).collect(),
-        }
-    }
-}
-
-/// A model whose variables can be trained on texts known by number.
-trait Trainable {
-    /// All variables with their names.
-    fn variables(&self) -> Vec<(String, Var)>;
-    /// Embeddings of texts, texts × dim, with their graph.
-    fn embed(&self, texts: &[usize]) -> Result<Tensor>;
+/// Identity of a run: a hash of all that it depends on.
+fn identity(run: u64, encoder: &Encoder, set: &TrainingSet, ladder: &[usize], options: &FullOptions) -> u64 {
+    let mut hash = Xxh3::new();
+    let mut text = |text: &str| {
+        hash.update(&(text.len() as u64).to_le_bytes());
+        hash.update(text.as_bytes());
+    };
+    text(encoder.model_id());
+    set.texts.iter().for_each(|(each, _)| text(each));
+    text(&format!("{:?}", set.loss(ladder)));
+    let layers = options.layers.map_or(u64::MAX, |layers| layers as u64);
+    let bits =
+        [options.lr.to_bits(), options.weight_decay.to_bits(), options.limits.tokens as u64, layers, run];
+    bits.into_iter().chain(set.numbers()).for_each(|number| hash.update(&number.to_le_bytes()));
+    hash.digest()
 }
 
 /// An encoder with the texts made ready.
-struct Prepared<'a> {
-    encoder: &'a TrainableEncoder,
-    texts: PreparedTexts,
+pub(super) struct Prepared {
+    pub(super) encoder: TrainableEncoder,
+    pub(super) texts: PreparedTexts,
 }
 
-impl Trainable for Prepared<'_> {
-    fn variables(&self) -> Vec<(String, Var)> {
-        self.encoder.variables()
+impl Model for Prepared {
+    type Tape = EncoderTape;
+
+    fn dim(&self) -> usize {
+        self.encoder.dim()
     }
 
-    fn embed(&self, texts: &[usize]) -> Result<Tensor> {
+    fn embed(&self, texts: &[usize]) -> Result<Vec<f32>> {
         self.encoder.embed_prepared(&self.texts, texts)
     }
+
+    fn forward(&self, texts: &[usize]) -> Result<(Vec<f32>, EncoderTape)> {
+        self.encoder.forward(&self.texts, texts)
+    }
+
+    fn backward(&mut self, tape: EncoderTape, slope: &[f32]) -> Result<()> {
+        self.encoder.backward(tape, slope)
+    }
+
+    fn parameters(&mut self) -> &mut Parameters {
+        self.encoder.parameters_mut()
+    }
+
+    fn changed(&mut self) -> Result<()> {
+        self.encoder.changed()
+    }
 }
+
+/// Texts embedded at once where nothing else is said.
+pub const AT_ONCE: usize = 64;
 
 fn train(
-    model: &impl Trainable,
-    pairs: &Numbered<'_>,
+    model: &mut impl Model,
+    set: &TrainingSet,
     ladder: &[usize],
     options: &FullOptions,
+    hooks: &mut Hooks<'_>,
     task: &Task,
 ) -> Result<TrainReport> {
-    let known = KnownPositives::new(&pairs.query_keys, &pairs.positive_keys);
-    let loss = RankingLoss::new(ladder);
     let adam = AdamOptions { rate: options.lr, weight_decay: options.weight_decay, ..AdamOptions::default() };
+    let portions = options.at_once == 0 && set.loss.cached();
     let schedule = Schedule {
-        rows: pairs.weights.len(),
+        rows: set.count(),
         epochs: options.epochs,
         batch: options.batch,
+        accumulate: options.accumulate,
+        at_once: if portions { AT_ONCE } else { options.at_once },
         seed: options.seed,
         time_budget: options.time_budget,
+        threads: 0,
     };
-    fit(model.variables(), adam, &schedule, task, |rows| {
-        let mask = known.mask(&pick(&pairs.query_keys, rows), &pick(&pairs.positive_keys, rows));
-        let weights = pick(&pairs.weights, rows);
-        let queries = model.embed(&pick(&pairs.queries, rows))?;
-        let positives = model.embed(&pick(&pairs.positives, rows))?;
-        let slope = loss.of(&Batch {
-            queries: &values(&queries)?,
-            positives: &values(&positives)?,
-            dim: queries.dims().last().copied().unwrap_or(0),
-            mask: &mask,
-            weights: &weights,
-        })?;
-        Ok((slope.value, slope.carrier(&queries, &positives)?))
-    })
+    // The model as it was is the guide.
+    let guide = if set.loss.guided() { embedded(model, set, task)? } else { Vec::new() };
+    let all: Vec<usize> = (0..set.count()).collect();
+    let learning = Learning {
+        set,
+        examples: &all,
+        loss: set.loss(ladder),
+        by_example: false,
+        dim: model.dim(),
+        guide: (&guide, model.dim()),
+    };
+    fit(model, &learning, adam, &schedule, hooks, task)
 }
 
-/// Trains an adapter on what the trained model makes of the pairs. It is taken as far as trained: the pairs
+/// All texts' embeddings, brought to length 1.
+fn embedded(model: &impl Model, set: &TrainingSet, task: &Task) -> Result<Vec<f32>> {
+    let all: Vec<usize> = (0..set.texts.len()).collect();
+    let mut rows = Vec::with_capacity(all.len() * model.dim());
+    for (part, texts) in all.chunks(AT_ONCE).enumerate() {
+        task.step("embed", (part * AT_ONCE) as u64, all.len() as u64)?;
+        rows.extend(model.embed(texts)?.chunks_exact(model.dim().max(1)).flat_map(unit));
+    }
+    Ok(rows)
+}
+
+/// Trains an adapter on what the trained model makes of the texts. It is taken as far as trained: the examples
 /// on which its length could be chosen have been seen by the model.
 fn train_adapter_after(
-    model: &impl Trainable,
-    pairs: &Numbered<'_>,
+    model: &impl Model,
+    set: &TrainingSet,
     ladder: &[usize],
     seed: u64,
     task: &Task,
 ) -> Result<(Vec<f32>, TrainReport)> {
-    /// Texts embedded at once.
-    const AT_ONCE: usize = 64;
-    let all: Vec<usize> = (0..pairs.texts.len()).collect();
-    let mut rows: Vec<Vec<f32>> = Vec::with_capacity(all.len());
-    for texts in all.chunks(AT_ONCE) {
-        task.step("embed", rows.len() as u64, all.len() as u64)?;
-        let embedded = model.embed(texts)?;
-        let dim = embedded.dims().last().copied().unwrap_or(0).max(1);
-        rows.extend(values(&embedded)?.chunks_exact(dim).map(unit));
-    }
-    let of = |numbers: &[usize]| -> Vec<f32> {
-        numbers.iter().filter_map(|&number| rows.get(number)).flatten().copied().collect()
-    };
-    let pair_rows = PairRows {
-        queries: &of(&pairs.queries),
-        positives: &of(&pairs.positives),
-        query_keys: &pairs.query_keys,
-        positive_keys: &pairs.positive_keys,
-        weights: &pairs.weights,
-        dim: rows.first().map_or(0, Vec::len),
-    };
+    let (rows, dim) = (embedded(model, set, task)?, model.dim());
+    let rows = set.side_rows(&rows, dim);
     let options = AdapterOptions { alpha: Some(1.0), seed, ..AdapterOptions::default() };
-    train_adapter(&pair_rows, ladder, &options, task)
+    train_adapter(SideRows { rows: &rows, dim }, set, ladder, &options, task)
 }
 
 /// The row scaled to length 1; a zero row stays zero.
@@ -255,173 +257,6 @@ fn unit(row: &[f32]) -> Vec<f32> {
     row.iter().map(|v| v / norm).collect()
 }
 
-fn values(tensor: &Tensor) -> Result<Vec<f32>> {
-    tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(tensor_error)
-}
-
-fn pick<T: Copy>(from: &[T], rows: &[usize]) -> Vec<T> {
-    rows.iter().filter_map(|&row| from.get(row).copied()).collect()
-}
-
 #[cfg(test)]
-mod tests {
-    use candle_core::{DType, Device};
-
-    use super::*;
-    use crate::types::Precision;
-
-    /// A static table: a text is the sum of its letters' rows.
-    struct Letters(Var, Vec<String>);
-
-    impl Trainable for Letters {
-        fn variables(&self) -> Vec<(String, Var)> {
-            vec![("letters.weight".into(), self.0.clone())]
-        }
-
-        fn embed(&self, texts: &[usize]) -> Result<Tensor> {
-            let counts: Vec<f32> = texts
-                .iter()
-                .map(|&number| &self.1[number])
-                .flat_map(|text| (b'a'..=b'z').map(|c| text.bytes().filter(|b| *b == c).count() as f32))
-                .collect();
-            Tensor::from_vec(counts, (texts.len(), 26), &Device::Cpu)
-                .and_then(|counts| counts.matmul(self.0.as_tensor()))
-                .map_err(tensor_error)
-        }
-    }
-
-    fn letters(pairs: &Numbered<'_>) -> Letters {
-        let mut rng = super::super::rng::Rng::new(1);
-        let values: Vec<f32> = (0..26 * 8).map(|_| rng.below(2000) as f32 / 1000.0 - 1.0).collect();
-        let texts = pairs.texts.iter().map(|&text| text.to_owned()).collect();
-        Letters(Var::from_tensor(&Tensor::from_vec(values, (26, 8), &Device::Cpu).unwrap()).unwrap(), texts)
-    }
-
-    /// Each of the first 13 letters should find the one 13 places on.
-    fn pairs() -> Vec<TextPair> {
-        let letter = |at: u8| char::from(b'a' + at).to_string();
-        (0..13)
-            .map(|i| TextPair { query: letter(i), positive: letter(i + 13), key: u64::from(i), weight: 1.0 })
-            .collect()
-    }
-
-    fn run(pairs: &[TextPair], ladder: &[usize], options: &FullOptions) -> (Letters, Result<TrainReport>) {
-        let numbered = Numbered::new(pairs);
-        let model = letters(&numbered);
-        let report = train(&model, &numbered, ladder, options, &Task::default());
-        (model, report)
-    }
-
-    #[test]
-    fn one_batch_is_overfitted() {
-        let options = FullOptions { epochs: 200, batch: 13, lr: 0.05, ..FullOptions::default() };
-        let report = run(&pairs(), &[4, 8], &options).1.unwrap();
-        assert_eq!((report.pairs, report.steps), (13, 200));
-        assert!(report.loss_last < 0.1 && report.loss_first > 1.0, "{report:?}");
-    }
-
-    #[test]
-    fn one_seed_gives_one_model() {
-        let table = |seed| {
-            let options = FullOptions { epochs: 3, batch: 4, lr: 0.05, seed, ..FullOptions::default() };
-            let (model, report) = run(&pairs(), &[8], &options);
-            report.unwrap();
-            model.0.as_tensor().to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap()
-        };
-        assert_eq!(table(1), table(1));
-        assert_ne!(table(1), table(2));
-    }
-
-    #[test]
-    fn equal_texts_have_one_number() {
-        let mut pairs = pairs();
-        pairs[1].positive = pairs[0].positive.clone();
-        let numbered = Numbered::new(&pairs);
-        assert_eq!(numbered.texts.len(), 25);
-        assert_eq!(numbered.positives[0], numbered.positives[1]);
-        let text = |number: usize| numbered.texts[number];
-        assert!(pairs.iter().zip(&numbered.queries).all(|(pair, &number)| pair.query == text(number)));
-        assert!(pairs.iter().zip(&numbered.positives).all(|(pair, &number)| pair.positive == text(number)));
-    }
-
-    #[test]
-    fn the_adapter_afterwards_improves_on_the_model() {
-        let pairs = pairs();
-        let numbered = Numbered::new(&pairs);
-        let model = letters(&numbered);
-        let (matrix, report) = train_adapter_after(&model, &numbered, &[8], 0, &Task::default()).unwrap();
-        assert_eq!(matrix.len(), 64);
-        assert!(report.loss_last < report.loss_first, "{report:?}");
-    }
-
-    #[test]
-    fn false_shapes_are_input_errors() {
-        for (pairs, ladder, epochs) in [(vec![], vec![8], 1), (pairs(), vec![9], 1), (pairs(), vec![8], 0)] {
-            let options = FullOptions { epochs, ..FullOptions::default() };
-            let error = run(&pairs, &ladder, &options).1.unwrap_err();
-            assert_eq!(error.exit_code(), 1, "{error}");
-        }
-    }
-
-    fn tiny() -> Encoder {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/encoder/tiny-bert");
-        Encoder::from_files(ModelFiles::read_dir(folder).unwrap(), Precision::F32).unwrap()
-    }
-
-    /// Each word should find another.
-    fn word_pairs(words: &[&str]) -> Vec<TextPair> {
-        let pair = |(query, positive): (&&str, &&str)| TextPair {
-            query: (*query).into(),
-            positive: format!("the {positive}"),
-            key: super::super::split::target_key(positive),
-            weight: 1.0,
-        };
-        words.iter().zip(words.iter().rev()).map(pair).collect()
-    }
-
-    const WORDS: [&str; 8] = ["red", "green", "blue", "money", "water", "house", "music", "doctor"];
-
-    #[test]
-    fn an_encoder_learns_and_its_files_load_again() {
-        let encoder = tiny();
-        for layers in [None, Some(1)] {
-            let options = FullOptions { epochs: 30, batch: 8, lr: 3e-3, ..FullOptions::of_layers(layers) };
-            let ladder = [encoder.dim()];
-            let trained =
-                train_full(&encoder, &word_pairs(&WORDS), &ladder, &options, &Task::default()).unwrap();
-            let report = trained.report;
-            assert!(report.loss_last < 0.6 * report.loss_first, "{layers:?} {report:?}");
-            let after = Encoder::from_files(trained.files, Precision::F32).unwrap();
-            assert_ne!(after.model_id(), encoder.model_id());
-            let after = after.with_adapter(trained.adapter).unwrap();
-            assert!(after.encode(&WORDS, &Task::default()).unwrap().iter().all(|v| v.is_finite()));
-        }
-    }
-
-    #[test]
-    fn one_seed_gives_one_encoder_whether_states_are_kept_or_not() {
-        let encoder = tiny();
-        let files = |bytes| {
-            let limits = PrepareLimits { bytes, ..PrepareLimits::default() };
-            let options = FullOptions { epochs: 2, limits, ..FullOptions::of_layers(Some(1)) };
-            let (pairs, ladder) = (word_pairs(&WORDS), [encoder.dim()]);
-            let trained = train_full(&encoder, &pairs, &ladder, &options, &Task::default()).unwrap();
-            Encoder::from_files(trained.files, Precision::F32).unwrap()
-        };
-        let (kept, again, computed) = (files(1 << 20), files(1 << 20), files(0));
-        assert_eq!(kept.model_id(), again.model_id());
-        let vectors = |encoder: &Encoder| encoder.encode(&WORDS, &Task::default()).unwrap();
-        let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-2;
-        assert!(vectors(&kept).iter().zip(&vectors(&computed)).all(near));
-    }
-
-    #[test]
-    fn a_cancelled_task_stops_the_training() {
-        let task = Task::default();
-        task.cancel();
-        let encoder = tiny();
-        let options = FullOptions::of_layers(Some(1));
-        let stopped = train_full(&encoder, &word_pairs(&WORDS), &[encoder.dim()], &options, &task);
-        assert!(matches!(stopped.err(), Some(Error::Cancelled)));
-    }
-}
+#[path = "full_tests.rs"]
+mod tests;

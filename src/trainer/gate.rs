@@ -7,7 +7,8 @@
 //! click wherever the right document was shown: the true gain was .043, the unweighted one came out
 //! at .012 to .024, the weighted one at .030 to .043.) A paired bootstrap ([`significance`](super::significance)) gives
 //! the 95 % interval of the mean difference. A candidate passes if
-//! 1. the lower bound of its gain at the full dimension is above zero;
+//! 1. the lower bound of its gain at the full dimension is above zero, and the gain itself not below
+//!    [`GateOptions::least_gain`]: what clicks that are always wrong in the same way teach is certain, but little;
 //! 2. at no dimension of the ladder the mean falls by more than [`GateOptions::tolerance`];
 //! 3. on the guard set, where documents are to be found by passages of their own and nobody clicked,
 //!    the mean does not fall by more than [`GateOptions::guard_tolerance`]. What clicks at random teach
@@ -19,11 +20,15 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::significance::interval;
+use super::judge::RankCorrelation;
+use super::rng::Rng;
+use super::significance::{interval, percentiles};
 
 /// Thresholds of the gate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GateOptions {
+    /// Gain of the mean NDCG@10 below which nothing is published, however certain.
+    pub least_gain: f64,
     /// Fall of the mean NDCG@10 that is allowed at a lower dimension.
     pub tolerance: f64,
     /// Fall of the mean NDCG@10 that is allowed on the guard set.
@@ -36,7 +41,8 @@ pub struct GateOptions {
 
 impl Default for GateOptions {
     fn default() -> Self {
-        Self { tolerance: 0.005, guard_tolerance: 0.005, resamples: 10_000, seed: 0 }
+        let (least_gain, tolerance, guard_tolerance) = (0.005, 0.005, 0.005);
+        Self { least_gain, tolerance, guard_tolerance, resamples: 10_000, seed: 0 }
     }
 }
 
@@ -61,13 +67,87 @@ impl Paired {
     }
 }
 
-/// The held-out queries with their scores at each dimension.
+/// What judges, with its scores at each dimension.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct HeldOut {
     /// How much each query judges; one that is missing counts 1.
     pub weights: Vec<f64>,
     /// NDCG@10 of each query for each dimension of the ladder, ascending; the last is the full one.
     pub rungs: Vec<(usize, Paired)>,
+    /// Of pairs of texts the scores that people gave: the rungs then hold cosines instead, and what counts is the rank
+    /// correlation of both, of all pairs together.
+    pub scores: Option<Vec<f64>>,
+}
+
+/// Resamples of a rank correlation, each of which takes a thousand times as long as that of a mean.
+const CORRELATION_RESAMPLES: usize = 1_000;
+
+impl HeldOut {
+    /// Adds queries that were judged at the same dimensions.
+    pub fn append(&mut self, mut other: Self) {
+        if self.rungs.is_empty() {
+            *self = other;
+            return;
+        }
+        self.weights.append(&mut other.weights);
+        for ((_, all), (_, mut part)) in self.rungs.iter_mut().zip(other.rungs) {
+            all.before.append(&mut part.before);
+            all.after.append(&mut part.after);
+        }
+        if let (Some(all), Some(part)) = (&mut self.scores, &mut other.scores) {
+            all.append(part);
+        }
+    }
+
+    /// The measure's name, and what it is taken of.
+    fn metric(&self) -> (&'static str, &'static str) {
+        if self.scores.is_some() { ("spearman", "pairs") } else { (METRIC, "queries") }
+    }
+
+    /// The measure before and after.
+    fn means(&self, paired: &Paired) -> [f64; 2] {
+        match &self.scores {
+            None => paired.means(&self.weights),
+            Some(_) => self.correlations(paired).map(|c| c.map_or(f64::NAN, |c| c.whole())),
+        }
+    }
+
+    fn correlations(&self, paired: &Paired) -> [Option<RankCorrelation>; 2] {
+        let scores = self.scores.as_deref().unwrap_or_default();
+        [&paired.before, &paired.after].map(|cosines| RankCorrelation::new(cosines, scores).ok())
+    }
+
+    /// The 95 % interval of the gain, by bootstrap.
+    fn interval(&self, paired: &Paired, options: &GateOptions) -> [f64; 2] {
+        if self.scores.is_none() {
+            return interval(&paired.differences(&self.weights), options.resamples, options.seed);
+        }
+        let [Some(before), Some(after)] = self.correlations(paired) else { return [f64::NAN; 2] };
+        let mut rng = Rng::new(options.seed);
+        let n = paired.before.len();
+        let mut resampled = || {
+            let mut counts = vec![0; n];
+            (0..n).for_each(|_| {
+                if let Some(count) = counts.get_mut(rng.below(n)) {
+                    *count += 1;
+                }
+            });
+            after.of(&counts) - before.of(&counts)
+        };
+        let gains = (0..options.resamples.min(CORRELATION_RESAMPLES)).map(|_| resampled()).collect();
+        percentiles(gains)
+    }
+}
+
+/// What the guard set says.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct GuardReport {
+    /// Documents searched for by words of their own.
+    pub documents: usize,
+    /// Mean NDCG@10 of the current generation.
+    pub before: f64,
+    /// Mean NDCG@10 of the candidate.
+    pub after: f64,
 }
 
 /// The verdict; serialises to the `gate` object of `retrain`.
@@ -85,6 +165,12 @@ pub struct GateReport {
     pub ci95: [f64; 2],
     /// Means before and after for each dimension of the ladder.
     pub by_dim: BTreeMap<String, [f64; 2]>,
+    /// Queries that judged.
+    pub queries: usize,
+    /// The guard set, if there are documents for one.
+    pub guard: Option<GuardReport>,
+    /// Queries, about, that would make a gain of this size certain; none if it is, or if there is no gain.
+    pub queries_wanted: Option<usize>,
     /// Why it was or was not published, for the user.
     pub reason: String,
     /// The verdict.
@@ -102,6 +188,9 @@ impl GateReport {
             gain: 0.0,
             ci95: [0.0, 0.0],
             by_dim: BTreeMap::new(),
+            queries: 0,
+            guard: None,
+            queries_wanted: None,
             reason: reason.into(),
             publish: false,
         }
@@ -112,36 +201,71 @@ const METRIC: &str = "ndcg@10";
 
 /// Decides. `guard`: NDCG@10 at the full dimension for each query of the guard set, which may be empty.
 pub fn decide(held_out: &HeldOut, guard: &Paired, options: &GateOptions) -> GateReport {
-    let weights = held_out.weights.as_slice();
     let Some((_, full)) = held_out.rungs.last().filter(|(_, full)| !full.before.is_empty()) else {
         return GateReport::refused("nothing to judge by: no held-out query has a stored document to find");
     };
-    let [before, after] = full.means(weights);
-    let ci95 = interval(&full.differences(weights), options.resamples, options.seed);
-    let objection = objection(held_out, guard, ci95, options);
-    let told = format!(
-        "ndcg@10 on {} held-out queries goes from {before:.4} to {after:.4}, 95 % interval of the gain {:+.4} to {:+.4}",
-        full.before.len(),
-        ci95[0],
-        ci95[1]
+    let [before, after] = held_out.means(full);
+    let ci95 = held_out.interval(full, options);
+    let (metric, judges) = held_out.metric();
+    let objection = objection(held_out, guard, after - before, ci95, options);
+    let queries = full.before.len();
+    let mut reason = format!(
+        "{metric} on {queries} held-out {judges} goes from {before:.4} to {after:.4}, 95 % interval of the gain {:+.4} to {:+.4}",
+        ci95[0], ci95[1]
     );
+    let queries_wanted = wanted(queries, after - before, ci95);
+    if let (Some(objection), Some(wanted)) = (&objection, queries_wanted) {
+        reason =
+            format!("{objection}; {reason}; about {wanted} {judges} would make a gain of this size certain");
+    } else if let Some(objection) = &objection {
+        reason = format!("{objection}; {reason}");
+    }
+    let [guard_before, guard_after] = guard.means(&[]);
+    let documents = guard.before.len();
     GateReport {
-        metric: METRIC,
+        metric,
         before,
         after,
         gain: after - before,
         ci95,
-        by_dim: held_out.rungs.iter().map(|(dim, scores)| (dim.to_string(), scores.means(weights))).collect(),
+        by_dim: held_out
+            .rungs
+            .iter()
+            .map(|(dim, paired)| (dim.to_string(), held_out.means(paired)))
+            .collect(),
+        queries,
+        guard: (documents > 0).then_some(GuardReport { documents, before: guard_before, after: guard_after }),
+        queries_wanted,
         publish: objection.is_none(),
-        reason: match objection {
-            None => told,
-            Some(objection) => format!("{objection}; {told}"),
-        },
+        reason,
     }
 }
 
+/// Whether the guard set alone has nothing against a candidate, by the usual tolerance.
+pub fn harmless(guard: &HeldOut) -> bool {
+    let fall = |paired: &Paired| {
+        let [before, after] = paired.means(&[]);
+        before - after
+    };
+    guard.rungs.iter().all(|(_, paired)| fall(paired) <= GateOptions::default().guard_tolerance)
+}
+
+/// Queries at which the lower bound of a gain like this would be above zero: the bound's distance from the gain
+/// shrinks with the root of their number.
+fn wanted(judged: usize, gain: f64, ci95: [f64; 2]) -> Option<usize> {
+    let distance = gain - ci95[0];
+    let certain = ci95[0] > 0.0 || gain <= 0.0 || !distance.is_finite();
+    (!certain).then(|| ((distance / gain).powi(2) * judged as f64 * 1.1).ceil() as usize)
+}
+
 /// The first rule that the candidate breaks.
-fn objection(held_out: &HeldOut, guard: &Paired, ci95: [f64; 2], options: &GateOptions) -> Option<String> {
+fn objection(
+    held_out: &HeldOut,
+    guard: &Paired,
+    gain: f64,
+    ci95: [f64; 2],
+    options: &GateOptions,
+) -> Option<String> {
     if ci95.iter().any(|bound| !bound.is_finite()) {
         return Some("the scores are not finite".into());
     }
@@ -151,16 +275,21 @@ fn objection(held_out: &HeldOut, guard: &Paired, ci95: [f64; 2], options: &GateO
     };
     if let Some(fall) = fallen(guard.means(&[]), options.guard_tolerance) {
         return Some(format!(
-            "documents are found less well by their own text: ndcg@10 on {} of them falls {fall}",
+            "documents are found less well by their own words: ndcg@10 on {} of them falls {fall}",
             guard.before.len()
         ));
     }
     for (dim, scores) in &held_out.rungs {
-        if let Some(fall) = fallen(scores.means(&held_out.weights), options.tolerance) {
+        if let Some(fall) = fallen(held_out.means(scores), options.tolerance) {
             return Some(format!("at {dim} dimensions the mean falls {fall}"));
         }
     }
-    (ci95[0] <= 0.0).then(|| "the gain is not certain: its lower bound is not above zero".into())
+    if ci95[0] <= 0.0 {
+        return Some("the gain is not certain: its lower bound is not above zero".into());
+    }
+    let least = options.least_gain;
+    (gain < least)
+        .then(|| format!("the gain is certain but small: below {least} it is not worth a new generation"))
 }
 
 /// The weights, followed by ones.
@@ -193,7 +322,7 @@ mod tests {
     }
 
     fn held_out(rungs: Vec<(usize, Paired)>) -> HeldOut {
-        HeldOut { weights: Vec::new(), rungs }
+        HeldOut { rungs, ..HeldOut::default() }
     }
 
     #[test]
@@ -208,7 +337,11 @@ mod tests {
         let verdict = |heavy: usize| {
             let weights = (0..200).map(|i| if i % 2 == heavy { 3.0 } else { 1.0 }).collect();
             let rungs = vec![(8, Paired { before: before.clone(), after: after.clone() })];
-            decide(&HeldOut { weights, rungs }, &Paired::default(), &GateOptions::default())
+            decide(
+                &HeldOut { weights, rungs, ..HeldOut::default() },
+                &Paired::default(),
+                &GateOptions::default(),
+            )
         };
         assert!(verdict(0).publish && !verdict(1).publish);
         assert!((verdict(0).gain - 0.1).abs() < 1e-9 && (verdict(1).gain + 0.1).abs() < 1e-9);
@@ -222,9 +355,54 @@ mod tests {
         assert!((report.gain - (report.after - report.before)).abs() < 1e-12 && report.ci95[0] > 0.0);
         let json = serde_json::to_value(&report).unwrap();
         let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["metric", "before", "after", "gain", "ci95", "by_dim", "reason"]);
+        assert_eq!(keys[..6], ["metric", "before", "after", "gain", "ci95", "by_dim"]);
+        assert_eq!(keys[6..], ["queries", "guard", "queries_wanted", "reason"]);
         assert_eq!(json["by_dim"].as_object().unwrap().len(), 2);
         assert_eq!(json["by_dim"]["384"][1], report.after);
+    }
+
+    #[test]
+    fn what_would_do_is_told_and_enough_when_it_is_there() {
+        let few = decide(&held_out(vec![(8, scores(20, 0.03))]), &Paired::default(), &GateOptions::default());
+        let wanted = few.queries_wanted.unwrap();
+        assert!(!few.publish && few.reason.contains(&format!("about {wanted} queries")), "{}", few.reason);
+        assert!((25..400).contains(&wanted), "{wanted}");
+        let paired = scores(20, 0.03);
+        let many =
+            |values: &[f64]| values.iter().cycle().take(wanted.next_multiple_of(20)).copied().collect();
+        let paired = Paired { before: many(&paired.before), after: many(&paired.after) };
+        assert!(decide(&held_out(vec![(8, paired)]), &Paired::default(), &GateOptions::default()).publish);
+    }
+
+    #[test]
+    fn parts_of_a_cross_validation_add_up() {
+        let mut all = HeldOut::default();
+        for part in [scores(30, 0.1), scores(20, 0.0)] {
+            let weights = vec![1.0; part.before.len()];
+            let rungs = vec![(4, part.clone()), (8, part)];
+            all.append(HeldOut { weights, rungs, ..HeldOut::default() });
+        }
+        assert_eq!((all.weights.len(), all.rungs.len(), all.rungs[1].1.after.len()), (50, 2, 50));
+        assert_eq!(all.rungs[0].1.after[30..], scores(20, 0.0).after);
+    }
+
+    #[test]
+    fn pairs_with_scores_are_judged_by_rank_correlation() {
+        let mut rng = Rng::new(3);
+        let mut unit = || rng.below(1 << 20) as f64 / f64::from(1 << 20);
+        let scores: Vec<f64> = (0..300).map(|_| unit()).collect();
+        let before: Vec<f64> = scores.iter().map(|score| score + 2.0 * unit()).collect();
+        let after: Vec<f64> = scores.iter().map(|score| score + 0.5 * unit()).collect();
+        let judged = |after: &[f64]| {
+            let paired = Paired { before: before.clone(), after: after.to_vec() };
+            let held_out =
+                HeldOut { rungs: vec![(8, paired)], scores: Some(scores.clone()), ..HeldOut::default() };
+            decide(&held_out, &Paired::default(), &GateOptions::default())
+        };
+        let report = judged(&after);
+        assert!(report.publish && report.metric == "spearman", "{}", report.reason);
+        assert!(report.ci95[0] < report.gain && report.gain < report.ci95[1] && report.after > 0.8);
+        assert!(!judged(&before).publish);
     }
 
     #[test]
@@ -232,11 +410,14 @@ mod tests {
         let good = scores(200, 0.05);
         let none = Paired::default();
         let unchanged = Paired { before: good.before.clone(), after: good.before.clone() };
+        let small =
+            Paired { before: good.before.clone(), after: good.before.iter().map(|b| b + 0.004).collect() };
         for (rungs, guard, needle) in [
             (vec![(384, scores(200, 0.0))], &none, "lower bound"),
             (vec![(384, unchanged)], &none, "lower bound"),
+            (vec![(384, small)], &none, "certain but small"),
             (vec![(64, scores(200, -0.05)), (384, good.clone())], &none, "at 64 dimensions"),
-            (vec![(384, good.clone())], &scores(50, -0.05), "by their own text"),
+            (vec![(384, good.clone())], &scores(50, -0.05), "by their own words"),
             (vec![(384, Paired::default())], &none, "nothing to judge by"),
             (vec![], &none, "nothing to judge by"),
             (vec![(384, Paired { before: vec![0.5; 9], after: vec![f64::NAN; 9] })], &none, "not finite"),

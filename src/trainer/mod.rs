@@ -1,22 +1,25 @@
 //! Learning from what people searched for and clicked.
 //!
-//! Knows texts, vectors and numbers, but neither files nor databases: the caller resolves ids, runs
+//! Knows texts, vectors and numbers, but no databases: the caller resolves ids, runs
 //! the encoder and stores results. A `retrain` goes through these modules in order:
 //!
 //! | file | question it answers |
 //! |---|---|
-//! | `data` | which pairs are in this file? |
+//! | `data` | what is in this file? |
 //! | `crowd` | which searches count, and how much? |
 //! | `bias` | how probably does anybody look at a rank? |
 //! | `appeal` | how probably is a clicked document what people want? |
 //! | `clicks` | which pairs does the log make, and how much does each weigh? |
-//! | `split` | which queries are trained on, which judge? |
+//! | `split`, `folds` | which queries are trained on, which judge? |
+//! | `negatives` | which documents stand high for a query and answer it not? |
+//! | `examples` | what does a step train on? |
 //! | `adapter` | which linear map on frozen embeddings ranks better? |
 //! | `full` | which weights of the encoder, or of its upper layers, do? |
-//! | `rank`, `metrics`, `trec` | how good is a candidate? |
+//! | `rank`, `metrics`, `trec`, `judge` | how good is a candidate? |
 //! | `gate`, `significance` | is it certainly better, so that it may be published? |
 //!
-//! Shared by the methods: `loss`, `optimiser`, `fit` (the loop) and `rng`.
+//! Shared by the methods: `model` (what learns), `losses`, `optimiser`, `fit` (the loop), `checkpoint` (its state as bytes) and
+//! `rng`.
 //!
 //! Invariants: the part that judges has no share in training; one seed, one result; nothing is
 //! published without a lower bound above zero.
@@ -24,15 +27,21 @@
 pub mod adapter;
 pub mod appeal;
 pub mod bias;
+mod checkpoint;
 pub mod clicks;
 pub mod crowd;
 pub mod data;
 pub mod distil;
+pub mod examples;
 pub mod fit;
+pub mod folds;
 pub mod full;
 pub mod gate;
-pub mod loss;
+pub mod judge;
+pub mod losses;
 pub mod metrics;
+mod model;
+pub mod negatives;
 pub mod optimiser;
 pub mod rank;
 mod rng;
@@ -40,17 +49,20 @@ pub mod significance;
 pub mod split;
 pub mod trec;
 
-pub use adapter::{AdapterOptions, PairRows, train_adapter};
+pub use adapter::{AdapterOptions, SideRows, train_adapter};
 pub use bias::PositionBias;
 pub use clicks::{
     Click, ClickOptions, ClickReport, FromLog, Judged, LoggedQuery, Skipped, judgements, pairs_from_log,
 };
-pub use data::{DataReport, Pair, ResolvedPair, Target, TrainingSet, read_pairs};
+pub use data::{Data, DataReport, Pair, Record, ResolvedPair, Shape, Target};
 pub use distil::{DistilOptions, Distilled, distil};
-pub use fit::TrainReport;
-pub use full::{FullOptions, TextPair, Trained, train_full};
-pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide};
+pub use examples::{Example, TrainingSet};
+pub use fit::{Hooks, StepRecord, TrainReport};
+pub use folds::folds;
+pub use full::{FullOptions, Trained, train_full, train_full_from};
+pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide, harmless};
+pub use losses::{LossKind, LossOptions};
 pub use metrics::{Scores, ndcg};
 pub use rank::rank_exact;
 pub use significance::{Compared, compare};
-pub use split::{Split, SplitOptions, TooLittle, query_key, split, target_key};
+pub use split::{Keyed, Split, SplitOptions, TooLittle, query_key, split, split_shape, target_key};

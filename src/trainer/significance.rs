@@ -70,11 +70,15 @@ pub fn interval(differences: &[(f64, f64)], resamples: usize, seed: u64) -> [f64
             drawn.fold((0.0, 0.0), |(w, s), (weight, difference)| (w + weight, s + difference));
         sum / weight
     };
-    let resamples = resamples.max(1);
-    let mut means: Vec<f64> = (0..resamples).map(|_| resampled()).collect();
-    means.sort_unstable_by(f64::total_cmp);
-    let at = |share: f64| means.get(((resamples - 1) as f64 * share).round() as usize).copied();
-    [at(0.025).unwrap_or(f64::NAN), at(0.975).unwrap_or(f64::NAN)]
+    percentiles((0..resamples.max(1)).map(|_| resampled()).collect())
+}
+
+/// The bounds between which 95 % of the values lie. NaN if there are none.
+pub(super) fn percentiles(mut values: Vec<f64>) -> [f64; 2] {
+    values.sort_unstable_by(f64::total_cmp);
+    let last = values.len().saturating_sub(1) as f64;
+    let at = |share: f64| values.get((last * share).round() as usize).copied().unwrap_or(f64::NAN);
+    [at(0.025), at(0.975)]
 }
 
 /// The share of `rounds` exchanges of scores that make a mean difference at least as large; the observed one counts

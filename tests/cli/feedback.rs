@@ -388,7 +388,19 @@ fn learning_publishes_and_rollback_takes_it_back() {
         (&json!(true), &json!(2), &json!(1))
     );
     assert_eq!(keys(&report["train"]), ["pairs", "steps", "seconds", "loss_first", "loss_last"]);
-    assert_eq!(keys(&report["gate"]), ["metric", "before", "after", "gain", "ci95", "by_dim", "reason"]);
+    let gate = [
+        "metric",
+        "before",
+        "after",
+        "gain",
+        "ci95",
+        "by_dim",
+        "queries",
+        "guard",
+        "queries_wanted",
+        "reason",
+    ];
+    assert_eq!(keys(&report["gate"]), gate);
     assert_eq!(keys(&report["reindex"]), ["documents", "seconds"]);
     let generations = place.run(&["db", "generations", "--json"]).code(0).objects();
     assert_eq!(

@@ -7,15 +7,16 @@
 //! |---|---|
 //! | `corpus` | the documents and their rows as the generation that answers sees them |
 //! | `exam` | what candidates are judged by |
+//! | `material`, `vectors` | what is learnt from: records with their texts and vectors |
 //! | `candidate` | what training makes, and publishing it |
 
 mod candidate;
 mod corpus;
 mod exam;
+mod material;
+mod vectors;
 
-use std::fs::File;
-use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use serde::Serialize;
 use self::candidate::Candidate;
 use self::corpus::Corpus;
 use self::exam::Exam;
+use self::material::Material;
 use super::encoders::Encoder;
 use super::feedback::logged_queries;
 use super::snapshot::Snapshot;
@@ -32,9 +34,14 @@ use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::options::Task;
 use crate::trainer::{
-    self, ClickOptions, FromLog, GateReport, LoggedQuery, Pair, ResolvedPair, SplitOptions, TrainReport,
+    self, ClickOptions, Data, Example, FromLog, GateReport, HeldOut, Keyed, LoggedQuery, LossKind,
+    SplitOptions, TrainReport,
 };
 
+/// With fewer queries held out than this, all judge, by cross-validation …
+const CROSSED_BELOW: usize = 400;
+/// … in so many parts.
+const FOLDS: usize = 5;
 /// Pairs from which on the encoder itself is trained unasked.
 const LEAST_PAIRS: usize = 1_000;
 /// Documents up to which everything is encoded again unasked.
@@ -56,10 +63,15 @@ pub enum Method {
 /// What `retrain` does.
 #[derive(Debug, Clone, Default)]
 pub struct RetrainOptions {
-    /// JSONL pairs to learn from instead of the log.
+    /// What to learn from instead of the log: JSON lines of one shape, a BEIR folder, or judgements (see
+    /// [`trainer::data`]).
     pub data: Option<PathBuf>,
     /// How to learn.
     pub method: Method,
+    /// What is made small; by default what suits the data's shape.
+    pub loss: Option<LossKind>,
+    /// Queries of the judgements in `data`, where that is a file of judgements (`.tsv`).
+    pub queries: Option<PathBuf>,
     /// Matryoshka ladder of the new generation; by default that of the active one.
     pub dims: Option<Vec<usize>>,
     /// How many of the encoder's topmost layers are trained. By default all weights with [`Method::Full`], a third
@@ -131,46 +143,31 @@ impl Db {
         if options.method == Method::Adapter && options.layers.is_some() {
             return Err(Error::input("an adapter trains none of the encoder's layers"));
         }
-        let mut run = Run::new(&self.inner, generation, &options)?;
-        let (pairs, notes) = match &options.data {
-            Some(path) => pairs_from_file(path)?,
+        let data = match &options.data {
+            Some(path) => trainer::data::open(path, options.queries.as_deref())?,
             None => pairs_from_log(&logged_queries(&self.log_events()?)),
         };
-        run.notes.extend(notes);
-        run.resolve(pairs)?;
-        run.learn()
+        Run::new(&self.inner, generation, &options, data)?.learn()
     }
 }
 
-fn pairs_from_file(path: &Path) -> Result<(Vec<Pair>, Vec<String>)> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let (pairs, report) = trainer::read_pairs(BufReader::new(file), &path.display().to_string())?;
-    let notes = match report.duplicates {
-        0 => Vec::new(),
-        n => vec![format!("{n} repeated pairs were dropped")],
-    };
-    Ok((pairs, notes))
-}
-
-fn pairs_from_log(queries: &[LoggedQuery]) -> (Vec<Pair>, Vec<String>) {
+fn pairs_from_log(queries: &[LoggedQuery]) -> Data {
     let FromLog { pairs, bias, report, .. } = trainer::pairs_from_log(queries, &ClickOptions::default());
-    let mut notes: Vec<String> = bias.note.into_iter().filter(|_| report.clicks > 0).collect();
+    let mut data = Data::of_pairs(pairs);
+    let notes = &mut data.report.notes;
+    notes.extend(bias.note.filter(|_| report.clicks > 0));
     if report.cut.robots > 0 {
         notes.push(format!("{} searches look like those of robots and were left out", report.cut.robots));
     }
     if report.cut.capped_clients > 0 {
-        notes.push(format!(
-            "{} clients searched far more than others and count less",
-            report.cut.capped_clients
-        ));
+        let clients = report.cut.capped_clients;
+        notes.push(format!("{clients} clients searched far more than others and count less"));
     }
     if report.improbable > 0 {
-        notes.push(format!(
-            "{} clicked documents were left out: their clicks look like accidents",
-            report.improbable
-        ));
+        let n = report.improbable;
+        notes.push(format!("{n} clicked documents were left out: their clicks look like accidents"));
     }
-    (pairs, notes)
+    data
 }
 
 /// One run of `retrain`.
@@ -182,30 +179,56 @@ struct Run<'a> {
     encoder: Encoder,
     ladder: Vec<usize>,
     corpus: Corpus,
-    pairs: Vec<ResolvedPair>,
+    material: Material,
+    loss: LossKind,
     notes: Vec<String>,
     start: Instant,
 }
 
+/// What decides on which side of a division an example is.
+fn keyed(example: &Example) -> Keyed<'_> {
+    Keyed { keys: &example.keys, class: example.class, time: example.time }
+}
+
 impl<'a> Run<'a> {
-    fn new(inner: &'a Inner, generation: Generation, options: &'a RetrainOptions) -> Result<Self> {
+    fn new(
+        inner: &'a Inner,
+        generation: Generation,
+        options: &'a RetrainOptions,
+        mut data: Data,
+    ) -> Result<Self> {
+        let start = Instant::now();
         let snapshot = inner.snapshot();
         let encoder = inner.encoder(&generation.model_id)?;
-        let dim = encoder.dim();
         let ladder = match &options.dims {
-            Some(dims) => crate::types::checked_ladder(dims, dim)?,
+            Some(dims) => crate::types::checked_ladder(dims, encoder.dim())?,
             None => generation.ladder.iter().map(|&r| r as usize).collect(),
         };
-        let corpus =
-            Corpus { rows: Vec::new(), document_of: Vec::new(), documents: Vec::new(), ids: Vec::new() };
-        let (pairs, notes) = (Vec::new(), Vec::new());
-        let start = Instant::now();
-        Ok(Self { inner, snapshot, generation, options, encoder, ladder, corpus, pairs, notes, start })
+        let loss = options.loss.unwrap_or_else(|| LossKind::of_shape(data.shape));
+        loss.check(data.shape)?;
+        let mut notes = std::mem::take(&mut data.report.notes);
+        let mut corpus = Corpus::load(&snapshot, &generation)?;
+        let mut material =
+            Material::new(data, &mut corpus, (&snapshot, &generation, &encoder), &options.task)?;
+        notes.append(&mut material.notes);
+        Ok(Self {
+            inner,
+            snapshot,
+            generation,
+            options,
+            encoder,
+            ladder,
+            corpus,
+            material,
+            loss,
+            notes,
+            start,
+        })
     }
 
     fn learn(mut self) -> Result<RetrainReport> {
-        let keyed: Vec<(&str, u64)> = self.pairs.iter().map(|p| (p.query.as_str(), p.time)).collect();
-        let split = match trainer::split(&keyed, &SplitOptions::default()) {
+        let keyed: Vec<Keyed<'_>> = self.material.examples.iter().map(keyed).collect();
+        let split = match trainer::split_shape(self.material.shape, &keyed, &SplitOptions::default()) {
             Ok(split) => split,
             Err(too_little) => {
                 return Ok(self.refused(GateReport::refused(too_little.0), TrainReport::default()));
@@ -214,43 +237,79 @@ impl<'a> Run<'a> {
         if split.leaks > 0 {
             self.notes.push(format!("{} pairs were left out: their query also judges", split.leaks));
         }
+        if split.shared > 0 {
+            self.notes.push(format!("{} triplets have a negative that also judges", split.shared));
+        }
         if self.options.plan {
             let gate = GateReport::refused(self.plan(split.train.len(), split.held_out_queries));
             return Ok(self.refused(gate, TrainReport::default()));
         }
-        let exam = self.exam(&split.held_out)?;
-        let train: Vec<ResolvedPair> = split.train.iter().map(|&n| self.pairs[n].clone()).collect();
-        let candidate = match self.options.method {
-            Method::Full => self.train_encoder(&train)?,
-            Method::Adapter | Method::Best => self.train_adapter(&train)?,
+        let guard = self.guard()?;
+        let (candidate, mut gate) = match self.options.method {
+            Method::Full => self.held_out(&split, &guard, Self::train_encoder)?,
+            _ if self.material.shape.has_query() && split.held_out_queries < CROSSED_BELOW => {
+                self.crossed(&guard)?
+            }
+            _ => self.held_out(&split, &guard, Self::train_adapter)?,
         };
-        let mut gate = self.judge(&candidate, &exam)?;
         if !gate.publish && self.options.force {
             gate.reason = format!("published by force: {}", gate.reason);
-        } else if !gate.publish {
-            candidate.rows.discard(self.inner)?;
-            return Ok(self.refused(gate, candidate.train));
-        } else if self.options.method != Method::Full {
-            if let Some((better, gate)) = self.better_encoder(&train, &exam, &gate)? {
-                return self.publish(better, gate);
-            }
-            let candidate = self.with_all_pairs(candidate, &split, &exam)?;
             return self.publish(candidate, gate);
         }
+        if !gate.publish {
+            candidate.rows.discard(self.inner)?;
+            return Ok(self.refused(gate, candidate.train));
+        }
+        if self.options.method == Method::Best
+            && let Some((better, gate)) = self.better_encoder(&split, &guard)?
+        {
+            return self.publish(better, gate);
+        }
+        let candidate = match self.options.method {
+            Method::Full => candidate,
+            _ => self.with_all_pairs(candidate, &split, &guard)?,
+        };
         self.publish(candidate, gate)
     }
 
-    /// The encoder with its upper layers trained, if the method allows it, there is enough to learn from, and it
-    /// gains more than the adapter that `passed`. What the gate refuses as an adapter comes no further: a log that
-    /// teaches a linear map nothing certain costs seconds, and gets one chance to be published by luck.
+    /// Trains on the older pairs and judges by the newer.
+    fn held_out(
+        &self,
+        split: &trainer::Split,
+        guard: &Exam,
+        train: impl Fn(&Self, &[usize]) -> Result<Candidate>,
+    ) -> Result<(Candidate, GateReport)> {
+        let exam = self.exam(&split.held_out)?;
+        let candidate = train(self, &split.train)?;
+        let [held_out, guard] = self.compare(&candidate, [&exam, guard])?;
+        Ok((candidate, self.decide(&held_out, guard)))
+    }
+
+    /// An adapter from all pairs or triplets, judged by those of its like that lacked a fifth of them.
+    fn crossed(&self, guard: &Exam) -> Result<(Candidate, GateReport)> {
+        let mut all = HeldOut::default();
+        let keyed: Vec<Keyed<'_>> = self.material.examples.iter().map(keyed).collect();
+        for fold in trainer::folds(&keyed, FOLDS) {
+            let exam = self.exam(&fold.held_out)?;
+            let [held_out] = self.compare(&self.train_adapter(&fold.train)?, [&exam])?;
+            all.append(held_out);
+        }
+        let pairs: Vec<usize> = (0..self.material.examples.len()).collect();
+        let candidate = self.train_adapter(&pairs)?;
+        let [guard] = self.compare(&candidate, [guard])?;
+        Ok((candidate, self.decide(&all, guard)))
+    }
+
+    /// The encoder with its upper layers trained, if there is enough to learn from, and it gains more than the adapter,
+    /// which has passed. What the gate refuses as an adapter comes no further: a log that teaches a linear map nothing
+    /// certain costs seconds, and gets one chance to be published by luck.
     fn better_encoder(
         &mut self,
-        train: &[ResolvedPair],
-        exam: &Exam,
-        passed: &GateReport,
+        split: &trainer::Split,
+        guard: &Exam,
     ) -> Result<Option<(Candidate, GateReport)>> {
         let spent = self.options.time_budget.is_some_and(|budget| self.start.elapsed() >= budget);
-        if self.options.method != Method::Best || train.len() < LEAST_PAIRS || spent {
+        if split.train.len() < LEAST_PAIRS || spent {
             return Ok(None);
         }
         if let Err(reason) = self.encoder.check_trainable() {
@@ -265,13 +324,13 @@ impl<'a> Run<'a> {
             ));
             return Ok(None);
         }
-        let mut candidate = self.train_encoder(train)?;
-        let gate = self.judge(&candidate, exam)?;
+        let (_, adapter) = self.held_out(split, guard, Self::train_adapter)?;
+        let (mut candidate, gate) = self.held_out(split, guard, Self::train_encoder)?;
         let compared = format!(
             "on held-out queries the adapter alone gains {:.4}, the encoder {:.4}",
-            passed.gain, gate.gain
+            adapter.gain, gate.gain
         );
-        if !gate.publish || gate.gain <= passed.gain {
+        if !gate.publish || gate.gain <= adapter.gain {
             self.notes.push(compared);
             candidate.rows.discard(self.inner)?;
             return Ok(None);
@@ -281,13 +340,16 @@ impl<'a> Run<'a> {
     }
 
     /// Once the gate has passed what the older pairs taught, the newest, which judged, are learnt as well: they are
-    /// what people search now. The result must pass the same exam, of which the guard set is still unseen; else the
-    /// judged candidate stays.
-    fn with_all_pairs(&self, judged: Candidate, split: &trainer::Split, exam: &Exam) -> Result<Candidate> {
-        let all: Vec<ResolvedPair> =
-            split.train.iter().chain(&split.held_out).map(|&n| self.pairs[n].clone()).collect();
+    /// what people search now. The result must not fail on the guard set, which is still unseen; else the judged
+    /// candidate stays.
+    fn with_all_pairs(&self, judged: Candidate, split: &trainer::Split, guard: &Exam) -> Result<Candidate> {
+        if judged.pairs == self.material.examples.len() {
+            return Ok(judged);
+        }
+        let all: Vec<usize> = split.train.iter().chain(&split.held_out).copied().collect();
         let mut again = self.train_adapter(&all)?;
-        if !self.judge(&again, exam)?.publish {
+        let [guarded] = self.compare(&again, [guard])?;
+        if !trainer::harmless(&guarded) {
             return Ok(judged);
         }
         again.train.notes.push("after the gate, trained again with the pairs that judged".into());

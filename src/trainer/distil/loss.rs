@@ -4,16 +4,16 @@
 //! the teacher's vector, and the divergence of the student's similarities within the batch from the teacher's, as softmax of
 //! cosines over a temperature (Kullback and Leibler; relations instead of answers: Park et al. 2019, arXiv:1904.05068).
 
-use candle_core::{D, Device, Result, Tensor};
+use crate::kernel::product::{Before, Matrix, product};
 
 /// Divided out of cosines before the softmax.
-const TEMPERATURE: f64 = 0.07;
+const TEMPERATURE: f32 = 0.07;
 /// Share of the divergence beside one minus the cosine.
-const RELATIONS: f64 = 0.3;
-/// Added to a text's similarity to itself: its exponential is exactly 0.
-const EXCLUDED: f32 = -1e4;
+const RELATIONS: f32 = 0.3;
+/// A text's similarity to itself, negative: its power is exactly 0.
+const OWN: f32 = 1e4;
 /// Keeps the derivative of the norm finite at a zero vector.
-const NORM_EPSILON: f64 = 1e-12;
+const NORM_EPSILON: f32 = 1e-12;
 
 /// The loss over the prefixes of a ladder.
 #[derive(Debug, Clone)]
@@ -26,56 +26,87 @@ impl DistilLoss {
         Self { ladder: ladder.to_vec() }
     }
 
-    /// The mean over the ladder, a scalar with its graph. `student`, `teacher`: texts × dim, of any norm.
-    pub(super) fn of(&self, student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
-        let texts = student.dim(0)?;
-        let excluded: Vec<f32> =
-            (0..texts * texts).map(|at| if at / texts == at % texts { EXCLUDED } else { 0.0 }).collect();
-        let excluded = Tensor::from_vec(excluded, (texts, texts), &Device::Cpu)?;
-        let mut total = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu)?;
+    /// The mean over the ladder, and its derivative by each value of the student. `student`, `teacher`: texts × dim, of
+    /// any norm.
+    pub(super) fn of(&self, student: &[f32], teacher: &[f32], dim: usize) -> (f64, Vec<f32>) {
+        let mut slope = vec![0.0; student.len()];
+        let mut total = 0.0;
         for &rung in &self.ladder {
-            let (ours, theirs) = (unit(student, rung)?, unit(teacher, rung)?);
-            let cosine = (&ours * &theirs)?.sum(1)?.mean(0)?;
-            let wanted = log_shares(&theirs, &excluded)?;
-            let apart = (wanted.exp()? * (&wanted - log_shares(&ours, &excluded)?)?)?.sum(1)?.mean(0)?;
-            total = ((total - cosine)? + (apart * RELATIONS)?)?;
+            total += add_rung(student, teacher, dim, rung, &mut slope);
         }
-        total.affine(1.0 / self.ladder.len().max(1) as f64, 1.0)
+        let share = 1.0 / self.ladder.len().max(1) as f32;
+        slope.iter_mut().for_each(|value| *value *= share);
+        (total * f64::from(share), slope)
     }
 }
 
-/// The first values of each row, brought to length 1.
-fn unit(rows: &Tensor, rung: usize) -> Result<Tensor> {
-    let cut = rows.narrow(1, 0, rung)?.contiguous()?;
-    let norm = (cut.sqr()?.sum_keepdim(1)? + NORM_EPSILON)?.sqrt()?;
-    cut.broadcast_div(&norm)
+/// The part of one rung; adds its derivative.
+fn add_rung(student: &[f32], teacher: &[f32], dim: usize, rung: usize, slope: &mut [f32]) -> f64 {
+    let (ours, inverse_norms) = unit(student, dim, rung);
+    let (theirs, _) = unit(teacher, dim, rung);
+    let texts = inverse_norms.len();
+    let share = 1.0 / texts.max(1) as f32;
+    let cosines: f32 = ours.iter().zip(&theirs).map(|(a, b)| a * b).sum();
+    let (wanted, mut got) = (shares(&theirs, rung, texts), shares(&ours, rung, texts));
+    let mut apart = 0.0;
+    // The derivative by a similarity: the share it has, less that it should have.
+    for (got, wanted) in got.iter_mut().zip(&wanted) {
+        apart += f64::from(wanted.exp() * (wanted - *got));
+        *got = (got.exp() - wanted.exp()) * (RELATIONS * share / TEMPERATURE);
+    }
+    let rows = Matrix::new(&ours, texts, rung);
+    let pull = Matrix::new(&got, texts, texts);
+    let mut by_unit: Vec<f32> = theirs.iter().map(|value| -share * value).collect();
+    product(&mut by_unit, rung, Before::Kept, pull, rows, 1.0);
+    product(&mut by_unit, rung, Before::Kept, pull.t(), rows, 1.0);
+    let rows = by_unit.chunks_exact(rung).zip(ours.chunks_exact(rung)).zip(&inverse_norms);
+    for (((g, u), inverse), out) in rows.zip(slope.chunks_exact_mut(dim)) {
+        let along: f32 = g.iter().zip(u).map(|(g, u)| g * u).sum();
+        for ((out, g), u) in out.iter_mut().zip(g).zip(u) {
+            *out += (g - u * along) * inverse;
+        }
+    }
+    1.0 - f64::from(cosines * share) + f64::from(RELATIONS * share) * apart
 }
 
-/// Logarithms of the shares that the others have in each text's similarities.
-fn log_shares(rows: &Tensor, excluded: &Tensor) -> Result<Tensor> {
-    let logits = ((rows.matmul(&rows.t()?)? / TEMPERATURE)? + excluded)?;
-    let above = logits.max_keepdim(D::Minus1)?.detach();
-    let logits = logits.broadcast_sub(&above)?;
-    logits.broadcast_sub(&logits.exp()?.sum_keepdim(D::Minus1)?.log()?)
+/// The first values of each row, brought to length 1, and the inverses of their lengths.
+fn unit(rows: &[f32], dim: usize, rung: usize) -> (Vec<f32>, Vec<f32>) {
+    let (mut values, mut inverse_norms) = (Vec::new(), Vec::new());
+    for row in rows.chunks_exact(dim.max(1)) {
+        let prefix = row.get(..rung).unwrap_or(row);
+        let inverse = 1.0 / (prefix.iter().map(|v| v * v).sum::<f32>() + NORM_EPSILON).sqrt();
+        values.extend(prefix.iter().map(|v| v * inverse));
+        inverse_norms.push(inverse);
+    }
+    (values, inverse_norms)
+}
+
+/// Logarithms of the shares that the others have in each text's similarities; of its own place one whose power is 0.
+fn shares(rows: &[f32], rung: usize, texts: usize) -> Vec<f32> {
+    let mut logits = vec![0.0; texts * texts];
+    let matrix = Matrix::new(rows, texts, rung);
+    product(&mut logits, texts, Before::Lost, matrix, matrix.t(), 1.0 / TEMPERATURE);
+    for (text, row) in logits.chunks_exact_mut(texts.max(1)).enumerate() {
+        if let Some(own) = row.get_mut(text) {
+            *own = -OWN;
+        }
+        let most = row.iter().copied().fold(-OWN, f32::max);
+        let sum: f32 = row.iter().map(|logit| (logit - most).exp()).sum();
+        row.iter_mut().for_each(|logit| *logit -= most + sum.ln());
+    }
+    logits
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Var;
-
     use super::*;
 
     fn rows(seed: usize) -> Vec<f32> {
         (0..5 * 6).map(|i| ((i * 37 + seed * 11) % 23) as f32 / 11.0 - 1.0).collect()
     }
 
-    fn tensor(values: &[f32]) -> Tensor {
-        Tensor::from_slice(values, (5, 6), &Device::Cpu).unwrap()
-    }
-
     fn loss(student: &[f32], teacher: &[f32]) -> f64 {
-        let value = DistilLoss::new(&[3, 6]).of(&tensor(student), &tensor(teacher)).unwrap();
-        f64::from(value.to_scalar::<f32>().unwrap())
+        DistilLoss::new(&[3, 6]).of(student, teacher, 6).0
     }
 
     /// The definition, in f64.
@@ -91,7 +122,9 @@ mod tests {
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let (a, b) = (unit(student), unit(teacher));
         let shares = |rows: &[Vec<f64>], i: usize| -> Vec<f64> {
-            let exp = |j: usize| if i == j { 0.0 } else { (dot(&rows[i], &rows[j]) / TEMPERATURE).exp() };
+            let exp = |j: usize| {
+                if i == j { 0.0 } else { (dot(&rows[i], &rows[j]) / f64::from(TEMPERATURE)).exp() }
+            };
             let all: Vec<f64> = (0..5).map(exp).collect();
             let sum: f64 = all.iter().sum();
             all.iter().map(|e| e / sum).collect()
@@ -100,7 +133,7 @@ mod tests {
         for i in 0..5 {
             let (p, q) = (shares(&b, i), shares(&a, i));
             let apart: f64 = (0..5).filter(|&j| j != i).map(|j| p[j] * (p[j] / q[j]).ln()).sum();
-            total += 1.0 - dot(&a[i], &b[i]) + RELATIONS * apart;
+            total += 1.0 - dot(&a[i], &b[i]) + f64::from(RELATIONS) * apart;
         }
         total / 5.0
     }
@@ -117,12 +150,8 @@ mod tests {
     #[test]
     fn its_gradient_is_that_of_finite_differences() {
         let (student, teacher) = (rows(3), rows(4));
-        let variable = Var::from_tensor(&tensor(&student)).unwrap();
-        let value = DistilLoss::new(&[3, 6]).of(variable.as_tensor(), &tensor(&teacher)).unwrap();
-        let gradients = value.backward().unwrap();
-        let gradient: Vec<f32> =
-            gradients.get(variable.as_tensor()).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-        for at in [0, 4, 13, 29] {
+        let gradient = DistilLoss::new(&[3, 6]).of(&student, &teacher, 6).1;
+        for at in 0..student.len() {
             let moved = |by: f32| {
                 let mut values = student.clone();
                 values[at] += by;

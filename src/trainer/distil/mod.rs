@@ -12,14 +12,12 @@
 mod axes;
 mod loss;
 
-use candle_core::{Device, Tensor};
-
 use self::axes::{principal_axes, project};
 use self::loss::DistilLoss;
-use super::fit::{Schedule, TrainReport, fit};
-use super::loss::tensor_error;
+use super::fit::{Hooks, Objective, Schedule, TrainReport, fit};
+use super::full::Prepared;
 use super::optimiser::AdamOptions;
-use crate::encoder::{Encoder, Kept, ModelFiles, PrepareLimits};
+use crate::encoder::{Encoder, Kept, ModelFiles, PrepareLimits, TrainOptions};
 use crate::error::{Error, Result};
 use crate::options::Task;
 use crate::types::Precision;
@@ -102,31 +100,43 @@ fn train(
 ) -> Result<Distilled> {
     let student = Encoder::from_files(start, Precision::F32)?;
     let dim = student.dim();
-    let student = student.trainable()?;
+    let student = student.trainable(&TrainOptions::default())?;
     let limits = PrepareLimits { tokens: options.kept.tokens, ..PrepareLimits::default() };
     let prepared = student.prepare(texts, &limits, task)?;
-    let loss = DistilLoss::new(&options.ladder);
+    let mut student = Prepared { encoder: student, texts: prepared };
+    let nearness = Nearness { targets, dim, loss: DistilLoss::new(&options.ladder) };
     let adam = AdamOptions { rate: options.lr, weight_decay: 0.0, ..AdamOptions::default() };
     let schedule = Schedule {
         rows: texts.len(),
         epochs: options.epochs,
         batch: options.batch,
         seed: options.seed,
-        time_budget: None,
+        ..Schedule::default()
     };
-    let report = fit(student.variables(), adam, &schedule, task, |rows| {
-        let wanted: Vec<f32> = rows
-            .iter()
-            .filter_map(|&row| targets.get(row * dim..(row + 1) * dim))
-            .flatten()
-            .copied()
-            .collect();
-        let wanted = Tensor::from_vec(wanted, (rows.len(), dim), &Device::Cpu).map_err(tensor_error)?;
-        let value = loss.of(&student.embed_prepared(&prepared, rows)?, &wanted).map_err(tensor_error)?;
-        let number = value.to_scalar::<f32>().map_err(tensor_error)?;
-        Ok((f64::from(number), value))
-    })?;
-    Ok(Distilled { files: student.to_files()?.in_codes()?, report })
+    let report = fit(&mut student, &nearness, adam, &schedule, &mut Hooks::default(), task)?;
+    Ok(Distilled { files: student.encoder.to_files()?.in_codes()?, report })
+}
+
+/// Texts should get their targets.
+struct Nearness<'a> {
+    /// Texts × dim.
+    targets: &'a [f32],
+    dim: usize,
+    loss: DistilLoss,
+}
+
+impl Objective for Nearness<'_> {
+    fn texts(&self, rows: &[usize]) -> Vec<Vec<usize>> {
+        vec![rows.to_vec()]
+    }
+
+    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<(f64, Vec<Vec<f32>>)> {
+        let target =
+            |&row: &usize| self.targets.get(row * self.dim..(row + 1) * self.dim).unwrap_or_default();
+        let wanted: Vec<f32> = rows.iter().flat_map(target).copied().collect();
+        let (value, slope) = self.loss.of(sides.first().copied().unwrap_or_default(), &wanted, self.dim);
+        Ok((value, vec![slope]))
+    }
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ mod people;
 use data::{Collection, Places};
 use embdb::trainer::adapter::apply;
 use embdb::trainer::{
-    AdapterOptions, Click, ClickOptions, LoggedQuery, PairRows, Target, ndcg, pairs_from_log, rank_exact,
-    train_adapter,
+    AdapterOptions, Click, ClickOptions, Example, LoggedQuery, LossKind, LossOptions, Shape, SideRows,
+    Target, TrainingSet, ndcg, pairs_from_log, rank_exact, train_adapter,
 };
 use embdb::{Error, Result, Task};
 use people::{People, Session};
@@ -98,22 +98,28 @@ fn measure(collection: &Collection, adapter: Option<&[f32]>) -> Result<f64> {
     Ok(scores.sum::<f64>() / collection.test.len().max(1) as f64)
 }
 
-/// NDCG@10 after training on labels.
+/// NDCG@10 after training on labels. Texts are the numbers of queries and documents; their rows are known.
 fn trained(collection: &Collection, labels: &Labels, seed: u64) -> Result<f64> {
-    let dim = collection.dim;
-    let numbers: Vec<usize> = labels.iter().map(|(query, ..)| *query).collect();
-    let row = |document: u32| &collection.documents[document as usize * dim..(document as usize + 1) * dim];
-    let rows = PairRows {
-        queries: &collection.query_rows(&numbers),
-        positives: &labels.iter().flat_map(|(_, document, _)| row(*document)).copied().collect::<Vec<f32>>(),
-        query_keys: &numbers.iter().map(|&query| query as u64).collect::<Vec<u64>>(),
-        positive_keys: &labels.iter().map(|(_, document, _)| u64::from(*document)).collect::<Vec<u64>>(),
-        weights: &labels.iter().map(|(_, _, weight)| *weight).collect::<Vec<f32>>(),
-        dim,
+    let example = |&(query, document, weight): &(usize, u32, f32)| Example {
+        texts: vec![query.to_string(), document.to_string()],
+        keys: vec![query as u64, u64::from(document)],
+        weight,
+        ..Example::default()
     };
+    let examples: Vec<Example> = labels.iter().map(example).collect();
+    let loss = (LossKind::Ranking, LossOptions::default());
+    let set = TrainingSet::new(Shape::Pairs, &examples, loss, seed)?;
+    let dim = collection.dim;
+    let mut rows = Vec::new();
+    for (side, from) in set.sides().iter().zip([&collection.queries, &collection.documents]) {
+        for number in side.iter().filter_map(|&text| set.texts.get(text)?.0.parse::<usize>().ok()) {
+            rows.extend_from_slice(from.get(number * dim..(number + 1) * dim).unwrap_or_default());
+        }
+    }
     let ladder: Vec<usize> = [64, 128, 256].into_iter().filter(|&rung| rung < dim).chain([dim]).collect();
     let options = AdapterOptions { seed, ..AdapterOptions::default() };
-    let (matrix, _) = train_adapter(&rows, &ladder, &options, &Task::default())?;
+    let (matrix, _) =
+        train_adapter(SideRows { rows: &rows, dim }, &set, &ladder, &options, &Task::default())?;
     measure(collection, Some(&matrix))
 }
 
