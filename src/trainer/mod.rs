@@ -6,6 +6,9 @@
 //! | file | question it answers |
 //! |---|---|
 //! | `data` | what is in this file? |
+//! | `crowd` | which searches count, and how much? |
+//! | `bias` | how probably does anybody look at a rank? |
+//! | `appeal` | how probably is a clicked document what people want? |
 //! | `clicks` | which pairs does the log make, and how much does each weigh? |
 //! | `split`, `folds` | which queries are trained on, which judge? |
 //! | `negatives` | which documents stand high for a query and answer it not? |
@@ -22,8 +25,11 @@
 //! published without a lower bound above zero.
 
 pub mod adapter;
+pub mod appeal;
+pub mod bias;
 mod checkpoint;
 pub mod clicks;
+pub mod crowd;
 pub mod data;
 pub mod distil;
 pub mod examples;
@@ -44,7 +50,10 @@ pub mod split;
 pub mod trec;
 
 pub use adapter::{AdapterOptions, SideRows, train_adapter};
-pub use clicks::{Click, ClickReport, Judged, LoggedQuery, judgements, pairs_from_log};
+pub use bias::PositionBias;
+pub use clicks::{
+    Click, ClickOptions, ClickReport, FromLog, Judged, LoggedQuery, Skipped, judgements, pairs_from_log,
+};
 pub use data::{Data, DataReport, Pair, Record, ResolvedPair, Shape, Target};
 pub use distil::{DistilOptions, Distilled, distil};
 pub use examples::{Example, TrainingSet};

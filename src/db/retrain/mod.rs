@@ -16,7 +16,6 @@ mod exam;
 mod material;
 mod vectors;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,15 +27,16 @@ use self::corpus::Corpus;
 use self::exam::Exam;
 use self::material::Material;
 use super::encoders::Encoder;
+use super::feedback::logged_queries;
 use super::snapshot::Snapshot;
 use super::{Db, Inner};
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::options::Task;
 use crate::trainer::{
-    self, Click, Data, Example, GateReport, HeldOut, Keyed, LoggedQuery, LossKind, SplitOptions, TrainReport,
+    self, ClickOptions, Data, Example, FromLog, GateReport, HeldOut, Keyed, LoggedQuery, LossKind,
+    SplitOptions, TrainReport,
 };
-use crate::types::Event;
 
 /// With fewer queries held out than this, all judge, by cross-validation …
 const CROSSED_BELOW: usize = 400;
@@ -145,37 +145,29 @@ impl Db {
         }
         let data = match &options.data {
             Some(path) => trainer::data::open(path, options.queries.as_deref())?,
-            None => pairs_from_log(&self.log_events()?),
+            None => pairs_from_log(&logged_queries(&self.log_events()?)),
         };
         Run::new(&self.inner, generation, &options, data)?.learn()
     }
 }
 
-fn pairs_from_log(events: &[Event]) -> Data {
-    let mut queries: Vec<LoggedQuery> = Vec::new();
-    let mut by_id: HashMap<&str, usize> = HashMap::new();
-    for event in events {
-        if let Event::Search(search) = event {
-            by_id.insert(&search.query_id, queries.len());
-            queries.push(LoggedQuery {
-                query_id: search.query_id.clone(),
-                text: search.text.clone(),
-                time: search.time_ms * 1000,
-                generation: search.generation,
-                shown: search.shown.clone(),
-                clicks: Vec::new(),
-            });
-        }
+fn pairs_from_log(queries: &[LoggedQuery]) -> Data {
+    let FromLog { pairs, bias, report, .. } = trainer::pairs_from_log(queries, &ClickOptions::default());
+    let mut data = Data::of_pairs(pairs);
+    let notes = &mut data.report.notes;
+    notes.extend(bias.note.filter(|_| report.clicks > 0));
+    if report.cut.robots > 0 {
+        notes.push(format!("{} searches look like those of robots and were left out", report.cut.robots));
     }
-    for event in events {
-        if let Event::Click(click) = event
-            && let Some(query) = by_id.get(click.query_id.as_str()).and_then(|&n| queries.get_mut(n))
-        {
-            query.clicks.push(Click { id: click.id.clone(), grade: click.grade, time: click.time_ms * 1000 });
-        }
+    if report.cut.capped_clients > 0 {
+        let clients = report.cut.capped_clients;
+        notes.push(format!("{clients} clients searched far more than others and count less"));
     }
-    let (pairs, _) = trainer::pairs_from_log(&queries);
-    Data::of_pairs(pairs)
+    if report.improbable > 0 {
+        let n = report.improbable;
+        notes.push(format!("{n} clicked documents were left out: their clicks look like accidents"));
+    }
+    data
 }
 
 /// One run of `retrain`.
