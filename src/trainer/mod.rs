@@ -7,6 +7,8 @@
 //! |---|---|
 //! | `data` | which pairs are in this file? |
 //! | `clicks` | which pairs does the log make, and how much does each weigh? |
+//! | `structure` | which pairs do the documents make by themselves? |
+//! | `synth` | which queries does a language model make up, and which of them are any good? |
 //! | `split` | which queries are trained on, which judge? |
 //! | `adapter` | which linear map on frozen embeddings ranks better? |
 //! | `full` | which weights of the encoder, or of its upper layers, do? |
@@ -31,6 +33,8 @@ pub mod optimiser;
 pub mod rank;
 mod rng;
 pub mod split;
+pub mod structure;
+pub mod synth;
 
 pub use adapter::{AdapterOptions, PairRows, train_adapter};
 pub use clicks::{Click, ClickReport, Judged, LoggedQuery, judgements, pairs_from_log};
@@ -42,3 +46,6 @@ pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide};
 pub use metrics::{Scores, ndcg};
 pub use rank::rank_exact;
 pub use split::{Split, SplitOptions, TooLittle, query_key, split, target_key};
+pub use structure::{
+    StructureKind, StructureOptions, StructurePair, StructureReport, StructureSource, structure_pairs,
+};
