@@ -429,20 +429,24 @@ fn beginning(text: &str, bytes: usize) -> String {
 }
 
 /// The sentences next to one, without it, nearest first until they are so many bytes.
-fn around(text: &str, all: &[std::ops::Range<usize>], at: usize, bytes: usize) -> String {
+fn around(text: &str, all: &[std::ops::Range<usize>], at: usize, bytes_most: usize) -> String {
     let (mut from, mut to) = (at, at + 1);
     let mut taken = 0;
-    let len = |n: usize| all.get(n).map_or(usize::MAX, |range| range.len());
+    let start = |n: usize| all.get(n).map_or(0, |range| range.start);
+    let end = |n: usize| all.get(n).map_or(usize::MAX, |range| range.end);
     loop {
-        let before = from.checked_sub(1).filter(|&n| taken + len(n) <= bytes);
-        let after = Some(to).filter(|&n| n < all.len() && taken + len(n) <= bytes);
+        // With what stands between.
+        let before = from.checked_sub(1).map(|n| (n, start(from) - start(n)));
+        let after = Some(to).filter(|&n| n < all.len()).map(|n| (n, end(n) - end(to - 1)));
+        let before = before.filter(|(_, bytes)| taken + bytes <= bytes_most);
+        let after = after.filter(|(_, bytes)| taken + bytes <= bytes_most);
         match (before, after) {
-            (Some(n), other) if other.is_none() || at - from <= to - at - 1 => {
-                taken += len(n);
+            (Some((n, bytes)), other) if other.is_none() || at - from <= to - at - 1 => {
+                taken += bytes;
                 from = n;
             }
-            (_, Some(n)) => {
-                taken += len(n);
+            (_, Some((n, bytes))) => {
+                taken += bytes;
                 to = n + 1;
             }
             _ => break,

@@ -142,5 +142,5 @@ fn a_long_text_gives_passages_of_bounded_length() {
     let options = StructureOptions { kinds, per_document: 2_000, ..StructureOptions::default() };
     let (pairs, _) = structure_pairs([document("a", Some("A very long text indeed"), &text)], &options);
     assert!(pairs.len() > 1_000);
-    assert!(pairs.iter().all(|pair| pair.passage.as_ref().unwrap().len() <= options.passage_bytes + 3));
+    assert!(pairs.iter().all(|pair| pair.passage.as_ref().unwrap().len() <= options.passage_bytes));
 }

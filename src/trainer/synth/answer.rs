@@ -97,7 +97,9 @@ fn embedded(text: &str) -> Option<Value> {
 fn tidy(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     let joined = words.join(" ");
-    let mut line = joined.trim_start_matches(['-', '*', '•', '#', '>', ' ']);
+    let marks = joined.trim_start_matches(['-', '*', '•', '#', '>']);
+    // A mark stands apart; what does not may be emphasis, or a number's sign.
+    let mut line = if marks.starts_with(' ') { marks.trim_start() } else { joined.as_str() };
     let digits = line.bytes().take_while(u8::is_ascii_digit).count();
     if (1..=2).contains(&digits)
         && let Some(rest) = line.get(digits..).and_then(|rest| rest.strip_prefix(['.', ')']))
@@ -112,9 +114,10 @@ fn tidy(text: &str) -> String {
         }
     }
     let quoted = [('"', '"'), ('“', '”'), ('\'', '\''), ('`', '`'), ('*', '*')];
-    for (open, close) in quoted {
-        let inner = line.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
-        line = inner.map_or(line, str::trim);
+    while let Some(inner) =
+        quoted.iter().find_map(|&(open, close)| line.strip_prefix(open)?.strip_suffix(close))
+    {
+        line = inner.trim();
     }
     line.to_owned()
 }
@@ -164,7 +167,7 @@ mod tests {
         for answer in
             [json!(null), json!(3), json!({}), json!({"query": 3}), json!("{\"query\": \"cut o"), json!("``")]
         {
-            assert!(proposals(&answer).iter().all(|proposal| proposal.query == "``"), "{answer}");
+            assert!(proposals(&answer).iter().all(|proposal| proposal.query.is_empty()), "{answer}");
         }
         assert_eq!(queries(json!("")), [""; 0]);
         assert_eq!(queries(json!({"query": " "})), [""]);

@@ -13,6 +13,9 @@ pub struct Synth {
     #[cfg(feature = "trainer")]
     #[command(subcommand)]
     action: with_trainer::Action,
+    #[cfg(not(feature = "trainer"))]
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    _rest: Vec<String>,
 }
 
 impl Synth {
