@@ -10,6 +10,7 @@
 //! | [`feedback`], [`ubi`], [`interleaving`] | the log of searches and clicks |
 //! | [`generations`] | publishing encoders with their vectors, rollback, re-indexing |
 //! | [`retrain`], [`mod@eval`] | learning, and measuring what it brought |
+//! | [`mod@synth`] | queries made up by language models |
 //! | [`inspect`], [`check`] | info, backup, check |
 
 use std::path::{Path, PathBuf};
@@ -45,6 +46,8 @@ pub mod search;
 pub mod searcher;
 pub(crate) mod snapshot;
 pub(crate) mod state;
+#[cfg(feature = "trainer")]
+pub mod synth;
 pub mod ubi;
 pub mod write;
 

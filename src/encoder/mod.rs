@@ -18,6 +18,7 @@
 //! | `export` | the model as sentence-transformers reads it |
 //! | `builtin` | the encoder in the program itself |
 //! | `shrink` | a smaller model out of its parts |
+//! | `generator` | a language model that writes queries |
 //!
 //! Invariants: a text's vector does not depend on the texts encoded with it, to the bit.
 //! Files are checked before anything in them is used.
@@ -33,6 +34,8 @@ mod export;
 mod family;
 mod fast;
 mod files;
+#[cfg(feature = "generator")]
+pub mod generator;
 mod ops;
 mod packed;
 mod parameters;

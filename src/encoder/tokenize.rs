@@ -214,7 +214,10 @@ fn unknown(file: &str, bytes: &[u8], tokenizer: &Tokenizer) -> Result<Option<u32
 /// The tokenizers crate indexes by ids and offsets that stand in the file, so that a hostile file can
 /// make it panic, when it is read as well as when it is used. Nothing here is left half changed: the
 /// tokenizer is either dropped with the error or only read.
-fn guarded<T>(file: &str, work: impl FnOnce() -> std::result::Result<T, tokenizers::Error>) -> Result<T> {
+pub(super) fn guarded<T>(
+    file: &str,
+    work: impl FnOnce() -> std::result::Result<T, tokenizers::Error>,
+) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(Error::corrupt(file, 0, error.to_string())),

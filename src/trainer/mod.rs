@@ -10,6 +10,8 @@
 //! | `bias` | how probably does anybody look at a rank? |
 //! | `appeal` | how probably is a clicked document what people want? |
 //! | `clicks` | which pairs does the log make, and how much does each weigh? |
+//! | `structure` | which pairs do the documents make by themselves? |
+//! | `synth` | which queries does a language model make up, and which of them are any good? |
 //! | `split`, `folds` | which queries are trained on, which judge? |
 //! | `negatives` | which documents stand high for a query and answer it not? |
 //! | `examples` | what does a step train on? |
@@ -47,6 +49,8 @@ pub mod rank;
 mod rng;
 pub mod significance;
 pub mod split;
+pub mod structure;
+pub mod synth;
 pub mod trec;
 
 pub use adapter::{AdapterOptions, SideRows, train_adapter};
@@ -66,3 +70,6 @@ pub use metrics::{Scores, ndcg};
 pub use rank::rank_exact;
 pub use significance::{Compared, compare};
 pub use split::{Keyed, Split, SplitOptions, TooLittle, query_key, split, split_shape, target_key};
+pub use structure::{
+    StructureKind, StructureOptions, StructurePair, StructureReport, StructureSource, structure_pairs,
+};

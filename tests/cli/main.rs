@@ -25,5 +25,7 @@ mod searching;
 mod shell;
 mod support;
 #[cfg(feature = "trainer")]
+mod synth;
+#[cfg(feature = "trainer")]
 mod usage;
 mod vectors;

@@ -13,6 +13,7 @@ use embdb::{Error, Result};
 
 use crate::commands::{
     create, documents, embed, eval, feedback, generations, import, knn, maintenance, models, retrain, search,
+    synth,
 };
 
 /// An embedded vector database that learns from its users.
@@ -78,6 +79,7 @@ pub enum Command {
     Click(feedback::Click),
     Log(feedback::Log),
     Retrain(retrain::Retrain),
+    Synth(synth::Synth),
     Eval(eval::Eval),
     Generations(generations::Generations),
     Rollback(generations::Rollback),

@@ -18,6 +18,7 @@ pub mod qrels;
 pub mod queries;
 pub mod retrain;
 pub mod search;
+pub mod synth;
 
 use crate::args::Command;
 use crate::context::Context;
@@ -47,6 +48,7 @@ fn dispatch(context: &mut Context, command: Command) -> Outcome {
         Command::Click(command) => command.run(context),
         Command::Log(command) => command.run(context),
         Command::Retrain(command) => command.run(context),
+        Command::Synth(command) => command.run(context),
         Command::Eval(command) => command.run(context),
         Command::Generations(command) => command.run(context),
         Command::Rollback(command) => command.run(context),

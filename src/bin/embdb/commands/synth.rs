@@ -1,0 +1,285 @@
+//! `synth`: queries to learn from that a language model makes up.
+
+use clap::Args;
+
+use crate::context::Context;
+#[cfg(not(feature = "trainer"))]
+use crate::failure::Failure;
+use crate::failure::Outcome;
+
+/// Make up queries to learn from, with a language model elsewhere or here
+#[derive(Debug, Args)]
+pub struct Synth {
+    #[cfg(feature = "trainer")]
+    #[command(subcommand)]
+    action: with_trainer::Action,
+    #[cfg(not(feature = "trainer"))]
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    _rest: Vec<String>,
+}
+
+impl Synth {
+    /// Runs the action.
+    #[cfg(feature = "trainer")]
+    pub fn run(self, context: &mut Context) -> Outcome {
+        self.action.run(context)
+    }
+
+    /// Without the trainer there is nothing to run.
+    #[cfg(not(feature = "trainer"))]
+    pub fn run(self, _context: &mut Context) -> Outcome {
+        Err(Failure::input("this program was built without the feature `trainer`"))
+    }
+}
+
+#[cfg(feature = "trainer")]
+mod with_trainer {
+    use std::fs::{self, File};
+    use std::io::{BufWriter, Write};
+    use std::path::{Path, PathBuf};
+
+    use clap::{Args, Subcommand};
+    use embdb::db::synth::DrawOptions;
+    use embdb::trainer::synth::prompt::Style;
+    use embdb::{Error, Result};
+    use serde::Serialize;
+    use serde_json::Value;
+
+    use super::super::lines;
+    use crate::args::positive;
+    use crate::context::Context;
+    use crate::failure::Outcome;
+
+    #[derive(Debug, Subcommand)]
+    pub enum Action {
+        Prompts(Prompts),
+        Import(Import),
+        #[cfg(feature = "generator")]
+        Generate(Generate),
+    }
+
+    impl Action {
+        pub fn run(self, context: &mut Context) -> Outcome {
+            match self {
+                Self::Prompts(prompts) => prompts.run(context),
+                Self::Import(import) => import.run(context),
+                #[cfg(feature = "generator")]
+                Self::Generate(generate) => generate.run(context),
+            }
+        }
+    }
+
+    /// Which passages are asked about.
+    #[derive(Debug, Args)]
+    pub struct Draw {
+        /// Passages that are asked about
+        #[arg(long, value_name = "N", default_value_t = DrawOptions::default().count, value_parser = positive)]
+        count: usize,
+        /// Seed of all draws
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        seed: u64,
+        /// Passages of one document, at most
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
+        per_document: usize,
+    }
+
+    impl Draw {
+        fn options(&self) -> DrawOptions {
+            DrawOptions { count: self.count, seed: self.seed, per_document: self.per_document }
+        }
+    }
+
+    fn style(text: &str) -> std::result::Result<Style, String> {
+        match text {
+            "question" => Ok(Style::Question),
+            "keywords" => Ok(Style::Keywords),
+            "claim" => Ok(Style::Claim),
+            "mixed" => Ok(Style::Mixed),
+            _ => Err("expected question, keywords, claim or mixed".into()),
+        }
+    }
+
+    /// Write prompts about passages, for any language model
+    #[derive(Debug, Args)]
+    pub struct Prompts {
+        /// Where to: JSON lines {prompt_id, id, chunk, task, prompt}
+        out: PathBuf,
+        #[command(flatten)]
+        draw: Draw,
+        /// What is asked for: question, keywords, claim or mixed
+        #[arg(long, default_value = "mixed", value_parser = style)]
+        style: Style,
+    }
+
+    impl Prompts {
+        fn run(self, context: &mut Context) -> Outcome {
+            let db = context.read()?;
+            let mut file = Lines::create(&self.out)?;
+            let work = context.work();
+            let report = db.synth_prompts(&self.draw.options(), self.style, |p| file.write(p), &work.task)?;
+            file.finish()?;
+            drop(work);
+            context.notes(&report.notes);
+            context.out.summary(&report)?;
+            Ok(0)
+        }
+    }
+
+    /// Turn answers into pairs for `retrain --data`
+    #[derive(Debug, Args)]
+    pub struct Import {
+        /// Answers: JSON lines {prompt_id, answer}, the answer an object {query, hard_negative}, or a text
+        answers: PathBuf,
+        /// Where to: JSON lines {query, positive, negative}
+        #[arg(long, value_name = "PAIRS.jsonl")]
+        out: PathBuf,
+        /// Also queries that do not find their document
+        #[arg(long)]
+        keep_all: bool,
+    }
+
+    impl Import {
+        fn run(self, context: &mut Context) -> Outcome {
+            let db = context.read()?;
+            let mut file = Lines::create(&self.out)?;
+            let work = context.work();
+            let mut import = db.synth_import(self.keep_all, |pair| file.write(pair), &work.task)?;
+            // What goes wrong behind a line keeps its kind, and with it its exit code.
+            let mut failed = None;
+            let read = lines::each(&self.answers, |line| {
+                let (prompt_id, answer) = answer(line)?;
+                import.answer(&prompt_id, &answer).map_err(|error| {
+                    let message = error.to_string();
+                    failed = Some(error);
+                    message
+                })
+            });
+            match failed {
+                Some(error) => return Err(error.into()),
+                None => read?,
+            }
+            let report = import.finish()?;
+            file.finish()?;
+            drop(work);
+            context.notes(&report.notes());
+            context.out.summary(&report)?;
+            Ok(0)
+        }
+    }
+
+    /// The prompt that a line answers, and the answer.
+    fn answer(line: &str) -> std::result::Result<(String, Value), String> {
+        let value: Value = serde_json::from_str(line).map_err(|error| format!("invalid JSON: {error}"))?;
+        let Value::Object(mut object) = value else { return Err("not a JSON object".into()) };
+        let Some(Value::String(prompt_id)) = object.remove("prompt_id") else {
+            return Err("no \"prompt_id\"; an answer is {\"prompt_id\", \"answer\"}".into());
+        };
+        let Some(answer) = object.remove("answer") else {
+            return Err("no \"answer\"; an answer is {\"prompt_id\", \"answer\"}".into());
+        };
+        Ok((prompt_id, answer))
+    }
+
+    /// Have a small language model write queries in this process
+    #[cfg(feature = "generator")]
+    #[derive(Debug, Args)]
+    pub struct Generate {
+        /// A Llama-type model that talks in ChatML: a GGUF file, or a folder with one (and tokenizer.json)
+        #[arg(long, value_name = "GGUF|DIR")]
+        model: PathBuf,
+        /// Where to: JSON lines {query, positive}
+        #[arg(long, value_name = "PAIRS.jsonl")]
+        out: PathBuf,
+        #[command(flatten)]
+        draw: Draw,
+        /// What is asked for: question, keywords, claim or mixed
+        #[arg(long, default_value = "question", value_parser = style)]
+        style: Style,
+        /// How freely is written; 0: always the likeliest word
+        #[arg(long, value_name = "T", default_value_t = embdb::encoder::generator::Sampling::default().temperature, value_parser = temperature)]
+        temperature: f64,
+        /// Also queries that do not find their document
+        #[arg(long)]
+        keep_all: bool,
+    }
+
+    #[cfg(feature = "generator")]
+    fn temperature(text: &str) -> std::result::Result<f64, String> {
+        match text.parse::<f64>() {
+            Ok(temperature) if (0.0..=10.0).contains(&temperature) => Ok(temperature),
+            _ => Err("expected a number from 0 to 10".into()),
+        }
+    }
+
+    #[cfg(feature = "generator")]
+    impl Generate {
+        fn run(self, context: &mut Context) -> Outcome {
+            use embdb::db::synth::GenerateOptions;
+            use embdb::encoder::generator::{Generator, Sampling};
+
+            let db = context.read()?;
+            let generator = Generator::load(&self.model)?;
+            let mut file = Lines::create(&self.out)?;
+            let work = context.work();
+            let options = GenerateOptions {
+                draw: self.draw.options(),
+                style: self.style,
+                sampling: Sampling { temperature: self.temperature, ..Sampling::default() },
+                keep_all: self.keep_all,
+            };
+            let report = db.synth_generate(&generator, &options, |pair| file.write(pair), &work.task)?;
+            file.finish()?;
+            drop(work);
+            context.notes(&report.notes);
+            context.out.summary(&report)?;
+            Ok(0)
+        }
+    }
+
+    /// A file of JSON lines that gets its name when it is whole, and is removed if it never is.
+    struct Lines {
+        file: BufWriter<File>,
+        path: PathBuf,
+        temporary: PathBuf,
+        renamed: bool,
+    }
+
+    impl Lines {
+        fn create(path: &Path) -> Result<Self> {
+            let Some(name) = path.file_name() else {
+                return Err(Error::input(format!("{}: not the name of a file", path.display())));
+            };
+            let mut temporary = std::ffi::OsString::from(".");
+            temporary.push(name);
+            temporary.push(format!(".{}.tmp", std::process::id()));
+            let temporary = path.with_file_name(temporary);
+            let file = File::create(&temporary).map_err(Error::io("write", path))?;
+            Ok(Self { file: BufWriter::new(file), path: path.to_path_buf(), temporary, renamed: false })
+        }
+
+        fn write(&mut self, value: &impl Serialize) -> Result<()> {
+            let written = serde_json::to_writer(&mut self.file, value).map_err(std::io::Error::from);
+            written.and_then(|()| self.file.write_all(b"\n")).map_err(Error::io("write", &self.path))
+        }
+
+        fn finish(mut self) -> Result<()> {
+            let body = |lines: &mut Self| {
+                lines.file.flush()?;
+                lines.file.get_ref().sync_all()?;
+                fs::rename(&lines.temporary, &lines.path)
+            };
+            body(&mut self).map_err(Error::io("write", &self.path))?;
+            self.renamed = true;
+            Ok(())
+        }
+    }
+
+    impl Drop for Lines {
+        fn drop(&mut self) {
+            if !self.renamed {
+                // Whatever went wrong was told before.
+                let _ = fs::remove_file(&self.temporary);
+            }
+        }
+    }
+}
