@@ -8,7 +8,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use embdb::encoder::{Encoder, ModelFiles};
 use embdb::trainer::{FullOptions, Hooks, StepRecord, TextPair, train_full_from};

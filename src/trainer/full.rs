@@ -342,5 +342,4 @@ fn pick<T: Copy>(from: &[T], rows: &[usize]) -> Vec<T> {
 }
 
 #[cfg(test)]
-#[path = "full_tests.rs"]
 mod tests;
