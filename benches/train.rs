@@ -11,7 +11,9 @@
 use std::time::Duration;
 
 use embdb::encoder::{Encoder, ModelFiles};
-use embdb::trainer::{FullOptions, Hooks, StepRecord, TextPair, train_full_from};
+use embdb::trainer::{
+    Example, FullOptions, Hooks, LossKind, LossOptions, Shape, StepRecord, TrainingSet, train_full_from,
+};
 use embdb::types::Precision;
 use embdb::{Error, Task};
 
@@ -45,12 +47,12 @@ fn text(tokens: usize, number: usize) -> String {
     words.join(" ")
 }
 
-fn pairs() -> Vec<TextPair> {
-    let pair = |(number, (query, positive)): (usize, (String, String))| TextPair {
-        query,
-        positive,
-        key: number as u64,
+fn pairs() -> TrainingSet {
+    let pair = |(number, (query, positive)): (usize, (String, String))| Example {
+        texts: vec![query, positive],
+        keys: vec![number as u64; 2],
         weight: 1.0,
+        ..Example::default()
     };
     let texts: Vec<(String, String)> = match std::env::var_os("EMBDB_BENCH_PAIRS") {
         Some(file) => {
@@ -61,11 +63,13 @@ fn pairs() -> Vec<TextPair> {
         }
         None => (0..640).map(|n| (text(QUERIES[n * 7 % 10], n), text(POSITIVES[n * 3 % 10], n))).collect(),
     };
-    texts.into_iter().enumerate().map(pair).collect()
+    let examples: Vec<Example> = texts.into_iter().enumerate().map(pair).collect();
+    let loss = (LossKind::Ranking, LossOptions::default());
+    TrainingSet::new(Shape::Pairs, &examples, loss, 0).unwrap()
 }
 
 /// The steps of a run that is stopped after `steps`, each with its processor time.
-fn run(encoder: &Encoder, pairs: &[TextPair], steps: usize) -> Vec<(StepRecord, Duration)> {
+fn run(encoder: &Encoder, pairs: &TrainingSet, steps: usize) -> Vec<(StepRecord, Duration)> {
     let task = Task::default();
     let stop = task.clone();
     let (mut records, mut before) = (Vec::new(), processor_time());
@@ -98,7 +102,7 @@ fn main() {
     let encoder = Encoder::from_files(files, Precision::F32).unwrap();
     let pairs = pairs();
     let threads = std::env::var("EMBDB_BENCH_THREADS").unwrap_or_else(|_| "1,0".into());
-    println!("instructions: {}; {} pairs", embdb::kernel::isa(), pairs.len());
+    println!("instructions: {}; {} pairs", embdb::kernel::isa(), pairs.count());
     println!(
         "{:>7} {:>6} {:>9} {:>9} {:>9} {:>9}",
         "threads", "steps", "s/step", "CPU s", "pairs/s", "peak MB"

@@ -295,8 +295,17 @@ impl Metric {
     }
 }
 
+/// Who put which hit on a page that interleaves two generations.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Teams {
+    /// The generations; the first was active.
+    pub generations: [u32; 2],
+    /// For each hit, best first, which of them drafted it: 0 or 1.
+    pub of: Vec<u8>,
+}
+
 /// A search that was logged.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct LoggedSearch {
     /// Identity, unique everywhere.
     pub query_id: String,
@@ -306,8 +315,18 @@ pub struct LoggedSearch {
     pub time_ms: u64,
     /// Generation that answered.
     pub generation: u32,
-    /// Ids of the hits, best first.
+    /// Ids of the hits, by rank.
     pub shown: Vec<String>,
+    /// For each hit, how likely it was to stand at its rank: 1 where the ranking decided, less where chance did. Empty if
+    /// the ranking decided all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub propensities: Vec<f32>,
+    /// Who searched, as the application names them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+    /// Who drafted the hits, if they are those of two generations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teams: Option<Teams>,
 }
 
 /// Feedback on a logged search.

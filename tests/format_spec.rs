@@ -505,6 +505,7 @@ fn every_file_of_a_database_is_in_the_table() {
         time_ms: 1,
         generation: 1,
         shown: vec!["1".into()],
+        ..LoggedSearch::default()
     };
     let db = Db::open_with(&path, options()).unwrap();
     db.add((0..4200).map(|n| Document::from_vector(n.to_string(), vector(n)))).unwrap();
@@ -550,4 +551,24 @@ fn fits(pattern: &str, path: &str) -> bool {
     let (_, after) = rest.split_once('>').unwrap();
     let run = path.find(['/', '.', '-']).unwrap_or(path.len());
     run > 0 && fits(after, &path[run..])
+}
+
+/// Section 7: keys that a search does not need are missing, so that old logs read as new ones and the other way round.
+#[test]
+fn searches_logged_before_propensities_clients_and_teams_are_read() {
+    let old = r#"{"query_id":"q","text":"what","time_ms":7,"generation":1,"shown":["a","b"]}"#;
+    let search: LoggedSearch = serde_json::from_str(old).unwrap();
+    assert!(search.propensities.is_empty() && search.client.is_none() && search.teams.is_none());
+    assert_eq!(serde_json::to_string(&search).unwrap(), old);
+    let newer =
+        r#"{"query_id":"q","text":"what","time_ms":7,"generation":1,"shown":["a","b"],"yet":{"to":"come"}}"#;
+    assert_eq!(serde_json::from_str::<LoggedSearch>(newer).unwrap(), search);
+    let teams = Some(embdb::types::Teams { generations: [1, 2], of: vec![0, 1] });
+    let all = LoggedSearch { propensities: vec![1.0, 0.5], client: Some("c".into()), teams, ..search };
+    let json = serde_json::to_string(&all).unwrap();
+    assert_eq!(serde_json::from_str::<LoggedSearch>(&json).unwrap(), all);
+    let section = std::fs::read_to_string("storage-format.md").unwrap();
+    for key in serde_json::to_value(&all).unwrap().as_object().unwrap().keys() {
+        assert!(section.contains(&format!("`{key}`")), "{key} is not in the document");
+    }
 }

@@ -161,7 +161,14 @@ fn retrain(_: &Db, _: &Path) -> embdb::Result<()> {
 fn logged(number: u64) -> Vec<Event> {
     let (query_id, time_ms) = (format!("q{number}"), 1_700_000_000_000 + number);
     let (text, shown) = (format!("query {number}"), vec!["d1".to_owned()]);
-    let search = LoggedSearch { query_id: query_id.clone(), text, time_ms, generation: 1, shown };
+    let search = LoggedSearch {
+        query_id: query_id.clone(),
+        text,
+        time_ms,
+        generation: 1,
+        shown,
+        ..Default::default()
+    };
     let click_id = format!("c{number}");
     let click = LoggedClick { click_id, query_id, id: "d1".into(), grade: 1.0, time_ms };
     vec![Event::Search(search), Event::Click(click)]

@@ -123,6 +123,17 @@ pub(crate) fn chunk_document(encoder: &Encoder, document: &Document) -> Result<V
     Ok(ranges.into_iter().map(chunk).collect())
 }
 
+/// What the encoder read to make a row: the whole document, or the chunk of these bounds in its text.
+#[cfg(feature = "trainer")]
+pub(crate) fn passage(document: &Document, span: Option<[u32; 2]>) -> String {
+    let full = document.full_text();
+    let Some([start, end]) = span.map(|span| span.map(|bound| bound as usize)) else { return full };
+    let title = full.len() - document.text.len();
+    // The first chunk begins with the title.
+    let start = if start == 0 { 0 } else { title + start };
+    full.get(start..title + end).unwrap_or(&full).to_owned()
+}
+
 #[cfg(all(test, feature = "encoder"))]
 mod tests {
     use crate::{CreateOptions, Db, OpenOptions};
@@ -130,6 +141,17 @@ mod tests {
     fn weights_of(db: &Db) -> *const u8 {
         let encoder = db.encoder().unwrap();
         encoder.files().get("model.safetensors").unwrap().as_ptr()
+    }
+
+    #[test]
+    #[cfg(feature = "trainer")]
+    fn a_passage_is_what_was_read() {
+        let document =
+            crate::Document { title: Some("Title".into()), ..crate::Document::new("a", "one two three") };
+        let passage = |span| super::passage(&document, span);
+        assert_eq!(passage(None), "Title\none two three");
+        assert_eq!(passage(Some([0, 7])), "Title\none two");
+        assert_eq!(passage(Some([4, 13])), "two three");
     }
 
     #[test]

@@ -4,11 +4,15 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
+use super::interleaving::{Interleaving, contests};
+use super::page::Arrangement;
 use super::{Db, Inner};
 use crate::error::{Error, Result};
 use crate::format::frame::FrameType;
 use crate::options::Durability;
 use crate::storage::feedback::{self, FeedbackWriter, RawEvent};
+#[cfg(feature = "trainer")]
+use crate::trainer::{Click, LoggedQuery, PositionBias, bias};
 use crate::types::{Event, LoggedClick, LoggedSearch, SearchResult};
 
 /// This handle's feedback file, opened by the first event.
@@ -27,7 +31,7 @@ impl FeedbackLog {
 }
 
 /// Counts of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct LogStats {
     /// Logged searches.
     pub searches: u64,
@@ -37,6 +41,13 @@ pub struct LogStats {
     pub queries: u64,
     /// Time of the first event, in Unix milliseconds.
     pub since: Option<u64>,
+    /// How probably each rank is looked at, once the log has [`LEAST_CLICKS`](crate::trainer::bias::LEAST_CLICKS) clicks.
+    #[cfg(feature = "trainer")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position_bias: Option<PositionBias>,
+    /// Generations that searches interleaved.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub interleaving: Vec<Interleaving>,
 }
 
 impl Db {
@@ -103,8 +114,44 @@ impl Db {
             }
         }
         stats.queries = texts.len() as u64;
+        stats.interleaving = contests(&events);
+        #[cfg(feature = "trainer")]
+        if stats.clicks as f64 >= bias::LEAST_CLICKS {
+            stats.position_bias = Some(bias::estimate(&logged_queries(&events)));
+        }
         Ok(stats)
     }
+}
+
+/// The searches of a log with their clicks, in the order of the log. Clicks on searches that are not in it are left out.
+#[cfg(feature = "trainer")]
+pub(crate) fn logged_queries(events: &[Event]) -> Vec<LoggedQuery> {
+    let mut queries: Vec<LoggedQuery> = Vec::new();
+    let mut by_id: HashMap<&str, usize> = HashMap::new();
+    for event in events {
+        if let Event::Search(search) = event {
+            by_id.insert(&search.query_id, queries.len());
+            queries.push(LoggedQuery {
+                query_id: search.query_id.clone(),
+                text: search.text.clone(),
+                time: search.time_ms.saturating_mul(1000),
+                generation: search.generation,
+                shown: search.shown.clone(),
+                propensities: search.propensities.clone(),
+                client: search.client.clone(),
+                clicks: Vec::new(),
+            });
+        }
+    }
+    for event in events {
+        if let Event::Click(click) = event
+            && let Some(query) = by_id.get(click.query_id.as_str()).and_then(|&n| queries.get_mut(n))
+        {
+            let time = click.time_ms.saturating_mul(1000);
+            query.clicks.push(Click { id: click.id.clone(), grade: click.grade, time });
+        }
+    }
+    queries
 }
 
 /// The unique id of an event.
@@ -138,9 +185,15 @@ impl Inner {
     }
 
     /// Logs searches and gives them ids. A search never fails because logging could not: then there is a note.
-    pub fn log_searches(&self, texts: &[String], results: &mut [SearchResult]) {
+    pub fn log_searches(
+        &self,
+        texts: &[String],
+        results: &mut [SearchResult],
+        arrangements: Vec<Arrangement>,
+        client: Option<&str>,
+    ) {
         let mut events = Vec::with_capacity(texts.len());
-        for (text, result) in texts.iter().zip(results.iter_mut()) {
+        for ((text, result), arrangement) in texts.iter().zip(results.iter_mut()).zip(arrangements) {
             let query_id = self.event_id();
             result.query_id = Some(query_id.clone());
             events.push(Event::Search(LoggedSearch {
@@ -149,6 +202,9 @@ impl Inner {
                 time_ms: self.vfs.now_ms(),
                 generation: result.generation,
                 shown: result.hits.iter().map(|h| h.id.clone()).collect(),
+                propensities: arrangement.propensities,
+                client: client.map(str::to_owned),
+                teams: arrangement.teams,
             }));
         }
         if let Err(error) = self.append_events(&events, self.options.durability) {

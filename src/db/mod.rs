@@ -6,8 +6,8 @@
 //! | [`mod@write`] | the writer: prepare, commit, delete, create |
 //! | `rows`, `known` | rows of documents: encoded, or taken from what is stored |
 //! | [`maintain`], `heir` | seal, merge, graphs, removal of what nobody names |
-//! | [`search`], [`searcher`], [`filter`], `mask` | queries |
-//! | [`feedback`] | the log of searches and clicks |
+//! | [`search`], [`searcher`], [`filter`], `mask`, `page` | queries |
+//! | [`feedback`], [`ubi`], [`interleaving`] | the log of searches and clicks |
 //! | [`generations`] | publishing encoders with their vectors, rollback, re-indexing |
 //! | [`retrain`], [`mod@eval`] | learning, and measuring what it brought |
 //! | [`inspect`], [`check`] | info, backup, check |
@@ -31,11 +31,13 @@ pub mod generations;
 pub(crate) mod growing;
 pub(crate) mod heir;
 pub mod inspect;
+pub mod interleaving;
 pub(crate) mod known;
 pub mod maintain;
 #[cfg(feature = "trainer")]
 pub(crate) mod mapped;
 pub(crate) mod mask;
+pub(crate) mod page;
 #[cfg(feature = "trainer")]
 pub mod retrain;
 pub(crate) mod rows;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use super::encoders::Encoder;
 use super::filter::Filter;
+use super::page::{self, Arrangement};
 use super::searcher::Searcher;
 use super::snapshot::Snapshot;
 use super::{Db, Inner, mask};
@@ -32,11 +34,30 @@ pub struct SearchOptions {
     pub exact: bool,
     /// Keep the search in the log.
     pub log: bool,
+    /// Who searches, for the log: any name that the application gives them.
+    pub client: Option<String>,
+    /// Show the hits after this rank in random order, so that the log tells how probably each rank is looked at. Only
+    /// logged searches by text.
+    pub randomize_below: Option<usize>,
+    /// Show the hits of this generation and of the active one by turns, so that clicks tell which is better. Only logged
+    /// searches by text.
+    pub interleave: Option<u32>,
 }
 
 impl Default for SearchOptions {
     fn default() -> Self {
-        Self { k: 10, filter: None, dim: None, ef: None, target_recall: 0.95, exact: false, log: false }
+        Self {
+            k: 10,
+            filter: None,
+            dim: None,
+            ef: None,
+            target_recall: 0.95,
+            exact: false,
+            log: false,
+            client: None,
+            randomize_below: None,
+            interleave: None,
+        }
     }
 }
 
@@ -97,6 +118,24 @@ impl Search<'_> {
         self
     }
 
+    /// Who searches, for the log.
+    pub fn client(mut self, client: impl Into<String>) -> Self {
+        self.options.client = Some(client.into());
+        self
+    }
+
+    /// Show the hits after this rank in random order ([`SearchOptions::randomize_below`]).
+    pub fn randomize_below(mut self, rank: usize) -> Self {
+        self.options.randomize_below = Some(rank);
+        self
+    }
+
+    /// Show the hits of this generation and of the active one by turns ([`SearchOptions::interleave`]).
+    pub fn interleave(mut self, generation: u32) -> Self {
+        self.options.interleave = Some(generation);
+        self
+    }
+
     /// Runs it.
     pub fn run(self) -> Result<SearchResult> {
         match self.what {
@@ -106,6 +145,7 @@ impl Search<'_> {
                 results.pop().ok_or_else(|| Error::input("no result"))
             }
             What::Vector(vector) => {
+                check_arrangement(&self.options, false)?;
                 self.db.inner.search_one(&self.db.inner.snapshot(), vector, &self.options)
             }
         }
@@ -150,6 +190,7 @@ impl Db {
     ) -> Result<Vec<SearchResult>> {
         let snapshot = self.inner.snapshot();
         check(options)?;
+        check_arrangement(options, true)?;
         if snapshot.generation().is_none() {
             return Ok(texts.iter().map(|_| nothing()).collect());
         }
@@ -158,15 +199,25 @@ impl Db {
         }
         let model = snapshot.generation().map(|g| g.model_id.clone()).unwrap_or_default();
         let encoder = if model.is_empty() { self.encoder()? } else { self.inner.encoder(&model)? };
-        let texts_ref: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let vectors = if texts.is_empty() { Vec::new() } else { encoder.encode_queries(&texts_ref, task)? };
+        let vectors = encoded(&encoder, texts, task)?;
+        let other = match options.interleave {
+            Some(generation) => Some(self.inner.challenger(&snapshot, generation, texts, task)?),
+            None => None,
+        };
         let mut results = Vec::with_capacity(texts.len());
-        for vector in vectors.chunks_exact(encoder.dim()) {
-            task.step("search", results.len() as u64, texts.len() as u64)?;
-            results.push(self.inner.search_one(&snapshot, vector, options)?);
+        let mut arrangements = Vec::with_capacity(texts.len());
+        for (number, vector) in vectors.chunks_exact(encoder.dim()).enumerate() {
+            task.step("search", number as u64, texts.len() as u64)?;
+            let mut result = self.inner.search_one(&snapshot, vector, options)?;
+            arrangements.push(match (&other, options.randomize_below) {
+                (Some(other), _) => self.inner.interleave(&snapshot, &mut result, other, number, options)?,
+                (None, Some(below)) => page::randomize(&mut result.hits, below, || self.inner.vfs.random()),
+                (None, None) => Arrangement::default(),
+            });
+            results.push(result);
         }
         if options.log {
-            self.inner.log_searches(texts, &mut results);
+            self.inner.log_searches(texts, &mut results, arrangements, options.client.as_deref());
         }
         Ok(results)
     }
@@ -286,11 +337,102 @@ fn check(options: &SearchOptions) -> Result<()> {
     Ok(())
 }
 
+/// Pages are arranged for the log's sake only, and vectors are not logged.
+fn check_arrangement(options: &SearchOptions, text: bool) -> Result<()> {
+    let asked = [
+        (options.randomize_below.is_some(), "--randomize-below"),
+        (options.interleave.is_some(), "--interleave"),
+        (options.client.is_some(), "--client"),
+    ];
+    if let Some((_, flag)) = asked.iter().find(|(asked, _)| *asked && !(options.log && text)) {
+        let needs =
+            if text { "is for searches that are logged: add --log" } else { "is for searches by text" };
+        return Err(Error::input(format!("{flag} {needs}")));
+    }
+    if options.randomize_below.is_some() && options.interleave.is_some() {
+        return Err(Error::input(
+            "--randomize-below and --interleave cannot both arrange a page: ask for one",
+        ));
+    }
+    if let Some(below) = options.randomize_below.filter(|below| below.saturating_add(1) >= options.k) {
+        let k = options.k;
+        return Err(Error::input(format!(
+            "--randomize-below {below} leaves fewer than two of {k} hits in random order"
+        )));
+    }
+    if let Some(client) = options.client.as_ref().filter(|c| c.is_empty() || c.len() > limits::ID_BYTES) {
+        return Err(Error::input(format!(
+            "--client: a name of {} bytes; 1 to {} are allowed",
+            client.len(),
+            limits::ID_BYTES
+        )));
+    }
+    Ok(())
+}
+
+/// A row for each text.
+fn encoded(encoder: &Encoder, texts: &[String], task: &Task) -> Result<Vec<f32>> {
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    if texts.is_empty() { Ok(Vec::new()) } else { encoder.encode_queries(&texts, task) }
+}
+
+/// A generation that competes with the active one, and its vectors of the queries.
+struct Challenger {
+    generation: u32,
+    dim: usize,
+    queries: Vec<f32>,
+}
+
 fn nothing() -> SearchResult {
     SearchResult { query_id: None, generation: 0, took_us: 0, hits: Vec::new(), notes: Vec::new() }
 }
 
 impl Inner {
+    /// Encodes queries for a generation that is not the active one.
+    fn challenger(
+        &self,
+        snapshot: &Snapshot,
+        generation: u32,
+        texts: &[String],
+        task: &Task,
+    ) -> Result<Challenger> {
+        let Some(found) = snapshot.manifest.generation(generation) else {
+            return Err(Error::input(format!(
+                "--interleave: there is no generation {generation}; `generations` lists them"
+            )));
+        };
+        if generation == snapshot.manifest.active_generation {
+            return Err(Error::input(format!(
+                "--interleave: generation {generation} is the active one; name another"
+            )));
+        }
+        let encoder = self.encoder(&found.model_id)?;
+        let queries = encoded(&encoder, texts, &task.quiet())?;
+        Ok(Challenger { generation, dim: encoder.dim(), queries })
+    }
+
+    /// Drafts a page from the hits of the active generation, in `result`, and those of a challenger.
+    fn interleave(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        result: &mut SearchResult,
+        other: &Challenger,
+        number: usize,
+        options: &SearchOptions,
+    ) -> Result<Arrangement> {
+        let start = Instant::now();
+        let vector = other.queries.chunks_exact(other.dim).nth(number).unwrap_or_default();
+        let hits = self.hits(snapshot, other.generation, vector, options)?;
+        let teams = [result.generation, other.generation];
+        let (page, arrangement) =
+            page::interleave([std::mem::take(&mut result.hits), hits], teams, options.k, || {
+                self.vfs.random()
+            });
+        result.hits = page;
+        result.took_us += start.elapsed().as_micros() as u64;
+        Ok(arrangement)
+    }
+
     /// One search by vector.
     pub fn search_one(
         &self,
@@ -304,8 +446,24 @@ impl Inner {
         if let Some(problem) = vector_problem(vector, generation.dim as usize, snapshot.manifest.metric()) {
             return Err(Error::input(format!("the query: {problem}")));
         }
-        let searcher =
-            Searcher::new(Arc::clone(snapshot), generation.id, options.clone(), Some(&self.growing))?;
+        let hits = self.hits(snapshot, generation.id, vector, options)?;
+        let notes = match options.filter.as_ref().filter(|_| hits.is_empty()) {
+            Some(filter) => mask::unknown_keys(snapshot, filter)?,
+            None => Vec::new(),
+        };
+        let took_us = start.elapsed().as_micros() as u64;
+        Ok(SearchResult { query_id: None, generation: generation.id, took_us, hits, notes })
+    }
+
+    /// What a generation finds.
+    fn hits(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        generation: u32,
+        vector: &[f32],
+        options: &SearchOptions,
+    ) -> Result<Vec<Hit>> {
+        let searcher = Searcher::new(Arc::clone(snapshot), generation, options.clone(), Some(&self.growing))?;
         let found = searcher.find(vector)?;
         let mut hits = Vec::with_capacity(found.len());
         for (n, found) in found.iter().enumerate() {
@@ -323,11 +481,6 @@ impl Inner {
                 chunk: found.chunk,
             });
         }
-        let notes = match options.filter.as_ref().filter(|_| hits.is_empty()) {
-            Some(filter) => mask::unknown_keys(snapshot, filter)?,
-            None => Vec::new(),
-        };
-        let took_us = start.elapsed().as_micros() as u64;
-        Ok(SearchResult { query_id: None, generation: generation.id, took_us, hits, notes })
+        Ok(hits)
     }
 }

@@ -8,6 +8,9 @@
 //! |---|---|
 //! | query id, text, shown ids | `query_id`, `user_query`, `query_response_hit_ids` |
 //! | generation | `query_attributes.generation` |
+//! | client | `client_id` |
+//! | propensities of the shown ids | `query_attributes.propensities` |
+//! | who drafted the shown ids of two generations | `query_attributes.interleaved`: `{"generations": [a, b], "teams": [0, 1, …]}` |
 //! | clicked id | `event_attributes.object.object_id` |
 //! | click id, grade | `event_attributes.click_id`, `event_attributes.grade` |
 //! | rank of the clicked hit, 0 if it was not shown | `event_attributes.position.ordinal` |
@@ -22,7 +25,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::options::limits;
-use crate::types::{Event, LoggedClick, LoggedSearch};
+use crate::types::{Event, LoggedClick, LoggedSearch, Teams};
 
 /// Value of `application` in what is written.
 const APPLICATION: &str = "embdb";
@@ -65,15 +68,26 @@ pub fn write(events: &[Event], out: &mut impl Write) -> std::io::Result<()> {
 }
 
 fn query_record(search: &LoggedSearch) -> Value {
-    json!({
+    let mut attributes = json!({"generation": search.generation});
+    if !search.propensities.is_empty() {
+        attributes["propensities"] = json!(search.propensities);
+    }
+    if let Some(teams) = &search.teams {
+        attributes["interleaved"] = json!({"generations": teams.generations, "teams": teams.of});
+    }
+    let mut record = json!({
         "application": APPLICATION,
         "query_id": search.query_id,
         "user_query": search.text,
-        "query_attributes": {"generation": search.generation},
+        "query_attributes": attributes,
         "object_id_field": "id",
         "timestamp": timestamp(search.time_ms),
         "query_response_hit_ids": search.shown,
-    })
+    });
+    if let Some(client) = &search.client {
+        record["client_id"] = json!(client);
+    }
+    record
 }
 
 fn click_record(click: &LoggedClick, ordinal: usize) -> Value {
@@ -160,9 +174,54 @@ fn search(object: &Map<String, Value>) -> std::result::Result<Option<LoggedSearc
             .collect::<std::result::Result<_, _>>()?,
         Some(_) => return Err("query_response_hit_ids is not an array".into()),
     };
-    let generation = object.get("query_attributes").and_then(|a| a.get("generation"));
-    let generation = generation.and_then(Value::as_u64).and_then(|g| u32::try_from(g).ok()).unwrap_or(0);
-    Ok(Some(LoggedSearch { query_id, text: text.clone(), time_ms: time(object)?, generation, shown }))
+    let attribute = |name| object.get("query_attributes").and_then(|a: &Value| a.get(name));
+    let generation = attribute("generation").and_then(number).unwrap_or(0);
+    Ok(Some(LoggedSearch {
+        query_id,
+        text: text.clone(),
+        time_ms: time(object)?,
+        generation,
+        propensities: propensities(attribute("propensities"), shown.len())?,
+        client: identity(object, "client_id")?,
+        teams: teams(attribute("interleaved"), shown.len())?,
+        shown,
+    }))
+}
+
+fn number(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|number| u32::try_from(number).ok())
+}
+
+/// A likelihood above 0, at most 1, for each shown id.
+fn propensities(value: Option<&Value>, shown: usize) -> std::result::Result<Vec<f32>, String> {
+    let values = match value {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(values)) => values,
+        Some(_) => return Err("propensities is not an array".into()),
+    };
+    let likely = |value: &Value| value.as_f64().map(|p| p as f32).filter(|p| *p > 0.0 && *p <= 1.0);
+    let read: Option<Vec<f32>> = values.iter().map(likely).collect();
+    let read = read.ok_or("propensities holds something that is not above 0 and at most 1")?;
+    if !read.is_empty() && read.len() != shown {
+        return Err(format!("{} propensities for {shown} hits", read.len()));
+    }
+    Ok(read)
+}
+
+/// Two generations, and 0 or 1 for each shown id.
+fn teams(value: Option<&Value>, shown: usize) -> std::result::Result<Option<Teams>, String> {
+    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(None) };
+    let array = |name| value.get(name).and_then(Value::as_array);
+    let generations = array("generations").map(|g| g.iter().map(number).collect::<Option<Vec<u32>>>());
+    let Some(&[first, second]) = generations.flatten().as_deref() else {
+        return Err("interleaved.generations is not an array of two generations".into());
+    };
+    let team = |value: &Value| number(value).filter(|team| *team < 2).map(|team| team as u8);
+    let of = array("teams").and_then(|of| of.iter().map(team).collect::<Option<Vec<u8>>>());
+    match of.filter(|of| of.len() == shown) {
+        Some(of) => Ok(Some(Teams { generations: [first, second], of })),
+        None => Err(format!("interleaved.teams is not 0 or 1 for each of {shown} hits")),
+    }
 }
 
 fn click(object: &Map<String, Value>) -> std::result::Result<Option<LoggedClick>, String> {
@@ -314,7 +373,15 @@ mod tests {
                 text: "forgot \"my\" login\nü".into(),
                 time_ms: 1_542_140_439_125,
                 generation: 3,
-                shown: vec!["a".into(), "b".into()],
+                shown: vec!["a".into(), "b".into(), "c".into()],
+                propensities: vec![1.0, 0.5, 0.5],
+                client: Some("someone".into()),
+                teams: Some(Teams { generations: [3, 1], of: vec![0, 1, 1] }),
+            }),
+            Event::Search(LoggedSearch {
+                query_id: "q0".into(),
+                text: "plain".into(),
+                ..LoggedSearch::default()
             }),
             Event::Click(LoggedClick {
                 click_id: "c1".into(),
@@ -341,11 +408,17 @@ mod tests {
         let lines: Vec<Value> =
             String::from_utf8(bytes).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(lines[0]["user_query"], "forgot \"my\" login\nü");
-        assert_eq!(lines[0]["query_response_hit_ids"], json!(["a", "b"]));
+        assert_eq!(lines[0]["query_response_hit_ids"], json!(["a", "b", "c"]));
+        let attributes = json!({"generation": 3, "propensities": [1.0, 0.5, 0.5],
+            "interleaved": {"generations": [3, 1], "teams": [0, 1, 1]}});
+        assert_eq!((&lines[0]["client_id"], &lines[0]["query_attributes"]), (&json!("someone"), &attributes));
+        assert!(
+            lines[1].get("client_id").is_none() && lines[1]["query_attributes"] == json!({"generation": 0})
+        );
         assert_eq!(lines[0]["timestamp"], "2018-11-13T20:20:39.125Z");
-        assert_eq!(lines[1]["action_name"], "click");
-        assert_eq!(lines[1]["event_attributes"]["object"]["object_id"], "b");
-        assert_eq!(lines[1]["event_attributes"]["position"]["ordinal"], 2);
+        assert_eq!(lines[2]["action_name"], "click");
+        assert_eq!(lines[2]["event_attributes"]["object"]["object_id"], "b");
+        assert_eq!(lines[2]["event_attributes"]["position"]["ordinal"], 2);
     }
 
     #[test]
@@ -375,6 +448,22 @@ mod tests {
             (
                 br#"{"action_name":"click","query_id":"q","event_attributes":{"object":{"object_id":"a"},"grade":"x"}}"#,
                 "grade",
+            ),
+            (
+                br#"{"user_query":"a","query_id":"q","query_response_hit_ids":["a"],"query_attributes":{"propensities":[0]}}"#,
+                "above 0",
+            ),
+            (
+                br#"{"user_query":"a","query_id":"q","query_response_hit_ids":["a"],"query_attributes":{"propensities":[1,1]}}"#,
+                "2 propensities for 1 hits",
+            ),
+            (
+                br#"{"user_query":"a","query_id":"q","query_attributes":{"interleaved":{"generations":[1],"teams":[]}}}"#,
+                "two generations",
+            ),
+            (
+                br#"{"user_query":"a","query_id":"q","query_response_hit_ids":["a"],"query_attributes":{"interleaved":{"generations":[1,2],"teams":[2]}}}"#,
+                "0 or 1",
             ),
         ] {
             let mut bytes = b"\n".to_vec();

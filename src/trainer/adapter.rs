@@ -6,14 +6,17 @@
 //! single pairs ask for fades. It also makes Δ too short, which α sets right. Nothing is encoded anew:
 //! stored vectors are mapped by one matrix product ([`apply`]).
 //!
-//! How far to go along Δ is chosen on pairs set aside from training: of I + αΔ for a few α, also beyond
-//! 1, the one that ranks their positives best, over all rungs of the ladder. Then Δ is trained again on
-//! all pairs. The part that the gate judges by has no share in any of this.
+//! How far to go along Δ is chosen on examples set aside from training: of I + αΔ for a few α, also beyond
+//! 1, the one under which they come out best, over all rungs of the ladder: by the rank of their positives, of scored pairs
+//! by rank correlation, of texts with classes by whether they find their class. Then Δ is trained again on
+//! all examples. The part that the gate judges by has no share in any of this.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::fit::{Hooks, Objective, Schedule, TrainReport, fit};
-use super::losses::{Batch, KnownPositives, Loss, Matryoshka, RankingLoss, Slope};
+use super::data::Shape;
+use super::examples::{Learning, TrainingSet};
+use super::fit::{Hooks, Schedule, TrainReport, fit};
+use super::judge::{Classed, RankCorrelation, class_ndcg, cosines};
 use super::metrics::ndcg;
 use super::model::Model;
 use super::optimiser::AdamOptions;
@@ -25,19 +28,12 @@ use crate::kernel::product::{Before, Matrix, product};
 use crate::kernel::threads::for_parts;
 use crate::options::Task;
 
-/// Pairs as embeddings: row i of `queries` should find row i of `positives`.
+/// The embeddings of a training set's texts, for each example its own: the same document may take part with one passage in
+/// one example and with another in the next.
 #[derive(Debug, Clone, Copy)]
-pub struct PairRows<'a> {
-    /// n × `dim`.
-    pub queries: &'a [f32],
-    /// n × `dim`.
-    pub positives: &'a [f32],
-    /// Identity of each query text ([`query_key`](super::split::query_key)).
-    pub query_keys: &'a [u64],
-    /// Identity of each positive ([`target_key`](super::split::target_key)).
-    pub positive_keys: &'a [u64],
-    /// Share of each pair in the loss.
-    pub weights: &'a [f32],
+pub struct SideRows<'a> {
+    /// Side after side: sides × examples × `dim`.
+    pub rows: &'a [f32],
     /// Dimensions.
     pub dim: usize,
 }
@@ -45,19 +41,19 @@ pub struct PairRows<'a> {
 /// How the adapter is trained.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdapterOptions {
-    /// Passes over the pairs.
+    /// Passes over the examples.
     pub epochs: usize,
-    /// Pairs in a batch, each the negatives of the others; an eighth of all pairs if that is less.
+    /// Examples in a batch, each the negatives of the others; an eighth of all if that is less.
     pub batch: usize,
     /// Highest learning rate.
     pub lr: f64,
     /// Pull of W to the identity: the share of Δ that is lost in a step of the highest rate, in 0..1.
     pub pull: f64,
-    /// How far to go along Δ; chosen on pairs set aside if it is not given.
+    /// How far to go along Δ; chosen on examples set aside if it is not given.
     pub alpha: Option<f32>,
-    /// Share of the distinct queries on which α is chosen.
+    /// Share of the distinct first texts on which α is chosen.
     pub set_aside: f64,
-    /// Seed of the order of pairs and of what is set aside.
+    /// Seed of the order of examples and of what is set aside.
     pub seed: u64,
 }
 
@@ -69,10 +65,10 @@ impl Default for AdapterOptions {
 
 /// Steps from the identity (0) to the trained matrix (1) and beyond, among which one is chosen.
 const ALPHAS: [f32; 6] = [0.25, 0.5, 0.75, 1.0, 1.25, 1.5];
-/// With fewer queries set aside than this, the choice is left out and half the way taken.
+/// With fewer texts set aside than this, the choice is left out and half the way taken.
 const LEAST_SET_ASIDE: usize = 20;
 
-/// Batches that an epoch has at least, so that few pairs still make enough steps …
+/// Batches that an epoch has at least, so that few examples still make enough steps …
 const LEAST_BATCHES: usize = 8;
 /// … unless that would leave fewer negatives than this.
 const LEAST_BATCH: usize = 16;
@@ -80,33 +76,38 @@ const LEAST_BATCH: usize = 16;
 /// Trains an adapter. Returns W, `dim` × `dim`, row-major, out × in, and what was done.
 ///
 /// # Errors
-/// [`Error::Input`] if the lengths contradict each other, there are fewer than 2 pairs, or training
+/// [`Error::Input`] if the lengths contradict each other, there are fewer than 2 examples, or training
 /// diverges; [`Error::Cancelled`].
 pub fn train_adapter(
-    pairs: &PairRows<'_>,
+    rows: SideRows<'_>,
+    set: &TrainingSet,
     ladder: &[usize],
     options: &AdapterOptions,
     task: &Task,
 ) -> Result<(Vec<f32>, TrainReport)> {
-    pairs.check(ladder)?;
+    check(rows, set, ladder)?;
+    let job = Job { rows, set, ladder, options };
     let alpha = match options.alpha {
         Some(alpha) => alpha,
-        None => found_alpha(pairs, ladder, options, task)?,
+        None => job.found_alpha(task)?,
     };
-    let all: Vec<usize> = (0..pairs.weights.len()).collect();
-    let (delta, mut report) = train_delta(pairs, &all, ladder, options, task)?;
+    let all: Vec<usize> = (0..set.count()).collect();
+    let (delta, mut report) = job.train(&all, task)?;
     report.notes.push(format!("adapter taken {alpha} times as far from the identity as trained"));
-    Ok((towards(&delta, pairs.dim, alpha), report))
+    Ok((towards(&delta, rows.dim, alpha), report))
 }
 
-/// Sets pairs aside, trains Δ on the others and chooses α.
-fn found_alpha(pairs: &PairRows<'_>, ladder: &[usize], options: &AdapterOptions, task: &Task) -> Result<f32> {
-    let (kept, aside) = pairs.divide(options);
-    if distinct(&aside, pairs.query_keys) < LEAST_SET_ASIDE {
-        return Ok(0.5);
+fn check(rows: SideRows<'_>, set: &TrainingSet, ladder: &[usize]) -> Result<()> {
+    let texts = set.sides().len() * set.count();
+    let whole = rows.dim > 0 && texts.checked_mul(rows.dim) == Some(rows.rows.len());
+    if whole && !ladder.is_empty() && ladder.iter().all(|&rung| rung > 0 && rung <= rows.dim) {
+        return Ok(());
     }
-    let (delta, _) = train_delta(pairs, &kept, ladder, options, task)?;
-    choose_alpha(pairs, &aside, ladder, &delta)
+    Err(Error::input(format!(
+        "training: {} values are no rows of {} dimensions for {texts} texts, or do not fit the ladder {ladder:?}",
+        rows.rows.len(),
+        rows.dim
+    )))
 }
 
 /// Maps rows by an adapter: y = W x, not normalised. `matrix`: `dim` × `dim`, out × in; `rows`: n × `dim`.
@@ -137,88 +138,158 @@ pub fn apply(matrix: &[f32], rows: &[f32], dim: usize) -> Result<Vec<f32>> {
 /// Rows mapped by one product, on one thread.
 const APPLY_ROWS: usize = 1024;
 
-impl PairRows<'_> {
-    fn check(&self, ladder: &[usize]) -> Result<()> {
-        let n = self.weights.len();
-        let whole = n.checked_mul(self.dim) == Some(self.queries.len())
-            && self.positives.len() == self.queries.len()
-            && self.query_keys.len() == n
-            && self.positive_keys.len() == n;
-        if !whole || ladder.is_empty() || ladder.iter().any(|&rung| rung == 0 || rung > self.dim) {
-            return Err(Error::input(format!(
-                "training: {n} pairs of {} dimensions do not fit together",
-                self.dim
-            )));
+/// What is trained on what.
+struct Job<'a> {
+    rows: SideRows<'a>,
+    set: &'a TrainingSet,
+    ladder: &'a [usize],
+    options: &'a AdapterOptions,
+}
+
+impl Job<'_> {
+    /// Sets examples aside, trains Δ on the others and chooses α.
+    fn found_alpha(&self, task: &Task) -> Result<f32> {
+        let (kept, aside) = self.divide();
+        let keys: HashSet<u64> = aside.iter().map(|&example| self.key(0, example)).collect();
+        if keys.len() < LEAST_SET_ASIDE {
+            return Ok(0.5);
         }
-        if self.weights.iter().any(|w| !w.is_finite() || *w <= 0.0) {
-            return Err(Error::input("training: a pair's weight is not a positive number"));
+        let (delta, _) = self.train(&kept, task)?;
+        let mut best = (f64::NEG_INFINITY, 1.0);
+        for alpha in ALPHAS {
+            let score = self.score(&aside, &towards(&delta, self.rows.dim, alpha))?;
+            if score > best.0 {
+                best = (score, alpha);
+            }
         }
-        Ok(())
+        Ok(best.1)
     }
 
-    /// Divides the pairs by query into those trained on and those set aside.
-    fn divide(&self, options: &AdapterOptions) -> (Vec<usize>, Vec<usize>) {
-        let stays = |row: &usize| {
-            let key = self.query_keys.get(*row).copied().unwrap_or(0);
-            Rng::new(key ^ options.seed).below(1 << 20) as f64 >= options.set_aside * f64::from(1 << 20)
+    /// Divides the examples by their first text into those trained on and those set aside.
+    fn divide(&self) -> (Vec<usize>, Vec<usize>) {
+        let stays = |&example: &usize| {
+            let mut rng = Rng::new(self.key(0, example) ^ self.options.seed);
+            rng.below(1 << 20) as f64 >= self.options.set_aside * f64::from(1 << 20)
         };
-        (0..self.weights.len()).partition(stays)
+        (0..self.set.count()).partition(stays)
     }
 
-    fn gather(&self, from: &[f32], rows: &[usize]) -> Vec<f32> {
-        let row = |&row: &usize| from.get(row * self.dim..(row + 1) * self.dim).unwrap_or_default();
-        rows.iter().flat_map(row).copied().collect()
+    fn key(&self, side: usize, example: usize) -> u64 {
+        self.set.keys().get(side).and_then(|keys| keys.get(example)).copied().unwrap_or_default()
+    }
+
+    /// Trains Δ on some of the examples.
+    fn train(&self, examples: &[usize], task: &Task) -> Result<(Vec<f32>, TrainReport)> {
+        let options = self.options;
+        // The optimiser multiplies its decay by the rate; divided by it, the pull is the same at any rate.
+        let weight_decay = options.pull / options.lr.max(f64::EPSILON);
+        let adam = AdamOptions { rate: options.lr, weight_decay, ..AdamOptions::default() };
+        let schedule = Schedule {
+            rows: examples.len(),
+            epochs: options.epochs,
+            batch: options.batch.min((examples.len() / LEAST_BATCHES).max(LEAST_BATCH)),
+            seed: options.seed,
+            ..Schedule::default()
+        };
+        let mut map = Map::new(self.rows);
+        let learning = Learning {
+            set: self.set,
+            examples,
+            loss: self.set.loss(self.ladder),
+            by_example: true,
+            dim: self.rows.dim,
+            guide: (self.rows.rows, self.rows.dim),
+        };
+        let report = fit(&mut map, &learning, adam, &schedule, &mut Hooks::default(), task)?;
+        Ok((map.delta().to_vec(), report))
+    }
+
+    /// Rows of one side's examples, mapped.
+    fn mapped(&self, side: usize, examples: &[usize], matrix: &[f32]) -> Result<Vec<f32>> {
+        let dim = self.rows.dim;
+        let row = |&example: &usize| {
+            let at = (side * self.set.count() + example) * dim;
+            self.rows.rows.get(at..at + dim).unwrap_or_default()
+        };
+        let rows: Vec<f32> = examples.iter().flat_map(row).copied().collect();
+        apply(matrix, &rows, dim)
+    }
+
+    /// How well examples come out under an adapter, summed over the rungs; larger is better.
+    fn score(&self, aside: &[usize], matrix: &[f32]) -> Result<f64> {
+        match self.set.shape() {
+            Shape::Pairs | Shape::Triplets => self.ranking(aside, matrix),
+            Shape::Scored => self.correlation(aside, matrix),
+            Shape::Classes => self.classes(aside, matrix),
+        }
+    }
+
+    /// NDCG@10 of the positives among all positives.
+    fn ranking(&self, aside: &[usize], matrix: &[f32]) -> Result<f64> {
+        let (mut numbers, mut firsts) = (HashMap::new(), Vec::new());
+        for example in 0..self.set.count() {
+            numbers.entry(self.key(1, example)).or_insert_with(|| {
+                firsts.push(example);
+                firsts.len() as u32 - 1
+            });
+        }
+        let mut judged: HashMap<u64, (usize, HashMap<u32, f64>)> = HashMap::new();
+        for &example in aside {
+            let Some(&number) = numbers.get(&self.key(1, example)) else { continue };
+            let query = judged.entry(self.key(0, example)).or_insert_with(|| (example, HashMap::new()));
+            query.1.insert(number, 1.0);
+        }
+        let mut judged: Vec<_> = judged.into_values().collect();
+        judged.sort_unstable_by_key(|(example, _)| *example);
+        let asked: Vec<usize> = judged.iter().map(|(example, _)| *example).collect();
+        let (queries, documents) = (self.mapped(0, &asked, matrix)?, self.mapped(1, &firsts, matrix)?);
+        let numbers: Vec<u32> = (0..firsts.len() as u32).collect();
+        let mut score = 0.0;
+        for &rung in self.ladder {
+            let ranked = rank_exact(&queries, &documents, &numbers, self.rows.dim, rung, 10)?;
+            score += ranked.iter().zip(&judged).map(|(ranked, (_, j))| ndcg(ranked, j, 10)).sum::<f64>();
+        }
+        Ok(score)
+    }
+
+    /// Rank correlation of cosines and scores.
+    fn correlation(&self, aside: &[usize], matrix: &[f32]) -> Result<f64> {
+        let (a, b) = (self.mapped(0, aside, matrix)?, self.mapped(1, aside, matrix)?);
+        let score = |&example: &usize| self.set.targets(example).first().map_or(0.0, |&s| f64::from(s));
+        let scores: Vec<f64> = aside.iter().map(score).collect();
+        let of = |&rung: &usize| {
+            Ok(RankCorrelation::new(&cosines(&a, &b, self.rows.dim, rung)?, &scores)?.whole())
+        };
+        self.ladder.iter().map(of).sum()
+    }
+
+    /// NDCG@10 of the other texts of the class among all texts.
+    fn classes(&self, aside: &[usize], matrix: &[f32]) -> Result<f64> {
+        let all: Vec<usize> = (0..self.set.count()).collect();
+        let (queries, texts) = (self.mapped(0, aside, matrix)?, self.mapped(0, &all, matrix)?);
+        let class = |&example: &usize| self.set.classes().get(example).copied().unwrap_or_default();
+        let asked: Vec<u32> = aside.iter().map(class).collect();
+        let asked = Classed { rows: &queries, classes: &asked };
+        let texts = Classed { rows: &texts, classes: self.set.classes() };
+        let own: Vec<Option<usize>> = aside.iter().copied().map(Some).collect();
+        let of = |&rung: &usize| {
+            Ok(class_ndcg(asked, texts, &own, (self.rows.dim, rung), 10)?.iter().sum::<f64>())
+        };
+        self.ladder.iter().map(of).sum()
     }
 }
 
-fn pick<T: Copy>(from: &[T], rows: &[usize]) -> Vec<T> {
-    rows.iter().filter_map(|&row| from.get(row).copied()).collect()
-}
-
-fn distinct(rows: &[usize], keys: &[u64]) -> usize {
-    pick(keys, rows).into_iter().collect::<std::collections::HashSet<_>>().len()
-}
-
-/// Trains Δ on some of the pairs.
-fn train_delta(
-    pairs: &PairRows<'_>,
-    subset: &[usize],
-    ladder: &[usize],
-    options: &AdapterOptions,
-    task: &Task,
-) -> Result<(Vec<f32>, TrainReport)> {
-    // The optimiser multiplies its decay by the rate; divided by it, the pull is the same at any rate.
-    let weight_decay = options.pull / options.lr.max(f64::EPSILON);
-    let adam = AdamOptions { rate: options.lr, weight_decay, ..AdamOptions::default() };
-    let schedule = Schedule {
-        rows: subset.len(),
-        epochs: options.epochs,
-        batch: options.batch.min((subset.len() / LEAST_BATCHES).max(LEAST_BATCH)),
-        seed: options.seed,
-        ..Schedule::default()
-    };
-    let mut map = Map::new(pairs);
-    let ranking = Ranking {
-        pairs,
-        subset,
-        known: KnownPositives::new(pairs.query_keys, pairs.positive_keys),
-        loss: Matryoshka::new(Box::new(RankingLoss::default()), ladder),
-    };
-    let report = fit(&mut map, &ranking, adam, &schedule, &mut Hooks::default(), task)?;
-    Ok((map.delta().to_vec(), report))
-}
-
-/// (I + Δ) x, where Δ learns. Texts are rows: first all queries, then all positives.
+/// (I + Δ) x, where Δ learns. Texts are rows.
 struct Map<'a> {
-    pairs: &'a PairRows<'a>,
+    inputs: SideRows<'a>,
     parameters: Parameters,
 }
 
 impl<'a> Map<'a> {
-    fn new(pairs: &'a PairRows<'a>) -> Self {
-        let dim = pairs.dim;
+    fn new(inputs: SideRows<'a>) -> Self {
+        let dim = inputs.dim;
         let delta = Parameter::new("adapter.weight", vec![dim, dim], vec![0.0; dim * dim]);
-        Self { pairs, parameters: Parameters::new(vec![delta]) }
+        Self { inputs, parameters: Parameters::new(vec![delta]) }
     }
 
     fn delta(&self) -> &[f32] {
@@ -227,22 +298,14 @@ impl<'a> Map<'a> {
 
     /// The rows of some texts.
     fn rows(&self, texts: &[usize]) -> Vec<f32> {
-        let dim = self.pairs.dim;
-        let (queries, positives) = (self.pairs.queries, self.pairs.positives);
-        let row = |&text: &usize| {
-            let start = text * dim;
-            let row = match start < queries.len() {
-                true => queries.get(start..start + dim),
-                false => positives.get(start - queries.len()..start - queries.len() + dim),
-            };
-            row.unwrap_or_default()
-        };
+        let SideRows { rows, dim } = self.inputs;
+        let row = |&text: &usize| rows.get(text * dim..(text + 1) * dim).unwrap_or_default();
         texts.iter().flat_map(row).copied().collect()
     }
 
     /// What becomes of rows.
     fn mapped(&self, rows: &[f32]) -> Vec<f32> {
-        let dim = self.pairs.dim;
+        let dim = self.inputs.dim;
         let mut mapped = rows.to_vec();
         let inputs = Matrix::new(rows, rows.len() / dim, dim);
         product(&mut mapped, dim, Before::Kept, inputs, Matrix::new(self.delta(), dim, dim).t(), 1.0);
@@ -255,7 +318,7 @@ impl Model for Map<'_> {
     type Tape = Vec<f32>;
 
     fn dim(&self) -> usize {
-        self.pairs.dim
+        self.inputs.dim
     }
 
     fn embed(&self, texts: &[usize]) -> Result<Vec<f32>> {
@@ -269,7 +332,7 @@ impl Model for Map<'_> {
 
     /// Adds Gᵀ X, where G holds the derivatives by the mapped rows and X the rows.
     fn backward(&mut self, rows: Vec<f32>, slope: &[f32]) -> Result<()> {
-        let dim = self.pairs.dim;
+        let dim = self.inputs.dim;
         let count = rows.len() / dim;
         for delta in self.parameters.iter_mut() {
             if let Some(gradient) = delta.gradient.dense() {
@@ -285,76 +348,10 @@ impl Model for Map<'_> {
     }
 }
 
-/// Queries should find their positives.
-struct Ranking<'a> {
-    pairs: &'a PairRows<'a>,
-    /// The pairs trained on.
-    subset: &'a [usize],
-    known: KnownPositives,
-    loss: Matryoshka,
-}
-
-impl Objective for Ranking<'_> {
-    fn texts(&self, rows: &[usize]) -> Vec<Vec<usize>> {
-        let queries = pick(self.subset, rows);
-        let positives = queries.iter().map(|pair| pair + self.pairs.weights.len()).collect();
-        vec![queries, positives]
-    }
-
-    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<Slope> {
-        let pairs = pick(self.subset, rows);
-        let of = |keys: &[u64]| pick(keys, &pairs);
-        let mask = self.known.mask(&of(self.pairs.query_keys), &of(self.pairs.positive_keys));
-        let weights = pick(self.pairs.weights, &pairs);
-        let dim = self.pairs.dim;
-        self.loss.of(&Batch { sides, dim, excluded: &mask, weights: &weights, ..Batch::default() })
-    }
-}
-
 /// I + αΔ.
 fn towards(delta: &[f32], dim: usize, alpha: f32) -> Vec<f32> {
     let identity = |at: usize| if at / dim == at % dim { 1.0 } else { 0.0 };
     delta.iter().enumerate().map(|(at, value)| identity(at) + alpha * value).collect()
-}
-
-/// The α under which the queries set aside rank their positives best among all positives.
-fn choose_alpha(pairs: &PairRows<'_>, aside: &[usize], ladder: &[usize], delta: &[f32]) -> Result<f32> {
-    let (mut numbers, mut first_rows) = (HashMap::new(), Vec::new());
-    for (row, &key) in pairs.positive_keys.iter().enumerate() {
-        numbers.entry(key).or_insert_with(|| {
-            first_rows.push(row);
-            first_rows.len() as u32 - 1
-        });
-    }
-    let mut judged: HashMap<u64, (usize, HashMap<u32, f64>)> = HashMap::new();
-    for &row in aside {
-        let keys = pairs.query_keys.get(row).zip(pairs.positive_keys.get(row));
-        let Some((query, number)) = keys.and_then(|(q, p)| Some((*q, *numbers.get(p)?))) else { continue };
-        judged.entry(query).or_insert_with(|| (row, HashMap::new())).1.insert(number, 1.0);
-    }
-    let mut judged: Vec<_> = judged.into_values().collect();
-    judged.sort_unstable_by_key(|(row, _)| *row);
-    let query_rows: Vec<usize> = judged.iter().map(|(row, _)| *row).collect();
-    let (queries, documents) =
-        (pairs.gather(pairs.queries, &query_rows), pairs.gather(pairs.positives, &first_rows));
-    let doc_of_row: Vec<u32> = (0..first_rows.len() as u32).collect();
-
-    let mut best = (f64::NEG_INFINITY, 1.0);
-    for alpha in ALPHAS {
-        let matrix = towards(delta, pairs.dim, alpha);
-        let (queries, documents) =
-            (apply(&matrix, &queries, pairs.dim)?, apply(&matrix, &documents, pairs.dim)?);
-        let mut score = 0.0;
-        for &rung in ladder {
-            let ranked = rank_exact(&queries, &documents, &doc_of_row, pairs.dim, rung, 10)?;
-            score +=
-                ranked.iter().zip(&judged).map(|(ranked, (_, judged))| ndcg(ranked, judged, 10)).sum::<f64>();
-        }
-        if score > best.0 {
-            best = (score, alpha);
-        }
-    }
-    Ok(best.1)
 }
 
 #[cfg(test)]

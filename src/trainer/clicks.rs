@@ -1,23 +1,39 @@
 //! From logged searches and clicks to training pairs.
 //!
-//! - **Position bias.** People look less often at lower ranks, so a click there says more. If rank r is
-//!   looked at with probability r^-½ (Joachims et al.: Unbiased Learning-to-Rank with Biased Feedback,
-//!   2017, weigh by its inverse), a click weighs √r, at most [`MAX_WEIGHT`], for a rare click far down
-//!   must not outweigh everything.
-//! - **Repetition.** Clicks on one document for the same query text make one pair, however often and
-//!   by whomever: the loudest user does not decide alone.
-//! - **Floods.** A query text keeps at most [`MAX_TARGETS`] documents, those clicked in the most searches.
+//! - **Who counts.** Robots, floods and age: [`crowd`](super::crowd) gives each search its weight.
+//! - **Position bias.** How probably each rank is looked at is estimated from the log ([`bias`](super::bias)).
+//! - **Evidence.** For each query text and document all searches that showed it are taken together: how often it was
+//!   looked at, as far as ranks tell, and how often clicked. A click where nobody looks says more than one at
+//!   the top, and one click in ten showings says little: [`appeal`](super::appeal) turns both into the probability that
+//!   the document is what people want.
+//! - **Weight.** That probability, divided by how probably the document was looked at (inverse propensity: Joachims,
+//!   Swaminathan and Schnabel: Unbiased Learning-to-Rank with Biased Feedback, 2017), for behind each click at a low rank
+//!   stand those of people who never looked there. It is clipped at [`MAX_WEIGHT`], for a rare click far down must
+//!   not outweigh everything. Whoever uses weights divides by their sum.
+//! - **Repetition.** Clicks on one document for the same query text make one pair.
+//! - **Floods.** A query text keeps at most [`MAX_TARGETS`] documents, those most probably wanted.
 //! - **Retraction.** The latest grade counts; one that is not above zero withdraws the click.
+//! - **Skipped.** What stood above the lowest click and was not clicked itself was probably seen and not wanted
+//!   (Joachims et al.: Accurately Interpreting Clickthrough Data as Implicit Feedback, 2005): candidates for hard
+//!   negatives.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
-use super::data::{Pair, ResolvedPair, Target};
+use super::appeal::{Appeal, Evidence};
+use super::bias::{PositionBias, estimate_weighted};
+use super::crowd::{self, Cut};
+use super::data::{Pair, Target};
 use super::split::query_key;
 
 /// Largest weight that a low rank gives.
-pub const MAX_WEIGHT: f32 = 3.0;
+pub const MAX_WEIGHT: f64 = 10.0;
 /// Documents kept for one query text.
 pub const MAX_TARGETS: usize = 10;
+/// Less probably wanted than this, a clicked document makes no pair.
+pub const LEAST_PROBABLE: f64 = 0.2;
+/// Skipped documents kept for one query text.
+pub const MAX_SKIPPED: usize = 10;
 
 /// A click on a document of a logged search.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,8 +59,51 @@ pub struct LoggedQuery {
     pub generation: u32,
     /// Ids of the documents shown, by rank.
     pub shown: Vec<String>,
+    /// For each of them how likely it was to stand at its rank; 1 where the ranking decided. Empty if it decided all.
+    pub propensities: Vec<f32>,
+    /// Who searched, where that is known.
+    pub client: Option<String>,
     /// Clicks, in any order.
     pub clicks: Vec<Click>,
+}
+
+impl LoggedQuery {
+    /// Whether a document was clicked: by its last grade, which must be above zero.
+    pub fn clicked(&self, id: &str) -> bool {
+        let grades = self.clicks.iter().filter(|click| click.id == id && click.grade.is_finite());
+        grades.max_by_key(|click| click.time).is_some_and(|click| click.grade > 0.0)
+    }
+}
+
+/// How a log is learnt from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClickOptions {
+    /// A search older than the newest by this counts half; without it, age does not matter.
+    pub half_life: Option<Duration>,
+}
+
+/// A document that was shown above a click and not clicked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Skipped {
+    /// Text of the query.
+    pub query: String,
+    /// Id of the document.
+    pub id: String,
+    /// In how many searches, by their weights.
+    pub times: f64,
+}
+
+/// What a log teaches.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct FromLog {
+    /// What queries should find, by the time of their first search.
+    pub pairs: Vec<Pair>,
+    /// What was passed over, most often first; nothing of it was ever clicked for the same text.
+    pub skipped: Vec<Skipped>,
+    /// Position bias.
+    pub bias: PositionBias,
+    /// Counts.
+    pub report: ClickReport,
 }
 
 /// What [`pairs_from_log`] found.
@@ -58,83 +117,146 @@ pub struct ClickReport {
     pub repeated: usize,
     /// Query and document pairs withdrawn by their last grade.
     pub withdrawn: usize,
+    /// Pairs dropped because the clicks look like accidents.
+    pub improbable: usize,
     /// Pairs dropped because their query text had too many.
     pub flooded: usize,
+    /// Searches and clients that count less.
+    pub cut: Cut,
     /// Pairs made.
     pub pairs: usize,
 }
 
+/// All that is known of one query text.
+struct Text<'a> {
+    text: &'a str,
+    documents: HashMap<&'a str, Seen>,
+}
+
 /// What is known of one document under one query text.
-struct Seen<'a> {
-    id: &'a str,
-    searches: usize,
+#[derive(Default)]
+struct Seen {
+    evidence: Evidence,
+    clicks: usize,
     grade: f32,
     graded_at: u64,
-    weight: f32,
+    /// Time of the first search in which it was clicked.
     first: u64,
+    /// Weight of the searches in which it was skipped.
+    skipped: f64,
 }
 
 /// Makes pairs of clicks, ordered by the time of their first search.
-pub fn pairs_from_log(queries: &[LoggedQuery]) -> (Vec<Pair>, ClickReport) {
-    let mut report = ClickReport { searches: queries.len(), ..ClickReport::default() };
-    let mut texts: HashMap<u64, (&str, Vec<Seen<'_>>)> = HashMap::new();
-    for query in queries.iter().filter(|q| !q.text.trim().is_empty()) {
-        let mut in_this_search = Vec::new();
-        for click in query.clicks.iter().filter(|c| c.grade.is_finite()) {
-            report.clicks += 1;
-            let (_, seen) = texts.entry(query_key(&query.text)).or_insert((&query.text, Vec::new()));
-            let again = in_this_search.contains(&click.id.as_str());
-            report.repeated += usize::from(!note(seen, query, click, again));
-            in_this_search.push(&click.id);
+pub fn pairs_from_log(queries: &[LoggedQuery], options: &ClickOptions) -> FromLog {
+    let (weights, cut) = crowd::weights(queries, options.half_life);
+    let bias = estimate_weighted(queries, &weights);
+    let mut report = ClickReport { searches: queries.len(), cut, ..ClickReport::default() };
+    let mut texts: HashMap<u64, Text<'_>> = HashMap::new();
+    for (query, weight) in queries.iter().zip(weights).filter(|(query, _)| !query.text.trim().is_empty()) {
+        report.clicks += query.clicks.iter().filter(|click| click.grade.is_finite()).count();
+        if weight > 0.0 {
+            let new = || Text { text: &query.text, documents: HashMap::new() };
+            texts.entry(query_key(&query.text)).or_insert_with(new).note(query, weight, &bias);
         }
     }
-    let mut pairs = Vec::new();
-    for (text, mut seen) in texts.into_values() {
-        let before = seen.len();
-        seen.retain(|s| s.grade > 0.0);
-        report.withdrawn += before - seen.len();
-        seen.sort_unstable_by(|a, b| {
-            b.searches.cmp(&a.searches).then(a.first.cmp(&b.first)).then(a.id.cmp(b.id))
-        });
-        report.flooded += seen.len().saturating_sub(MAX_TARGETS);
-        pairs.extend(seen.iter().take(MAX_TARGETS).map(|s| Pair {
-            query: text.to_string(),
-            positive: Target::Id(s.id.to_string()),
-            weight: s.weight * s.grade.min(1.0),
-            time: s.first,
-        }));
+    let mut texts: Vec<(u64, Text<'_>)> = texts.into_iter().collect();
+    // Sums of floating-point numbers depend on their order.
+    texts.sort_unstable_by_key(|(key, _)| *key);
+    let texts: Vec<(&str, Documents<'_>)> = texts.into_iter().map(|(_, text)| text.sorted()).collect();
+    let appeal = Appeal::fit(&texts.iter().map(|(_, documents)| evidence(documents)).collect::<Vec<_>>());
+    let (mut pairs, mut skipped) = (Vec::new(), Vec::new());
+    for (text, documents) in texts {
+        skipped.append(&mut passed_over(text, &documents));
+        pairs.append(&mut wanted(text, documents, &appeal, &mut report));
     }
     pairs.sort_unstable_by(|a, b| {
         (a.time, &a.query).cmp(&(b.time, &b.query)).then_with(|| target(a).cmp(target(b)))
     });
-    report.pairs = pairs.len();
-    (pairs, report)
-}
-
-/// Notes a click; false if the same text and document were clicked before.
-fn note<'a>(seen: &mut Vec<Seen<'a>>, query: &LoggedQuery, click: &'a Click, again: bool) -> bool {
-    if let Some(known) = seen.iter_mut().find(|s| s.id == click.id) {
-        known.searches += usize::from(!again);
-        known.first = known.first.min(query.time);
-        if click.time >= known.graded_at {
-            (known.grade, known.graded_at) = (click.grade, click.time);
-        }
-        return false;
-    }
-    seen.push(Seen {
-        id: &click.id,
-        searches: 1,
-        grade: click.grade,
-        graded_at: click.time,
-        weight: rank_weight(query.shown.iter().position(|id| *id == click.id)),
-        first: query.time,
+    skipped.sort_unstable_by(|a: &Skipped, b| {
+        b.times.total_cmp(&a.times).then_with(|| (&a.query, &a.id).cmp(&(&b.query, &b.id)))
     });
-    true
+    report.pairs = pairs.len();
+    FromLog { pairs, skipped, bias, report }
 }
 
-/// √rank, at most [`MAX_WEIGHT`]; 1 where the document was not shown. `position` counts from 0.
-fn rank_weight(position: Option<usize>) -> f32 {
-    position.map_or(1.0, |at| ((at + 1) as f32).sqrt().min(MAX_WEIGHT))
+/// Documents of a text with what is known of them, by id.
+type Documents<'a> = Vec<(&'a str, Seen)>;
+
+/// What is known of a text's documents, without what else is.
+fn evidence(documents: &Documents<'_>) -> Vec<Evidence> {
+    documents.iter().map(|(_, seen)| seen.evidence).collect()
+}
+
+impl<'a> Text<'a> {
+    /// Adds a search for the text.
+    fn note(&mut self, query: &'a LoggedQuery, weight: f64, bias: &PositionBias) {
+        let lowest = query.shown.iter().rposition(|id| query.clicked(id));
+        let mut shown = HashSet::new();
+        for (position, id) in query.shown.iter().enumerate().filter(|(_, id)| shown.insert(id.as_str())) {
+            let clicked = query.clicked(id);
+            let seen = self.documents.entry(id).or_default();
+            seen.evidence.add(position, weight, bias.examination(position), clicked);
+            if !clicked && lowest.is_some_and(|lowest| position < lowest) {
+                seen.skipped += weight;
+            }
+        }
+        for click in query.clicks.iter().filter(|click| click.grade.is_finite()) {
+            let seen = self.documents.entry(&click.id).or_default();
+            if shown.insert(&click.id) && query.clicked(&click.id) {
+                // It was not on the page, so no rank hid it.
+                seen.evidence.add(0, weight, 1.0, true);
+            }
+            seen.first = if seen.clicks == 0 { query.time } else { seen.first.min(query.time) };
+            seen.clicks += 1;
+            if click.time >= seen.graded_at {
+                (seen.grade, seen.graded_at) = (click.grade, click.time);
+            }
+        }
+    }
+
+    fn sorted(self) -> (&'a str, Documents<'a>) {
+        let mut documents: Documents<'a> = self.documents.into_iter().collect();
+        documents.sort_unstable_by_key(|(id, _)| *id);
+        (self.text, documents)
+    }
+}
+
+/// The documents of a text that were skipped, most often first.
+fn passed_over(text: &str, documents: &Documents<'_>) -> Vec<Skipped> {
+    let skipped = documents.iter().filter(|(_, seen)| seen.skipped > 0.0 && seen.clicks == 0);
+    let mut skipped: Vec<Skipped> = skipped
+        .map(|(id, seen)| Skipped { query: text.to_owned(), id: (*id).to_owned(), times: seen.skipped })
+        .collect();
+    skipped.sort_by(|a, b| b.times.total_cmp(&a.times));
+    skipped.truncate(MAX_SKIPPED);
+    skipped
+}
+
+/// The pairs of a text.
+fn wanted(text: &str, documents: Documents<'_>, appeal: &Appeal, report: &mut ClickReport) -> Vec<Pair> {
+    let probable = appeal.wanted(&evidence(&documents));
+    let mut found: Vec<(f64, &str, Seen)> = probable
+        .into_iter()
+        .zip(documents)
+        .map(|(probable, (id, seen))| (probable, id, seen))
+        .filter(|(_, _, seen)| seen.clicks > 0)
+        .collect();
+    report.repeated += found.iter().map(|(_, _, seen)| seen.clicks - 1).sum::<usize>();
+    let before = found.len();
+    found.retain(|(_, _, seen)| seen.grade > 0.0);
+    report.withdrawn += before - found.len();
+    let before = found.len();
+    found.retain(|(probable, ..)| *probable >= LEAST_PROBABLE);
+    report.improbable += before - found.len();
+    found.sort_by(|(p, _, a), (q, _, b)| q.total_cmp(p).then(a.first.cmp(&b.first)));
+    report.flooded += found.len().saturating_sub(MAX_TARGETS);
+    let pair = |(probable, id, seen): (f64, &str, Seen)| Pair {
+        query: text.to_owned(),
+        positive: Target::Id(id.to_owned()),
+        weight: (probable * seen.evidence.inverse_propensity(MAX_WEIGHT)) as f32 * seen.grade.min(1.0),
+        time: seen.first,
+    };
+    found.into_iter().take(MAX_TARGETS).map(pair).collect()
 }
 
 fn target(pair: &Pair) -> &str {
@@ -155,20 +277,20 @@ pub struct Judged {
     pub weight: f64,
 }
 
-/// The judgements that pairs make, one for each query text, in the order of `indices`. What was
-/// clicked is relevant with grade 1; how sure that is, is in the query's weight.
-pub fn judgements(pairs: &[ResolvedPair], indices: &[usize]) -> Vec<Judged> {
+/// The judgements that pairs make, given as query, id of what it should find, and weight: one for each query text, in
+/// their order. What was clicked is relevant with grade 1; how sure that is, is in the query's weight.
+pub fn judgements<'p>(pairs: impl Iterator<Item = (&'p str, &'p str, f32)>) -> Vec<Judged> {
     let mut numbers: HashMap<u64, usize> = HashMap::new();
     let mut judged: Vec<(Judged, f64)> = Vec::new();
-    for pair in indices.iter().filter_map(|&index| pairs.get(index)) {
-        let number = *numbers.entry(query_key(&pair.query)).or_insert(judged.len());
+    for (query, id, weight) in pairs {
+        let number = *numbers.entry(query_key(query)).or_insert(judged.len());
         if number == judged.len() {
-            judged.push((Judged { query: pair.query.clone(), grades: HashMap::new(), weight: 0.0 }, 0.0));
+            judged.push((Judged { query: query.to_owned(), grades: HashMap::new(), weight: 0.0 }, 0.0));
         }
         if let Some((judged, seen)) = judged.get_mut(number) {
-            judged.grades.insert(pair.positive_id.clone(), 1.0);
+            judged.grades.insert(id.to_owned(), 1.0);
             *seen += 1.0;
-            judged.weight += (f64::from(pair.weight) - judged.weight) / *seen;
+            judged.weight += (f64::from(weight) - judged.weight) / *seen;
         }
     }
     judged.into_iter().map(|(judged, _)| judged).collect()
@@ -193,21 +315,12 @@ mod tests {
         }
     }
 
-    fn brief(pairs: &[Pair]) -> Vec<(&str, &str, f32, u64)> {
-        pairs.iter().map(|p| (p.query.as_str(), target(p), p.weight, p.time)).collect()
+    fn brief(pairs: &[Pair]) -> Vec<(&str, &str, u64)> {
+        pairs.iter().map(|p| (p.query.as_str(), target(p), p.time)).collect()
     }
 
-    #[test]
-    fn lower_ranks_weigh_more_up_to_the_limit() {
-        let shown: Vec<String> = (0..20).map(|i| format!("d{i}")).collect();
-        let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
-        let log = [search("q", 5, &shown, &[("d0", 1.0), ("d3", 1.0), ("d19", 1.0), ("elsewhere", 0.5)])];
-        let (pairs, report) = pairs_from_log(&log);
-        assert_eq!(
-            brief(&pairs),
-            [("q", "d0", 1.0, 5), ("q", "d19", 3.0, 5), ("q", "d3", 2.0, 5), ("q", "elsewhere", 0.5, 5)]
-        );
-        assert_eq!((report.clicks, report.pairs), (4, 4));
+    fn made(queries: &[LoggedQuery]) -> FromLog {
+        pairs_from_log(queries, &ClickOptions::default())
     }
 
     #[test]
@@ -217,13 +330,15 @@ mod tests {
             search("reset password", 10, &["b", "a"], &[("a", 1.0)]),
             search("reset password", 30, &["a", "b"], &[("a", 0.0)]),
         ];
-        let (pairs, report) = pairs_from_log(&log);
-        assert_eq!(brief(&pairs), [("Reset  Password", "b", 2f32.sqrt(), 20)]);
-        assert_eq!((report.clicks, report.repeated, report.withdrawn), (4, 2, 1));
+        let found = made(&log);
+        assert_eq!(brief(&found.pairs), [("Reset  Password", "b", 20)]);
+        assert!(found.pairs[0].weight > 0.0);
+        let report = found.report;
+        assert_eq!((report.clicks, report.repeated, report.withdrawn, report.pairs), (4, 2, 1, 1));
     }
 
     #[test]
-    fn a_flood_of_clicks_on_one_text_is_cut_to_the_most_searched() {
+    fn a_flood_of_clicks_on_one_text_is_cut_to_the_most_probable() {
         let ids: Vec<String> = (0..100).map(|i| format!("d{i:02}")).collect();
         let all: Vec<(&str, f32)> = ids.iter().map(|id| (id.as_str(), 1.0)).collect();
         let log = [
@@ -231,23 +346,97 @@ mod tests {
             search("q", 2, &[], &[("d77", 1.0)]),
             search("other", 3, &[], &[("x", 1.0)]),
         ];
-        let (pairs, report) = pairs_from_log(&log);
-        assert_eq!((pairs.len(), report.flooded, report.repeated), (MAX_TARGETS + 1, 90, 1));
-        assert!(pairs.iter().any(|p| target(p) == "d77"));
+        let found = made(&log);
+        assert_eq!(
+            (found.pairs.len(), found.report.flooded, found.report.repeated),
+            (MAX_TARGETS + 1, 90, 1)
+        );
+        assert!(found.pairs.iter().any(|p| target(p) == "d77"));
+    }
+
+    /// People look at rank r with probability 1/r and click what they want; of 300 texts, half want the first hit and half
+    /// the third.
+    fn biased() -> Vec<LoggedQuery> {
+        let mut rng = super::super::rng::Rng::new(5);
+        let mut chance = move |p: f64| (rng.bits() >> 11) as f64 / (1u64 << 53) as f64 >= 1.0 - p;
+        let mut order = super::super::rng::Rng::new(6);
+        let mut log = Vec::new();
+        for number in 0..6000u64 {
+            let text = number % 300;
+            let mut shown: Vec<u64> = (0..5).collect();
+            let shuffled = number % 5 == 0;
+            if shuffled {
+                order.shuffle(&mut shown);
+            }
+            let wanted = if text < 150 { 0 } else { 2 };
+            let looked_at = |at: usize| 1.0 / (at + 1) as f64;
+            let clicks: Vec<(String, f32)> = shown
+                .iter()
+                .enumerate()
+                .filter(|(at, id)| chance(looked_at(*at) * if **id == wanted { 0.9 } else { 0.05 }))
+                .map(|(_, id)| (format!("{text}-{id}"), 1.0))
+                .collect();
+            let clicks: Vec<(&str, f32)> = clicks.iter().map(|(id, grade)| (id.as_str(), *grade)).collect();
+            let shown: Vec<String> = shown.iter().map(|id| format!("{text}-{id}")).collect();
+            let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
+            let mut query = search(&format!("text {text}"), 10 * number + 1, &shown, &clicks);
+            query.propensities = if shuffled { vec![0.2; 5] } else { Vec::new() };
+            log.push(query);
+        }
+        log
+    }
+
+    #[test]
+    fn weights_set_position_bias_right_and_accidents_weigh_little() {
+        let log = biased();
+        let found = made(&log);
+        assert!((found.bias.examination(2) - 1.0 / 3.0).abs() < 0.08, "{:?}", found.bias.curve);
+        let weight = |wanted: &dyn Fn(u64, &str) -> bool| -> f64 {
+            let of_text =
+                |pair: &Pair| pair.query.strip_prefix("text ").and_then(|n| n.parse().ok()).unwrap_or(0);
+            let mine =
+                found.pairs.iter().filter(|p| wanted(of_text(p), target(p).split('-').nth(1).unwrap_or("")));
+            mine.map(|pair| f64::from(pair.weight)).sum()
+        };
+        let first = weight(&|text, id| text < 150 && id == "0");
+        let third = weight(&|text, id| text >= 150 && id == "2");
+        let others = weight(&|_, _| true) - first - third;
+        // Each text of the third rank stands for those whose people never looked there: about 1 / θ = 3, less as
+        // a part of the pages was shuffled.
+        assert!(first > 130.0 && third / first > 1.8 && third / first < 3.2, "{first} {third}");
+        assert!(others < 0.1 * (first + third), "{others}");
+        let clicks_on_others = log.iter().flat_map(|q| &q.clicks).count();
+        assert!(found.report.improbable > 100, "{:?} of {clicks_on_others}", found.report);
+    }
+
+    #[test]
+    fn what_stood_above_a_click_and_was_never_clicked_is_skipped() {
+        let log = [
+            search("q", 1, &["a", "b", "c", "d"], &[("c", 1.0)]),
+            search("Q", 2, &["b", "a", "c", "d"], &[("c", 1.0)]),
+            search("q", 3, &["e", "b"], &[("b", 1.0)]),
+            search("none", 4, &["a", "b"], &[]),
+        ];
+        let skipped = made(&log).skipped;
+        let brief: Vec<(&str, &str, f64)> =
+            skipped.iter().map(|s| (s.query.as_str(), s.id.as_str(), s.times)).collect();
+        assert_eq!(brief, [("q", "a", 2.0), ("q", "e", 1.0)]);
+    }
+
+    #[test]
+    fn old_searches_fade_with_a_half_life() {
+        let old = search("q", 1, &["a", "b"], &[("a", 1.0)]);
+        let new = search("q", 3_600_000_001, &["a", "b"], &[("b", 1.0)]);
+        let options = ClickOptions { half_life: Some(Duration::from_secs(600)) };
+        let found = pairs_from_log(&[old, new], &options);
+        let weight = |id: &str| found.pairs.iter().find(|p| target(p) == id).map_or(0.0, |p| p.weight);
+        assert!(weight("b") > weight("a"), "{:?}", found.pairs);
     }
 
     #[test]
     fn judgements_join_the_clicks_of_a_text() {
-        let pair = |query: &str, id: &str, weight: f32| ResolvedPair {
-            query: query.into(),
-            positive_id: id.into(),
-            positive_text: String::new(),
-            weight,
-            time: 0,
-        };
-        let pairs =
-            [pair("q", "a", 1.0), pair("other", "b", 3.0), pair(" Q ", "c", 2.0), pair("unused", "d", 1.0)];
-        let judged = judgements(&pairs, &[0, 1, 2, 99]);
+        let pairs = [("q", "a", 1.0), ("other", "b", 3.0), (" Q ", "c", 2.0)];
+        let judged = judgements(pairs.into_iter());
         assert_eq!(judged.len(), 2);
         let grades = [("a".into(), 1.0), ("c".into(), 1.0)].into();
         assert_eq!(judged[0], Judged { query: "q".into(), grades, weight: 1.5 });

@@ -13,12 +13,12 @@
 //!   leave fewer negatives;
 //! - of texts with classes a batch holds several of each class ([`PER_CLASS`]), or no positive were to be found in it.
 //!
-//! Every example comes once in an epoch. Batches are a function of the seed and the epoch's number, so that a run that was
-//! stopped goes on with the same ones.
+//! Every example comes once in an epoch, and the same shuffled order gives the same batches.
 
 use std::collections::HashMap;
 
 use super::data::Shape;
+use super::fit::Objective;
 use super::losses::{Batch, Guide, KnownPositives, Loss, LossKind, LossOptions, Matryoshka, Slope};
 use super::rng::Rng;
 use crate::encoder::Role;
@@ -64,26 +64,6 @@ pub struct TrainingSet {
     classes: Vec<u32>,
     weights: Vec<f32>,
     known: KnownPositives,
-}
-
-/// A batch of examples, before its texts are embedded.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Drawn {
-    /// For each side the numbers of its texts.
-    pub sides: Vec<Vec<usize>>,
-    weights: Vec<f32>,
-    targets: Vec<f32>,
-    classes: Vec<u32>,
-    excluded: Vec<bool>,
-}
-
-/// A guide's vectors of all texts of a run.
-#[derive(Debug, Clone, Copy)]
-pub struct GuideRows<'a> {
-    /// texts × `dim`.
-    pub rows: &'a [f32],
-    /// Dimensions.
-    pub dim: usize,
 }
 
 impl TrainingSet {
@@ -202,112 +182,163 @@ impl TrainingSet {
         self.targets.get(example).map_or(&[], Vec::as_slice)
     }
 
+    /// Rows of the texts by number, each of `dim` values, as the examples have them: side after side.
+    pub fn side_rows(&self, rows: &[f32], dim: usize) -> Vec<f32> {
+        let row = |&text: &usize| rows.get(text * dim..(text + 1) * dim).unwrap_or_default();
+        self.sides.iter().flatten().flat_map(row).copied().collect()
+    }
+
+    /// All numbers that a run depends on, beside texts and loss.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
+        let numbers = self.sides.iter().flatten().map(|&text| text as u64);
+        let keys = self.keys.iter().flatten().copied();
+        let classes = self.classes.iter().map(|&class| u64::from(class));
+        let values = self.targets.iter().flatten().chain(&self.weights);
+        numbers.chain(keys).chain(classes).chain(values.map(|value| u64::from(value.to_bits())))
+    }
+
     /// The loss on every rung of a ladder.
     pub fn loss(&self, ladder: &[usize]) -> Matryoshka {
         self.loss.build(ladder, &self.options)
     }
 
-    /// The batches of an epoch: some of the examples, of which each comes once, in batches of about `size`.
-    pub fn batches(&self, of: &[usize], size: usize, seed: u64, epoch: u64) -> Vec<Vec<usize>> {
-        // Seeds that differ by little, as users choose them, must not give each other's epochs.
-        let mut rng = Rng::new(Rng::new(seed).bits() ^ epoch);
-        let count = of.len().div_ceil(size.max(2)).max(1);
+    /// Puts examples, shuffled, into the order in which they are cut into so many batches.
+    pub fn arrange(&self, examples: &mut [usize], batches: usize) {
+        if self.shape == Shape::Scored || batches < 2 {
+            return;
+        }
+        let by_class = self.loss.by_class();
         let key = |example: usize| match self.keys.get(1) {
-            Some(positives) if !self.loss.by_class() => positives.get(example).copied().unwrap_or_default(),
+            Some(positives) if !by_class => positives.get(example).copied().unwrap_or_default(),
             _ => u64::from(self.classes.get(example).copied().unwrap_or_default()),
         };
-        let grouped = self.shape != Shape::Scored;
-        let mut order = of.to_vec();
-        rng.shuffle(&mut order);
-        if !grouped {
-            return (0..count)
-                .filter_map(|i| order.get(i * of.len() / count..(i + 1) * of.len() / count))
-                .map(<[usize]>::to_vec)
-                .collect();
-        }
         let mut places: HashMap<u64, usize> = HashMap::new();
         let mut groups: Vec<Vec<usize>> = Vec::new();
-        for example in order {
+        for &example in examples.iter() {
             let place = *places.entry(key(example)).or_insert(groups.len());
             match groups.get_mut(place) {
                 Some(group) => group.push(example),
                 None => groups.push(vec![example]),
             }
         }
-        if self.loss.by_class() {
-            return together(groups, count, &mut rng);
-        }
-        apart(&groups, count, &mut rng)
-    }
-
-    /// A batch of examples.
-    pub fn draw(&self, examples: &[usize]) -> Drawn {
-        let keys: Vec<Vec<u64>> = self.keys.iter().map(|side| pick(side, examples)).collect();
-        let excluded = match keys.split_first() {
-            Some((queries, documents)) if !documents.is_empty() && self.shape != Shape::Scored => {
-                self.known.mask(queries, &documents.concat())
-            }
-            _ => Vec::new(),
+        // The order in is random already; what it decides is the same whenever it comes again.
+        let mut rng = Rng::new(examples.first().map_or(0, |&first| first as u64));
+        let arranged = match by_class {
+            true => together(groups, &mut rng),
+            false => apart(&groups, examples.len(), batches, &mut rng),
         };
-        Drawn {
-            sides: self.sides.iter().map(|side| pick(side, examples)).collect(),
-            weights: pick(&self.weights, examples),
-            targets: examples.iter().flat_map(|&example| self.targets(example)).copied().collect(),
-            classes: pick(&self.classes, examples),
-            excluded,
-        }
+        examples.iter_mut().zip(arranged).for_each(|(to, from)| *to = from);
     }
-}
 
-impl Drawn {
-    /// The loss of the batch, given its texts' rows, side after side and example after example in each, each of `dim` values.
+    /// The loss of some examples, given each side's rows of `dim` values; `guide`: those of a guide.
     ///
     /// # Errors
     /// [`Error::Input`] if the lengths contradict each other, or the loss needs a guide and there is none.
     pub fn slope(
         &self,
         loss: &dyn Loss,
-        rows: &[f32],
-        dim: usize,
-        guide: Option<GuideRows<'_>>,
+        examples: &[usize],
+        (sides, dim): (&[&[f32]], usize),
+        guide: Option<Guide<'_>>,
     ) -> Result<Slope> {
-        let sides: Vec<&[f32]> = rows.chunks((self.weights.len() * dim).max(1)).collect();
-        let guided: Option<(Vec<Vec<f32>>, usize)> = guide.map(|guide| {
-            let of = |side: &Vec<usize>| {
-                let row = |&text: &usize| guide.rows.get(text * guide.dim..(text + 1) * guide.dim);
-                side.iter().filter_map(row).flatten().copied().collect()
-            };
-            (self.sides.iter().map(of).collect(), guide.dim)
-        });
-        let guided: Option<(Vec<&[f32]>, usize)> =
-            guided.as_ref().map(|(sides, dim)| (sides.iter().map(Vec::as_slice).collect(), *dim));
+        let targets: Vec<f32> = examples.iter().flat_map(|&example| self.targets(example)).copied().collect();
         loss.of(&Batch {
-            sides: &sides,
+            sides,
             dim,
-            weights: &self.weights,
-            targets: &self.targets,
-            classes: &self.classes,
-            excluded: &self.excluded,
-            guide: guided.as_ref().map(|(sides, dim)| Guide { sides, dim: *dim }),
+            weights: &pick(&self.weights, examples),
+            targets: &targets,
+            classes: &pick(&self.classes, examples),
+            excluded: &self.mask(examples),
+            guide,
         })
+    }
+
+    /// What is no negative in a batch of examples.
+    fn mask(&self, examples: &[usize]) -> Vec<bool> {
+        if self.shape == Shape::Scored {
+            return Vec::new();
+        }
+        let keys: Vec<Vec<u64>> = self.keys.iter().map(|side| pick(side, examples)).collect();
+        match keys.split_first() {
+            Some((queries, documents)) if !documents.is_empty() => {
+                self.known.mask(queries, &documents.concat())
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// What training asks of the embeddings of a set's texts.
+pub(super) struct Learning<'a> {
+    pub set: &'a TrainingSet,
+    /// The examples trained on, in the order of the loop's rows.
+    pub examples: &'a [usize],
+    pub loss: Matryoshka,
+    /// Whether the model numbers texts anew for each example, side after side, and not as the set does.
+    pub by_example: bool,
+    /// Dimensions of the model.
+    pub dim: usize,
+    /// A guide's rows, numbered as the model's texts, and its dimensions; used if the loss asks for them.
+    pub guide: (&'a [f32], usize),
+}
+
+impl Objective for Learning<'_> {
+    fn texts(&self, rows: &[usize]) -> Vec<Vec<usize>> {
+        let examples = pick(self.examples, rows);
+        let side = |(number, side): (usize, &Vec<usize>)| match self.by_example {
+            true => examples.iter().map(|example| number * self.set.count() + example).collect(),
+            false => pick(side, &examples),
+        };
+        self.set.sides.iter().enumerate().map(side).collect()
+    }
+
+    fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<Slope> {
+        let examples = pick(self.examples, rows);
+        let (guide, dim) = self.guide;
+        let of = |side: &Vec<usize>| -> Vec<f32> {
+            let row = |&text: &usize| guide.get(text * dim..(text + 1) * dim).unwrap_or_default();
+            side.iter().flat_map(row).copied().collect()
+        };
+        let guided: Vec<Vec<f32>> = match self.set.loss.guided() {
+            true => self.texts(rows).iter().map(of).collect(),
+            false => Vec::new(),
+        };
+        let guided: Vec<&[f32]> = guided.iter().map(Vec::as_slice).collect();
+        let guide = (!guided.is_empty()).then_some(Guide { sides: &guided, dim });
+        self.set.slope(&self.loss, &examples, (sides, self.dim), guide)
+    }
+
+    fn arrange(&self, rows: &mut [usize], batches: usize) {
+        let mut examples = pick(self.examples, rows);
+        let back: HashMap<usize, usize> = examples.iter().copied().zip(rows.iter().copied()).collect();
+        self.set.arrange(&mut examples, batches);
+        for (row, example) in rows.iter_mut().zip(&examples) {
+            *row = back.get(example).copied().unwrap_or(*row);
+        }
     }
 }
 
 /// Deals groups to batches so that the members of one go to as many as there are.
-fn apart(groups: &[Vec<usize>], count: usize, rng: &mut Rng) -> Vec<Vec<usize>> {
-    let mut batches = vec![Vec::new(); count];
-    for (at, &example) in groups.iter().flatten().enumerate() {
-        if let Some(batch) = batches.get_mut(at % count) {
+fn apart(groups: &[Vec<usize>], total: usize, batches: usize, rng: &mut Rng) -> Vec<usize> {
+    let room = |batch: usize| (batch + 1) * total / batches - batch * total / batches;
+    // Neighbours in dealing are none in time.
+    let mut order: Vec<usize> = (0..batches).collect();
+    rng.shuffle(&mut order);
+    let mut dealt: Vec<Vec<usize>> = vec![Vec::new(); batches];
+    let mut turn = order.iter().copied().cycle();
+    for &example in groups.iter().flatten() {
+        // All batches have room until the last round, in which some are larger by one.
+        let open = |batch: &usize| dealt.get(*batch).is_some_and(|dealt| dealt.len() < room(*batch));
+        let batch = turn.by_ref().take(batches).find(open);
+        if let Some(batch) = batch.and_then(|batch| dealt.get_mut(batch)) {
             batch.push(example);
         }
     }
-    // Copies went to neighbours; here they are spread over the epoch, and over the batch.
-    rng.shuffle(&mut batches);
-    batches
+    dealt.concat()
 }
 
-/// Cuts groups into handfuls and fills one batch after the other with them.
-fn together(groups: Vec<Vec<usize>>, count: usize, rng: &mut Rng) -> Vec<Vec<usize>> {
+/// Cuts groups into handfuls and lays them one after the other.
+fn together(groups: Vec<Vec<usize>>, rng: &mut Rng) -> Vec<usize> {
     let mut handfuls: Vec<Vec<usize>> = Vec::new();
     for group in groups {
         // Evenly, so that none is left alone where there are two.
@@ -316,18 +347,7 @@ fn together(groups: Vec<Vec<usize>>, count: usize, rng: &mut Rng) -> Vec<Vec<usi
         handfuls.extend((0..parts).filter_map(cut).map(<[usize]>::to_vec));
     }
     rng.shuffle(&mut handfuls);
-    let total: usize = handfuls.iter().map(Vec::len).sum();
-    let mut batches = vec![Vec::new(); count];
-    let mut dealt = 0;
-    for handful in handfuls {
-        let batch = (dealt * count / total.max(1)).min(count - 1);
-        dealt += handful.len();
-        if let Some(batch) = batches.get_mut(batch) {
-            batch.extend(handful);
-        }
-    }
-    batches.retain(|batch| !batch.is_empty());
-    batches
+    handfuls.concat()
 }
 
 /// Which of an example's texts stands on a side: beyond its own negatives they begin again.

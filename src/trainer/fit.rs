@@ -104,11 +104,8 @@ pub(super) trait Objective {
     /// The loss of rows, given each side's embeddings (texts × dim), and its derivatives by them.
     fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<Slope>;
 
-    /// The batches of an epoch, as many as rows in even parts of at most `size` make, if they are not to be the rows in
-    /// random order, cut.
-    fn batches(&self, _size: usize, _seed: u64, _epoch: usize) -> Option<Vec<Vec<usize>>> {
-        None
-    }
+    /// Puts an epoch's rows, shuffled, into the order in which they are cut into so many batches.
+    fn arrange(&self, _rows: &mut [usize], _batches: usize) {}
 }
 
 /// Takes the state of a run.
@@ -205,15 +202,9 @@ impl Run<'_> {
         let mut order: Vec<usize> = (0..schedule.rows).collect();
         for epoch in 0..schedule.epochs {
             rng.shuffle(&mut order);
-            let own = objective.batches(schedule.batch, schedule.seed, epoch);
-            let batches: Vec<&[usize]> = match &own {
-                Some(own) => own.iter().map(Vec::as_slice).collect(),
-                None => even_parts(&order, schedule.batches()).collect(),
-            };
-            if batches.len() != schedule.batches() {
-                let (found, wanted) = (batches.len(), schedule.batches());
-                return Err(Error::input(format!("training: an epoch of {found} batches, not {wanted}")));
-            }
+            let mut arranged = order.clone();
+            objective.arrange(&mut arranged, schedule.batches());
+            let batches: Vec<&[usize]> = even_parts(&arranged, schedule.batches()).collect();
             // Those of an earlier part of the run are left out.
             let done = self.records.len().saturating_sub(epoch * schedule.epoch());
             for batches in batches.chunks(schedule.accumulate.max(1)).skip(done) {

@@ -6,18 +6,20 @@
 
 use std::collections::HashMap;
 
-use super::split::{Split, query_key};
+use super::split::{Keyed, Split};
 
-/// Divides pairs, given as (query text, time; 0 if unknown), `count` times, each time with another part held out.
-/// Parts hold equal numbers of queries, within one.
-pub fn folds(pairs: &[(&str, u64)], count: usize) -> Vec<Split> {
+/// Divides pairs, of which the first key is the query's, `count` times, each time with another part held out. Parts hold
+/// equal numbers of queries, within one.
+pub fn folds(pairs: &[Keyed<'_>], count: usize) -> Vec<Split> {
     let mut groups: HashMap<u64, (u64, Vec<usize>)> = HashMap::new();
-    for (index, &(query, time)) in pairs.iter().enumerate() {
-        let (first, members) = groups.entry(query_key(query)).or_insert((time, Vec::new()));
-        *first = time.min(*first);
+    for (index, pair) in pairs.iter().enumerate() {
+        let query = pair.keys.first().copied().unwrap_or_default();
+        let (first, members) = groups.entry(query).or_insert((pair.time, Vec::new()));
+        *first = pair.time.min(*first);
         members.push(index);
     }
-    let by_time = pairs.iter().all(|pair| pair.1 > 0) && pairs.windows(2).any(|two| two[0].1 != two[1].1);
+    let by_time =
+        pairs.iter().all(|pair| pair.time > 0) && pairs.windows(2).any(|two| two[0].time != two[1].time);
     let mut order: Vec<(u64, u64, Vec<usize>)> = groups
         .into_iter()
         .map(|(key, (first, members))| (if by_time { first } else { 0 }, key, members))
@@ -45,17 +47,21 @@ mod tests {
 
     use super::*;
 
+    fn pairs(keys: &[[u64; 2]], time: impl Fn(usize) -> u64) -> Vec<Keyed<'_>> {
+        keys.iter().enumerate().map(|(n, keys)| Keyed { keys, class: 0, time: time(n) }).collect()
+    }
+
     #[test]
     fn every_query_judges_once_and_never_where_it_taught() {
-        let names: Vec<String> = (0..43).map(|n| format!("query {}", n % 31)).collect();
-        let pairs: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 0)).collect();
+        let keys: Vec<[u64; 2]> = (0..43).map(|n| [n % 31, n]).collect();
+        let pairs = pairs(&keys, |_| 0);
         let folds = folds(&pairs, 5);
         let mut judged: Vec<usize> = folds.iter().flat_map(|fold| fold.held_out.clone()).collect();
         judged.sort_unstable();
         assert_eq!(judged, (0..43).collect::<Vec<_>>());
         for fold in &folds {
-            let texts = |side: &[usize]| side.iter().map(|&n| pairs[n].0).collect::<HashSet<_>>();
-            assert!(texts(&fold.train).is_disjoint(&texts(&fold.held_out)));
+            let queries = |side: &[usize]| side.iter().map(|&n| keys[n][0]).collect::<HashSet<_>>();
+            assert!(queries(&fold.train).is_disjoint(&queries(&fold.held_out)));
             assert_eq!(fold.train.len() + fold.held_out.len(), 43);
             assert!((6..=7).contains(&fold.held_out_queries) && !fold.by_time);
         }
@@ -63,9 +69,8 @@ mod tests {
 
     #[test]
     fn with_times_the_parts_follow_one_another() {
-        let names: Vec<String> = (0..20).map(|n| format!("query {n}")).collect();
-        let pairs: Vec<(&str, u64)> =
-            names.iter().zip((1..=20).rev()).map(|(n, t)| (n.as_str(), t)).collect();
+        let keys: Vec<[u64; 2]> = (0..20).map(|n| [n * 7 % 20, n]).collect();
+        let pairs = pairs(&keys, |n| 20 - n as u64);
         let folds = folds(&pairs, 4);
         assert!(folds.iter().all(|fold| fold.by_time && fold.held_out.len() == 5));
         assert_eq!(folds[0].held_out, [15, 16, 17, 18, 19]);

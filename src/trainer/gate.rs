@@ -20,7 +20,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::significance::interval;
+use super::judge::RankCorrelation;
+use super::rng::Rng;
+use super::significance::{interval, percentiles};
 
 /// Thresholds of the gate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -65,14 +67,20 @@ impl Paired {
     }
 }
 
-/// The held-out queries with their scores at each dimension.
+/// What judges, with its scores at each dimension.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct HeldOut {
     /// How much each query judges; one that is missing counts 1.
     pub weights: Vec<f64>,
     /// NDCG@10 of each query for each dimension of the ladder, ascending; the last is the full one.
     pub rungs: Vec<(usize, Paired)>,
+    /// Of pairs of texts the scores that people gave: the rungs then hold cosines instead, and what counts is the rank
+    /// correlation of both, of all pairs together.
+    pub scores: Option<Vec<f64>>,
 }
+
+/// Resamples of a rank correlation, each of which takes a thousand times as long as that of a mean.
+const CORRELATION_RESAMPLES: usize = 1_000;
 
 impl HeldOut {
     /// Adds queries that were judged at the same dimensions.
@@ -86,6 +94,48 @@ impl HeldOut {
             all.before.append(&mut part.before);
             all.after.append(&mut part.after);
         }
+        if let (Some(all), Some(part)) = (&mut self.scores, &mut other.scores) {
+            all.append(part);
+        }
+    }
+
+    /// The measure's name, and what it is taken of.
+    fn metric(&self) -> (&'static str, &'static str) {
+        if self.scores.is_some() { ("spearman", "pairs") } else { (METRIC, "queries") }
+    }
+
+    /// The measure before and after.
+    fn means(&self, paired: &Paired) -> [f64; 2] {
+        match &self.scores {
+            None => paired.means(&self.weights),
+            Some(_) => self.correlations(paired).map(|c| c.map_or(f64::NAN, |c| c.whole())),
+        }
+    }
+
+    fn correlations(&self, paired: &Paired) -> [Option<RankCorrelation>; 2] {
+        let scores = self.scores.as_deref().unwrap_or_default();
+        [&paired.before, &paired.after].map(|cosines| RankCorrelation::new(cosines, scores).ok())
+    }
+
+    /// The 95 % interval of the gain, by bootstrap.
+    fn interval(&self, paired: &Paired, options: &GateOptions) -> [f64; 2] {
+        if self.scores.is_none() {
+            return interval(&paired.differences(&self.weights), options.resamples, options.seed);
+        }
+        let [Some(before), Some(after)] = self.correlations(paired) else { return [f64::NAN; 2] };
+        let mut rng = Rng::new(options.seed);
+        let n = paired.before.len();
+        let mut resampled = || {
+            let mut counts = vec![0; n];
+            (0..n).for_each(|_| {
+                if let Some(count) = counts.get_mut(rng.below(n)) {
+                    *count += 1;
+                }
+            });
+            after.of(&counts) - before.of(&counts)
+        };
+        let gains = (0..options.resamples.min(CORRELATION_RESAMPLES)).map(|_| resampled()).collect();
+        percentiles(gains)
     }
 }
 
@@ -151,35 +201,38 @@ const METRIC: &str = "ndcg@10";
 
 /// Decides. `guard`: NDCG@10 at the full dimension for each query of the guard set, which may be empty.
 pub fn decide(held_out: &HeldOut, guard: &Paired, options: &GateOptions) -> GateReport {
-    let weights = held_out.weights.as_slice();
     let Some((_, full)) = held_out.rungs.last().filter(|(_, full)| !full.before.is_empty()) else {
         return GateReport::refused("nothing to judge by: no held-out query has a stored document to find");
     };
-    let [before, after] = full.means(weights);
-    let differences = full.differences(weights);
-    let ci95 = interval(&differences, options.resamples, options.seed);
+    let [before, after] = held_out.means(full);
+    let ci95 = held_out.interval(full, options);
+    let (metric, judges) = held_out.metric();
     let objection = objection(held_out, guard, after - before, ci95, options);
     let queries = full.before.len();
     let mut reason = format!(
-        "ndcg@10 on {queries} held-out queries goes from {before:.4} to {after:.4}, 95 % interval of the gain {:+.4} to {:+.4}",
+        "{metric} on {queries} held-out {judges} goes from {before:.4} to {after:.4}, 95 % interval of the gain {:+.4} to {:+.4}",
         ci95[0], ci95[1]
     );
-    let queries_wanted = wanted(&differences, after - before, ci95);
+    let queries_wanted = wanted(queries, after - before, ci95);
     if let (Some(objection), Some(wanted)) = (&objection, queries_wanted) {
         reason =
-            format!("{objection}; {reason}; about {wanted} queries would make a gain of this size certain");
+            format!("{objection}; {reason}; about {wanted} {judges} would make a gain of this size certain");
     } else if let Some(objection) = &objection {
         reason = format!("{objection}; {reason}");
     }
     let [guard_before, guard_after] = guard.means(&[]);
     let documents = guard.before.len();
     GateReport {
-        metric: METRIC,
+        metric,
         before,
         after,
         gain: after - before,
         ci95,
-        by_dim: held_out.rungs.iter().map(|(dim, scores)| (dim.to_string(), scores.means(weights))).collect(),
+        by_dim: held_out
+            .rungs
+            .iter()
+            .map(|(dim, paired)| (dim.to_string(), held_out.means(paired)))
+            .collect(),
         queries,
         guard: (documents > 0).then_some(GuardReport { documents, before: guard_before, after: guard_after }),
         queries_wanted,
@@ -199,10 +252,10 @@ pub fn harmless(guard: &HeldOut) -> bool {
 
 /// Queries at which the lower bound of a gain like this would be above zero: the bound's distance from the gain
 /// shrinks with the root of their number.
-fn wanted(differences: &[(f64, f64)], gain: f64, ci95: [f64; 2]) -> Option<usize> {
+fn wanted(judged: usize, gain: f64, ci95: [f64; 2]) -> Option<usize> {
     let distance = gain - ci95[0];
     let certain = ci95[0] > 0.0 || gain <= 0.0 || !distance.is_finite();
-    (!certain).then(|| ((distance / gain).powi(2) * differences.len() as f64 * 1.1).ceil() as usize)
+    (!certain).then(|| ((distance / gain).powi(2) * judged as f64 * 1.1).ceil() as usize)
 }
 
 /// The first rule that the candidate breaks.
@@ -227,7 +280,7 @@ fn objection(
         ));
     }
     for (dim, scores) in &held_out.rungs {
-        if let Some(fall) = fallen(scores.means(&held_out.weights), options.tolerance) {
+        if let Some(fall) = fallen(held_out.means(scores), options.tolerance) {
             return Some(format!("at {dim} dimensions the mean falls {fall}"));
         }
     }
@@ -269,7 +322,7 @@ mod tests {
     }
 
     fn held_out(rungs: Vec<(usize, Paired)>) -> HeldOut {
-        HeldOut { weights: Vec::new(), rungs }
+        HeldOut { rungs, ..HeldOut::default() }
     }
 
     #[test]
@@ -284,7 +337,11 @@ mod tests {
         let verdict = |heavy: usize| {
             let weights = (0..200).map(|i| if i % 2 == heavy { 3.0 } else { 1.0 }).collect();
             let rungs = vec![(8, Paired { before: before.clone(), after: after.clone() })];
-            decide(&HeldOut { weights, rungs }, &Paired::default(), &GateOptions::default())
+            decide(
+                &HeldOut { weights, rungs, ..HeldOut::default() },
+                &Paired::default(),
+                &GateOptions::default(),
+            )
         };
         assert!(verdict(0).publish && !verdict(1).publish);
         assert!((verdict(0).gain - 0.1).abs() < 1e-9 && (verdict(1).gain + 0.1).abs() < 1e-9);
@@ -322,10 +379,30 @@ mod tests {
         let mut all = HeldOut::default();
         for part in [scores(30, 0.1), scores(20, 0.0)] {
             let weights = vec![1.0; part.before.len()];
-            all.append(HeldOut { weights, rungs: vec![(4, part.clone()), (8, part)] });
+            let rungs = vec![(4, part.clone()), (8, part)];
+            all.append(HeldOut { weights, rungs, ..HeldOut::default() });
         }
         assert_eq!((all.weights.len(), all.rungs.len(), all.rungs[1].1.after.len()), (50, 2, 50));
         assert_eq!(all.rungs[0].1.after[30..], scores(20, 0.0).after);
+    }
+
+    #[test]
+    fn pairs_with_scores_are_judged_by_rank_correlation() {
+        let mut rng = Rng::new(3);
+        let mut unit = || rng.below(1 << 20) as f64 / f64::from(1 << 20);
+        let scores: Vec<f64> = (0..300).map(|_| unit()).collect();
+        let before: Vec<f64> = scores.iter().map(|score| score + 2.0 * unit()).collect();
+        let after: Vec<f64> = scores.iter().map(|score| score + 0.5 * unit()).collect();
+        let judged = |after: &[f64]| {
+            let paired = Paired { before: before.clone(), after: after.to_vec() };
+            let held_out =
+                HeldOut { rungs: vec![(8, paired)], scores: Some(scores.clone()), ..HeldOut::default() };
+            decide(&held_out, &Paired::default(), &GateOptions::default())
+        };
+        let report = judged(&after);
+        assert!(report.publish && report.metric == "spearman", "{}", report.reason);
+        assert!(report.ci95[0] < report.gain && report.gain < report.ci95[1] && report.after > 0.8);
+        assert!(!judged(&before).publish);
     }
 
     #[test]

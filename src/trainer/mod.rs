@@ -6,6 +6,9 @@
 //! | file | question it answers |
 //! |---|---|
 //! | `data` | what is in this file? |
+//! | `crowd` | which searches count, and how much? |
+//! | `bias` | how probably does anybody look at a rank? |
+//! | `appeal` | how probably is a clicked document what people want? |
 //! | `clicks` | which pairs does the log make, and how much does each weigh? |
 //! | `split`, `folds` | which queries are trained on, which judge? |
 //! | `negatives` | which documents stand high for a query and answer it not? |
@@ -15,15 +18,18 @@
 //! | `rank`, `metrics`, `trec`, `judge` | how good is a candidate? |
 //! | `gate`, `significance` | is it certainly better, so that it may be published? |
 //!
-//! Shared by the methods: `model` (what learns), `losses`, `optimiser`, `fit` (the loop), `checkpoint` (its state as bytes)
-//! and `rng`.
+//! Shared by the methods: `model` (what learns), `losses`, `optimiser`, `fit` (the loop), `checkpoint` (its state as bytes) and
+//! `rng`.
 //!
 //! Invariants: the part that judges has no share in training; one seed, one result; nothing is
 //! published without a lower bound above zero.
 
 pub mod adapter;
+pub mod appeal;
+pub mod bias;
 mod checkpoint;
 pub mod clicks;
+pub mod crowd;
 pub mod data;
 pub mod distil;
 pub mod examples;
@@ -43,14 +49,17 @@ pub mod significance;
 pub mod split;
 pub mod trec;
 
-pub use adapter::{AdapterOptions, PairRows, train_adapter};
-pub use clicks::{Click, ClickReport, Judged, LoggedQuery, judgements, pairs_from_log};
+pub use adapter::{AdapterOptions, SideRows, train_adapter};
+pub use bias::PositionBias;
+pub use clicks::{
+    Click, ClickOptions, ClickReport, FromLog, Judged, LoggedQuery, Skipped, judgements, pairs_from_log,
+};
 pub use data::{Data, DataReport, Pair, Record, ResolvedPair, Shape, Target};
 pub use distil::{DistilOptions, Distilled, distil};
 pub use examples::{Example, TrainingSet};
 pub use fit::{Hooks, OnSave, OnStep, StepRecord, TrainReport};
 pub use folds::folds;
-pub use full::{FullOptions, TextPair, Trained, train_full, train_full_from};
+pub use full::{FullOptions, Trained, train_full, train_full_from};
 pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide, harmless};
 pub use losses::{LossKind, LossOptions};
 pub use metrics::{Scores, ndcg};

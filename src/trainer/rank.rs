@@ -6,7 +6,6 @@
 
 use candle_core::{Device, Tensor};
 
-use super::losses::arithmetic::tensor_error;
 use crate::error::{Error, Result};
 
 /// Queries scored at a time by one thread.
@@ -136,6 +135,11 @@ fn top(scores: &[f32], k: usize) -> Vec<u32> {
     }
     order.sort_unstable_by(better);
     order.into_iter().map(|(_, document)| document).collect()
+}
+
+/// Turns a failed tensor operation into our error.
+fn tensor_error(error: candle_core::Error) -> Error {
+    Error::Input(format!("ranking failed: {error}"))
 }
 
 #[cfg(test)]

@@ -70,11 +70,15 @@ pub fn interval(differences: &[(f64, f64)], resamples: usize, seed: u64) -> [f64
             drawn.fold((0.0, 0.0), |(w, s), (weight, difference)| (w + weight, s + difference));
         sum / weight
     };
-    let resamples = resamples.max(1);
-    let mut means: Vec<f64> = (0..resamples).map(|_| resampled()).collect();
-    means.sort_unstable_by(f64::total_cmp);
-    let at = |share: f64| means.get(((resamples - 1) as f64 * share).round() as usize).copied();
-    [at(0.025).unwrap_or(f64::NAN), at(0.975).unwrap_or(f64::NAN)]
+    percentiles((0..resamples.max(1)).map(|_| resampled()).collect())
+}
+
+/// The bounds between which 95 % of the values lie. NaN if there are none.
+pub(super) fn percentiles(mut values: Vec<f64>) -> [f64; 2] {
+    values.sort_unstable_by(f64::total_cmp);
+    let last = values.len().saturating_sub(1) as f64;
+    let at = |share: f64| values.get((last * share).round() as usize).copied().unwrap_or(f64::NAN);
+    [at(0.025), at(0.975)]
 }
 
 /// The share of `rounds` exchanges of scores that make a mean difference at least as large; the observed one counts
@@ -97,40 +101,6 @@ pub fn p_value(differences: &[f64], rounds: usize, seed: u64) -> f64 {
     };
     let as_large = (0..rounds).filter(|_| exchanged()).count();
     (as_large + 1) as f64 / (rounds + 1) as f64
-}
-
-/// The two-sided sign test: how probable a division at least as uneven as `a` to `b` is if both are equally likely
-/// (ties left out). Exact up to some thousands, then by the normal approximation.
-pub fn sign_test(a: u64, b: u64) -> f64 {
-    let n = a + b;
-    let least = a.min(b);
-    if n == 0 {
-        return 1.0;
-    }
-    if n > EXACT_SIGNS {
-        let z = ((n as f64 / 2.0 - least as f64) - 0.5).max(0.0) / (n as f64 / 4.0).sqrt();
-        return (2.0 * upper_tail(z)).min(1.0);
-    }
-    // Terms of the binomial distribution by their logarithms, which do not underflow.
-    let mut log_term = -(n as f64) * std::f64::consts::LN_2;
-    let mut tail = 0.0;
-    for i in 0..=least {
-        tail += log_term.exp();
-        log_term += ((n - i) as f64 / (i + 1) as f64).ln();
-    }
-    (2.0 * tail).min(1.0)
-}
-
-/// Up to so many signs the tail is summed.
-const EXACT_SIGNS: u64 = 5_000;
-
-/// P(Z > z) of a standard normal variable, z ≥ 0 (Abramowitz and Stegun: Handbook of Mathematical Functions, 1964,
-/// 26.2.17; absolute error below 7.5e-8).
-fn upper_tail(z: f64) -> f64 {
-    let t = 1.0 / (1.0 + 0.231_641_9 * z);
-    let series = [1.330_274_429, -1.821_255_978, 1.781_477_937, -0.356_563_782, 0.319_381_530];
-    let sum = series.iter().fold(0.0, |sum, c| sum * t + c) * t;
-    sum * (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt()
 }
 
 #[cfg(test)]
@@ -191,18 +161,5 @@ mod tests {
         assert!((compared.difference - 0.125).abs() < 1e-12 && compared.ci95[0] < 0.125);
         let none = compare(&[], &[], 1000, 0);
         assert_eq!((none.difference, none.ci95, none.p_value), (0.0, [0.0; 2], 1.0));
-    }
-
-    /// 2 · (1 + 10) / 2^10 for 1 to 9; scipy.stats.binomtest(40, 100).pvalue is 0.0568879.
-    #[test]
-    fn the_sign_test_agrees_with_known_values() {
-        for (a, b, p) in
-            [(1, 9, 0.021_484_375), (9, 1, 0.021_484_375), (40, 60, 0.056_887_9), (5, 5, 1.0), (0, 0, 1.0)]
-        {
-            assert!((sign_test(a, b) - p).abs() < 1e-6, "{a} to {b}: {}", sign_test(a, b));
-        }
-        let (exact, approximate) = (sign_test(2400, 2600), sign_test(2401, 2601));
-        assert!((exact - approximate).abs() < 1e-3, "{exact} {approximate}");
-        assert!(sign_test(0, u64::from(u32::MAX)) < 1e-12);
     }
 }

@@ -50,6 +50,99 @@ fn a_log_travels_and_arrives_once() {
 }
 
 #[test]
+fn pages_are_randomized_and_say_so_in_the_log() {
+    let place = Place::with_texts();
+    let k = place.json(&["db", "search", "x"])["hits"].as_array().unwrap().len();
+    let asked = ["db", "search", "x", "--log", "--client", "me", "--randomize-below", "1"];
+    let plain = place.json(&["db", "search", "x"])["hits"][0]["id"].clone();
+    for _ in 0..5 {
+        let found = place.json(&asked);
+        assert_eq!((&found["hits"][0]["id"], found["hits"].as_array().unwrap().len()), (&plain, k));
+    }
+    place.run(&["db", "log", "export", "log.jsonl"]).code(0);
+    let lines: Vec<Value> = fs::read_to_string(place.path("log.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let shares = lines[0]["query_attributes"]["propensities"].as_array().unwrap();
+    assert_eq!((shares.len(), &shares[0], &lines[0]["client_id"]), (k, &json!(1.0), &json!("me")));
+    assert!((shares[1].as_f64().unwrap() - 1.0 / (k as f64 - 1.0)).abs() < 1e-6);
+    place.run(&["other", "create", "--model", MODEL]).code(0);
+    place.run(&["other", "log", "import", "log.jsonl"]).code(0);
+    assert_eq!(place.run(&["other", "log", "export"]).objects(), lines);
+    for (wrong, word) in [
+        (&["--randomize-below", "1"][..], "--log"),
+        (&["--client", "me"], "--log"),
+        (&["--interleave", "1"], "--log"),
+        (&["--log", "--randomize-below", "10"], "fewer than two"),
+        (&["--log", "--randomize-below", "1", "--interleave", "1"], "--interleave"),
+        (&["--log", "--interleave", "1"], "active"),
+        (&["--log", "--interleave", "9"], "no generation 9"),
+        (&["--log", "--client", ""], "--client"),
+    ] {
+        place.run(&[&["db", "search", "x"], wrong].concat()).code(1).says(&[word]);
+    }
+}
+
+#[test]
+fn interleaved_searches_are_won_by_whose_hits_are_clicked() {
+    let place = with_judgements();
+    place.run(&["db", "retrain", "--data", "p.jsonl", "--method", "adapter", "--force", "--json"]).code(0);
+    assert!(place.json(&["db", "log", "stats"]).get("interleaving").is_none());
+    for n in 0..4 {
+        let text = format!("cats number {n}");
+        let found = place.json(&["db", "search", &text, "--log", "--interleave", "1"]);
+        assert_eq!((&found["generation"], found["hits"].as_array().unwrap().len()), (&json!(2), 10));
+        let query = found["query_id"].as_str().unwrap();
+        let lines = place.run(&["db", "log", "export"]).objects();
+        let search = lines.iter().find(|line| line["query_id"] == query).unwrap();
+        let drafted = &search["query_attributes"]["interleaved"];
+        assert_eq!(drafted["generations"], json!([2, 1]));
+        // The first three searches are won by the active generation; the last has no click.
+        let teams = drafted["teams"].as_array().unwrap();
+        let at = teams.iter().position(|team| team == 0).unwrap();
+        if n < 3 {
+            place.run(&["db", "click", query, found["hits"][at]["id"].as_str().unwrap()]).code(0);
+        }
+    }
+    let stats = place.json(&["db", "log", "stats"]);
+    let contest = &stats["interleaving"][0];
+    assert_eq!(keys(contest), ["generations", "searches", "wins", "ties", "p_value"]);
+    assert_eq!((&contest["generations"], &contest["searches"]), (&json!([2, 1]), &json!(4)));
+    assert_eq!((&contest["wins"], &contest["ties"]), (&json!([3, 0]), &json!(0)));
+    // Two-sided: all three on one side or the other, 2 · (1/2)³.
+    assert!((contest["p_value"].as_f64().unwrap() - 0.25).abs() < 1e-9, "{contest}");
+}
+
+#[test]
+fn the_position_bias_of_a_log_is_told_once_it_has_clicks() {
+    let place = Place::with_texts();
+    let mut log = String::new();
+    for n in 0..60 {
+        let (query, first) = (format!("q{n}"), n % 2);
+        let ids = if first == 0 { ["a", "b"] } else { ["b", "a"] };
+        log += &json!({"query_id": query, "user_query": "x", "query_response_hit_ids": ids}).to_string();
+        log += "\n";
+        // The first hit is always clicked, the second in a third of the searches.
+        for (at, id) in ids.iter().enumerate().take(if n % 3 == 0 { 2 } else { 1 }) {
+            log += &json!({"action_name": "click", "query_id": query,
+                "event_attributes": {"object": {"object_id": id}, "position": {"ordinal": at + 1}}})
+            .to_string();
+            log += "\n";
+        }
+    }
+    place.write("log.jsonl", log);
+    place.run(&["db", "log", "import", "log.jsonl"]).code(0);
+    let bias = place.json(&["db", "log", "stats"])["position_bias"].clone();
+    assert_eq!(keys(&bias), ["evidence", "informative", "eta", "curve"]);
+    assert_eq!((&bias["evidence"], &bias["informative"]), (&json!("moved"), &json!(80)));
+    assert_eq!((&bias["curve"][1]["shown"], &bias["curve"][1]["clicks"]), (&json!(60), &json!(20)));
+    let second = bias["curve"][1]["examination"].as_f64().unwrap();
+    assert!((second - 1.0 / 3.0).abs() < 0.1, "{second}");
+}
+
+#[test]
 fn a_search_without_log_leaves_nothing() {
     let place = Place::with_texts();
     place.run(&["db", "search", "x"]).code(0);

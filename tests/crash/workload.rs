@@ -352,6 +352,7 @@ fn events(number: u64) -> Vec<Event> {
         time_ms,
         generation: 1,
         shown: vec!["d1".into(), "d2".into()],
+        ..LoggedSearch::default()
     };
     let click = LoggedClick {
         click_id: format!("c{number}"),

@@ -1,6 +1,5 @@
 //! What training makes: an encoder with the rows of all documents, and how it is published.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use super::Method;
@@ -13,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::trainer::adapter::apply;
 use crate::trainer::{
-    self, AdapterOptions, FullOptions, GateReport, PairRows, ResolvedPair, TextPair, TrainReport,
+    self, AdapterOptions, Example, FullOptions, GateReport, LossOptions, SideRows, TrainReport, TrainingSet,
 };
 
 /// What training made: an encoder, and how its rows come about.
@@ -43,7 +42,6 @@ impl CandidateRows {
 
 impl Run<'_> {
     pub(super) fn train_adapter(&self, train: &[usize]) -> Result<Candidate> {
-        let train: Vec<&ResolvedPair> = train.iter().filter_map(|&number| self.pairs.get(number)).collect();
         let dim = self.encoder.dim();
         let defaults = AdapterOptions::default();
         let options = AdapterOptions {
@@ -53,43 +51,24 @@ impl Run<'_> {
             seed: self.options.seed,
             ..defaults
         };
-        let queries = self.queries.rows_of(train.iter().map(|p| p.query.as_str()));
-        let positives = self.positive_rows(&train, &queries)?;
-        let query_keys: Vec<u64> = train.iter().map(|p| trainer::query_key(&p.query)).collect();
-        let positive_keys: Vec<u64> = train.iter().map(|p| trainer::target_key(&p.positive_id)).collect();
-        // Ranks weigh what is judged. In training they cost more than they gave: .029 against .034 NDCG@10 on fin10k.
-        let weights: Vec<f32> = train.iter().map(|p| p.weight.min(1.0)).collect();
-        let pairs = PairRows {
-            queries: &queries,
-            positives: &positives,
-            query_keys: &query_keys,
-            positive_keys: &positive_keys,
-            weights: &weights,
-            dim,
-        };
-        let (matrix, report) = trainer::train_adapter(&pairs, &self.ladder, &options, &self.options.task)?;
+        let set = self.training_set(train)?;
+        let texts = set.sides().iter().flatten().filter_map(|&text| set.texts.get(text));
+        let rows = self.material.vectors.rows_of(texts.map(|(text, role)| (text.as_str(), *role)));
+        let rows = SideRows { rows: &rows, dim };
+        let task = &self.options.task;
+        let (matrix, report) = trainer::train_adapter(rows, &set, &self.ladder, &options, task)?;
         let encoder = self.encoder.with_adapter(matrix.clone())?;
         Ok(Candidate { encoder, pairs: train.len(), train: report, rows: CandidateRows::Mapped(matrix) })
     }
 
-    /// For each pair the row of its document that is nearest to the query.
-    fn positive_rows(&self, train: &[&ResolvedPair], queries: &[f32]) -> Result<Vec<f32>> {
-        let dim = self.encoder.dim();
-        let numbers: HashMap<&str, u32> = self.corpus.ids.iter().map(String::as_str).zip(0..).collect();
-        let mut rows_of: HashMap<u32, Vec<usize>> = HashMap::new();
-        for (row, &document) in self.corpus.document_of.iter().enumerate() {
-            rows_of.entry(document).or_default().push(row);
-        }
-        let mut out = Vec::with_capacity(queries.len());
-        for (pair, query) in train.iter().zip(queries.chunks_exact(dim)) {
-            let rows = numbers.get(pair.positive_id.as_str()).and_then(|n| rows_of.get(n));
-            let at = |row: usize| &self.corpus.rows[row * dim..(row + 1) * dim];
-            let score = |row: &usize| crate::kernel::dot_f32(query, at(*row));
-            let best = rows.into_iter().flatten().max_by(|a, b| score(a).total_cmp(&score(b)));
-            let best = best.ok_or_else(|| Error::input(format!("{:?} has no vectors", pair.positive_id)))?;
-            out.extend_from_slice(at(*best));
-        }
-        Ok(out)
+    /// Examples as training takes them.
+    fn training_set(&self, train: &[usize]) -> Result<TrainingSet> {
+        // Ranks weigh what is judged. In training they cost more than they gave: .029 against .034 NDCG@10 on fin10k.
+        let light = |example: &Example| Example { weight: example.weight.min(1.0), ..example.clone() };
+        let examples: Vec<Example> =
+            train.iter().filter_map(|&n| self.material.examples.get(n)).map(light).collect();
+        let loss = (self.loss, LossOptions::default());
+        TrainingSet::new(self.material.shape, &examples, loss, self.options.seed)
     }
 
     pub(super) fn train_encoder(&self, train: &[usize]) -> Result<Candidate> {
@@ -101,24 +80,15 @@ impl Run<'_> {
             options.batch = self.options.batch_size.unwrap_or(options.batch);
             options.lr = self.options.lr.unwrap_or(options.lr);
         }
-        let pairs: Vec<TextPair> = train
-            .iter()
-            .filter_map(|&number| self.pairs.get(number))
-            .map(|p| TextPair {
-                query: p.query.clone(),
-                positive: p.positive_text.clone(),
-                key: trainer::target_key(&p.positive_id),
-                weight: p.weight.min(1.0),
-            })
-            .collect();
-        let trained = trainer::train_full(&self.encoder, &pairs, &self.ladder, &options, &self.options.task)?;
+        let set = self.training_set(train)?;
+        let trained = trainer::train_full(&self.encoder, &set, &self.ladder, &options, &self.options.task)?;
         let encoder = Encoder::from_files(trained.files, self.snapshot.manifest.precision())?;
         let encoder = encoder.with_adapter(trained.adapter)?;
         self.inner.encoders.keep(&encoder);
         let mut embedded = Box::<Embedded>::default();
         embedded.before(self.inner, &self.draft(&encoder), &self.options.task)?;
         let rows = CandidateRows::Embedded(embedded);
-        Ok(Candidate { encoder, pairs: pairs.len(), train: trained.report, rows })
+        Ok(Candidate { encoder, pairs: train.len(), train: trained.report, rows })
     }
 
     /// The candidate's generation, before it has a number.
@@ -151,8 +121,7 @@ impl Run<'_> {
                     document_of.extend(made.spans.iter().map(|_| number as u32));
                     rows.extend_from_slice(&made.vectors);
                 }
-                let strangers: HashMap<&str, &str> =
-                    self.pairs.iter().map(|p| (p.positive_id.as_str(), p.positive_text.as_str())).collect();
+                let strangers = self.material.strangers();
                 for (number, id) in self.corpus.ids.iter().enumerate().skip(self.corpus.documents.len()) {
                     let text = strangers.get(id.as_str()).copied().unwrap_or_default();
                     rows.extend(candidate.encoder.encode(&[text], &self.options.task.quiet())?);

@@ -1,107 +1,105 @@
-//! The documents and their rows as the generation that answers sees them, and what pairs name of them.
+//! The documents and their rows as the generation that answers sees them.
 
 use std::collections::HashMap;
 
-use super::Run;
-use crate::db::snapshot::Place;
+use crate::db::encoders::passage;
+use crate::db::snapshot::{Place, Snapshot};
 use crate::error::{Error, Result};
-use crate::trainer::{self, Pair, ResolvedPair, Target};
+use crate::format::manifest::Generation;
+use crate::trainer;
 
 /// All rows of a generation in one array, for ranking.
+#[derive(Default)]
 pub(super) struct Corpus {
     /// Row-major vectors.
     pub rows: Vec<f32>,
     /// Document of each row.
     pub document_of: Vec<u32>,
+    /// Bounds of each row's passage in its document.
+    spans: Vec<[u32; 2]>,
+    /// First row of each document, and one beyond the last.
+    firsts: Vec<usize>,
     /// Documents by number.
     pub documents: Vec<(Place, u64)>,
-    /// Ids by number; texts of pairs that are not stored follow the documents.
+    /// Ids by number; texts that records bring and the database lacks follow the documents.
     pub ids: Vec<String>,
+    dim: usize,
 }
 
-impl Run<'_> {
-    /// Loads the rows and turns ids and texts of pairs into documents.
-    pub(super) fn resolve(&mut self, pairs: Vec<Pair>) -> Result<()> {
-        self.load_corpus()?;
-        let by_id: HashMap<String, u32> = self.corpus.ids.iter().cloned().zip(0..).collect();
-        let mut by_text: HashMap<u64, u32> = HashMap::new();
-        if pairs.iter().any(|p| matches!(p.positive, Target::Text(_))) {
-            for (number, (place, _)) in self.corpus.documents.iter().enumerate() {
-                let document = self.snapshot.document(*place)?;
-                by_text.entry(trainer::target_key(document.text.trim())).or_insert(number as u32);
-            }
-        }
-        let mut strangers: Vec<String> = Vec::new();
-        let mut unknown = 0;
-        for pair in pairs {
-            let (id, text) = match pair.positive {
-                Target::Id(id) => match by_id.get(&id) {
-                    Some(&number) => (id, self.full_text(number)?),
-                    None => {
-                        unknown += 1;
-                        continue;
-                    }
-                },
-                Target::Text(text) => match by_text.get(&trainer::target_key(text.trim())) {
-                    Some(&number) => (self.corpus.ids[number as usize].clone(), self.full_text(number)?),
-                    None => {
-                        strangers.push(text.clone());
-                        (format!("\0{:016x}", trainer::target_key(text.trim())), text)
-                    }
-                },
-            };
-            let (query, weight, time) = (pair.query, pair.weight, pair.time);
-            self.pairs.push(ResolvedPair { query, positive_id: id, positive_text: text, weight, time });
-        }
-        if unknown > 0 {
-            self.notes.push(format!(
-                "{unknown} pairs name documents that are not stored (any more) and were left out"
-            ));
-        }
-        self.add_strangers(strangers)
-    }
-
-    pub(super) fn full_text(&self, number: u32) -> Result<String> {
-        let place = self.corpus.documents.get(number as usize).map(|d| d.0);
-        let place = place.ok_or_else(|| Error::input("a document vanished while pairs were read"))?;
-        Ok(self.snapshot.document(place)?.full_text())
-    }
-
-    /// Texts that pairs bring but the database lacks take part in the ranking, as documents of their own.
-    pub(super) fn add_strangers(&mut self, mut texts: Vec<String>) -> Result<()> {
-        texts.sort_unstable();
-        texts.dedup();
-        let refs: Vec<&str> = texts.iter().map(String::as_str).collect();
-        if refs.is_empty() {
-            return Ok(());
-        }
-        let shape = self.snapshot.shape_of(self.generation.id)?;
-        let vectors = self.encoder.encode(&refs, &self.options.task.quiet())?;
-        for (text, vector) in texts.iter().zip(vectors.chunks_exact(self.encoder.dim())) {
-            self.corpus.document_of.push(self.corpus.ids.len() as u32);
-            self.corpus.rows.extend(shape.stored(vector.to_vec()));
-            self.corpus.ids.push(format!("\0{:016x}", trainer::target_key(text.trim())));
-        }
-        Ok(())
-    }
-
-    pub(super) fn load_corpus(&mut self) -> Result<()> {
-        let shape = self.snapshot.shape_of(self.generation.id)?;
-        let corpus = &mut self.corpus;
-        for (number, part) in self.snapshot.parts.iter().enumerate() {
-            for block in part.rows(self.generation.id, shape)? {
+impl Corpus {
+    pub fn load(snapshot: &Snapshot, generation: &Generation) -> Result<Self> {
+        let shape = snapshot.shape_of(generation.id)?;
+        let mut corpus = Self { dim: generation.dim as usize, ..Self::default() };
+        for (number, part) in snapshot.parts.iter().enumerate() {
+            for block in part.rows(generation.id, shape)? {
                 let range = block.documents();
                 for document in range.filter(|&d| !part.dead.contains(d)) {
-                    let rows = block.extract(document, self.generation.id);
+                    let rows = block.extract(document, generation.id);
+                    corpus.firsts.push(corpus.spans.len());
                     corpus.document_of.extend(rows.spans.iter().map(|_| corpus.ids.len() as u32));
+                    corpus.spans.extend(rows.spans);
                     corpus.rows.extend(rows.vectors);
-                    corpus
-                        .documents
-                        .push((Place { part: number as u32, document }, part.sequence(document)?));
+                    let place = Place { part: number as u32, document };
+                    corpus.documents.push((place, part.sequence(document)?));
                     corpus.ids.push(part.id(document)?);
                 }
             }
         }
-        Ok(())
+        corpus.firsts.push(corpus.spans.len());
+        Ok(corpus)
     }
+
+    /// A text that the database lacks, with its vector in stored form. It takes part in the ranking, as a document of its
+    /// own; only after all stored ones.
+    pub fn add(&mut self, text: &str, vector: Vec<f32>) {
+        self.document_of.push(self.ids.len() as u32);
+        self.rows.extend(vector);
+        self.ids.push(stranger_id(text));
+    }
+
+    /// Values of a row.
+    pub fn row(&self, row: usize) -> &[f32] {
+        self.rows.get(row * self.dim..(row + 1) * self.dim).unwrap_or_default()
+    }
+
+    /// The row of a stored document that is nearest to a vector; the first, if there is none to be near to.
+    pub fn nearest(&self, document: u32, vector: &[f32]) -> Option<usize> {
+        let at = document as usize;
+        let rows = *self.firsts.get(at)?..*self.firsts.get(at + 1)?;
+        if vector.len() != self.dim {
+            return rows.into_iter().next();
+        }
+        let score = |&row: &usize| crate::kernel::dot_f32(vector, self.row(row));
+        rows.max_by(|a, b| score(a).total_cmp(&score(b)))
+    }
+
+    /// What the encoder read to make a row of a stored document.
+    pub fn passage(&self, snapshot: &Snapshot, row: usize) -> Result<String> {
+        let vanished = || Error::input("a document vanished while the data were read");
+        let number = *self.document_of.get(row).ok_or_else(vanished)? as usize;
+        let (place, _) = *self.documents.get(number).ok_or_else(vanished)?;
+        let bounds = self.firsts.get(number).zip(self.firsts.get(number + 1)).ok_or_else(vanished)?;
+        let span = (bounds.1 - bounds.0 > 1).then(|| self.spans.get(row).copied()).flatten();
+        Ok(passage(&snapshot.document(place)?, span))
+    }
+
+    /// Numbers of the stored documents by id.
+    pub fn by_id(&self) -> HashMap<String, u32> {
+        self.ids.iter().take(self.documents.len()).cloned().zip(0..).collect()
+    }
+
+    /// Numbers of the stored documents by the key of their text.
+    pub fn by_text(&self, snapshot: &Snapshot) -> Result<HashMap<u64, u32>> {
+        let mut numbers = HashMap::new();
+        for (number, (place, _)) in self.documents.iter().enumerate() {
+            let document = snapshot.document(*place)?;
+            numbers.entry(trainer::target_key(document.text.trim())).or_insert(number as u32);
+        }
+        Ok(numbers)
+    }
+}
+
+/// What stands for the id of a text that is not stored: no document has an id that begins so.
+pub(super) fn stranger_id(text: &str) -> String {
+    format!("\0{:016x}", trainer::target_key(text.trim()))
 }

@@ -8,9 +8,12 @@ use std::collections::HashMap;
 
 use super::Run;
 use super::candidate::{Candidate, CandidateRows};
+use super::material::Material;
+use crate::encoder::Role;
 use crate::error::Result;
 use crate::trainer::adapter::apply;
-use crate::trainer::{self, GateOptions, GateReport, HeldOut, Judged, Paired};
+use crate::trainer::judge::{Classed, class_ndcg, cosines};
+use crate::trainer::{self, GateOptions, GateReport, HeldOut, Judged, Paired, Shape};
 
 /// Documents that must be found by words of their own, at most.
 const GUARD_DOCUMENTS: usize = 1000;
@@ -19,24 +22,44 @@ const GUARD_DOCUMENTS: usize = 1000;
 /// by .009 while that by eight words fell by .017.
 const GUARD_WORDS: usize = 8;
 
-/// Queries with what they should find, and how well the generation that answers does.
+/// What judges, and how well the generation that answers does.
 pub(super) struct Exam {
-    judged: Vec<Judged>,
-    queries: Vec<f32>,
-    /// NDCG@10 of each query for each rung.
+    questions: Questions,
+    /// What each question scores, for each rung.
     before: Vec<(usize, Vec<f64>)>,
 }
 
+enum Questions {
+    /// Queries that should find documents: NDCG@10 of each.
+    Search(Vec<Judged>),
+    /// Pairs of texts with what people think of them: the cosine of each.
+    Likeness { pairs: Vec<[String; 2]>, scores: Vec<f64> },
+    /// Texts that should find others of their class among all of the data: NDCG@10 of each. Given as numbers of examples.
+    Classes(Vec<usize>),
+}
+
+/// Rows by which questions are answered: those of the generation that answers, or a candidate's.
+struct View<'a> {
+    candidate: Option<&'a Candidate>,
+    /// Of the documents, with the number of each.
+    rows: &'a [f32],
+    documents: &'a [u32],
+}
+
 impl Run<'_> {
-    /// Queries of pairs, at all rungs.
+    /// The examples of these numbers as questions, at all rungs.
     pub(super) fn exam(&self, held_out: &[usize]) -> Result<Exam> {
-        let judged = trainer::judgements(&self.pairs, held_out);
-        let queries = self.queries.rows_of(judged.iter().map(|judged| judged.query.as_str()));
-        self.examined(judged, queries, &self.ladder)
+        let material = &self.material;
+        let questions = match material.shape {
+            Shape::Pairs | Shape::Triplets => Questions::Search(material.judgements(held_out)),
+            Shape::Scored => material.likenesses(held_out),
+            Shape::Classes => Questions::Classes(held_out.to_vec()),
+        };
+        self.examined(questions, &self.ladder)
     }
 
     /// Documents, evenly spread, each to be found by a few words of its own, at the full dimension.
-    pub(super) fn guard(&self) -> Result<Exam> {
+    pub(super) fn guard(&mut self) -> Result<Exam> {
         let step = self.corpus.documents.len().div_ceil(GUARD_DOCUMENTS).max(1);
         let mut judged = Vec::new();
         for (number, (place, _)) in self.corpus.documents.iter().enumerate().step_by(step) {
@@ -45,18 +68,16 @@ impl Run<'_> {
                 judged.push(Judged { query, grades: HashMap::from([(id, 1.0)]), weight: 1.0 });
             }
         }
-        let texts: Vec<&str> = judged.iter().map(|judged| judged.query.as_str()).collect();
-        let queries = self.encoder.encode_queries(&texts, &self.options.task)?;
-        self.examined(judged, queries, &[self.encoder.dim()])
+        let texts = judged.iter().map(|judged| judged.query.as_str());
+        self.material.vectors.encode(&self.encoder, texts, Role::Query, &self.options.task)?;
+        self.examined(Questions::Search(judged), &[self.encoder.dim()])
     }
 
-    fn examined(&self, judged: Vec<Judged>, queries: Vec<f32>, rungs: &[usize]) -> Result<Exam> {
-        let score = |&rung: &usize| {
-            let (rows, documents) = (&self.corpus.rows, &self.corpus.document_of);
-            Ok((rung, self.scores(&queries, rows, documents, rung, &judged)?))
-        };
-        let before = rungs.iter().map(score).collect::<Result<_>>()?;
-        Ok(Exam { judged, queries, before })
+    fn examined(&self, questions: Questions, rungs: &[usize]) -> Result<Exam> {
+        let (rows, documents) = (self.corpus.rows.as_slice(), self.corpus.document_of.as_slice());
+        let view = View { candidate: None, rows, documents };
+        let before = self.answer(&questions, &view, rungs)?;
+        Ok(Exam { questions, before: rungs.iter().copied().zip(before).collect() })
     }
 
     /// How a candidate does in each exam, beside the generation that answers.
@@ -66,19 +87,17 @@ impl Run<'_> {
         exams: [&Exam; N],
     ) -> Result<[HeldOut; N]> {
         let (rows, documents) = self.candidate_corpus(candidate)?;
-        let mut results = [const { HeldOut { weights: Vec::new(), rungs: Vec::new() } }; N];
+        let view = View { candidate: Some(candidate), rows: &rows, documents: &documents };
+        let mut results = std::array::from_fn(|_| HeldOut::default());
         for (result, exam) in results.iter_mut().zip(exams) {
-            let queries = match &candidate.rows {
-                CandidateRows::Mapped(matrix) => apply(matrix, &exam.queries, self.encoder.dim())?,
-                CandidateRows::Embedded(_) => {
-                    let texts: Vec<&str> = exam.judged.iter().map(|judged| judged.query.as_str()).collect();
-                    candidate.encoder.encode_queries(&texts, &self.options.task)?
-                }
-            };
-            result.weights = exam.judged.iter().map(|judged| judged.weight).collect();
-            for (rung, before) in &exam.before {
-                let after = self.scores(&queries, &rows, &documents, *rung, &exam.judged)?;
-                result.rungs.push((*rung, Paired { before: before.clone(), after }));
+            let rungs: Vec<usize> = exam.before.iter().map(|(rung, _)| *rung).collect();
+            let after = self.answer(&exam.questions, &view, &rungs)?;
+            let pairs = exam.before.iter().cloned().zip(after);
+            result.rungs = pairs.map(|((rung, before), after)| (rung, Paired { before, after })).collect();
+            match &exam.questions {
+                Questions::Search(judged) => result.weights = judged.iter().map(|j| j.weight).collect(),
+                Questions::Likeness { scores, .. } => result.scores = Some(scores.clone()),
+                Questions::Classes(_) => {}
             }
         }
         Ok(results)
@@ -91,23 +110,90 @@ impl Run<'_> {
         trainer::decide(held_out, &guard, &options)
     }
 
-    /// NDCG@10 of each judged query.
-    fn scores(
-        &self,
-        queries: &[f32],
-        rows: &[f32],
-        documents: &[u32],
-        rung: usize,
-        judged: &[Judged],
-    ) -> Result<Vec<f64>> {
-        self.options.task.step("judge", rung as u64, self.encoder.dim() as u64)?;
-        let ranked = trainer::rank_exact(queries, rows, documents, self.encoder.dim(), rung, 10)?;
+    /// What each question scores, for each rung.
+    fn answer(&self, questions: &Questions, view: &View<'_>, rungs: &[usize]) -> Result<Vec<Vec<f64>>> {
+        let dim = self.encoder.dim();
+        match questions {
+            Questions::Search(judged) => {
+                let texts: Vec<&str> = judged.iter().map(|judged| judged.query.as_str()).collect();
+                let queries = self.seen(view, &texts, Role::Query)?;
+                let found = |&rung: &usize| {
+                    self.options.task.step("judge", rung as u64, dim as u64)?;
+                    let ranked = trainer::rank_exact(&queries, view.rows, view.documents, dim, rung, 10)?;
+                    Ok(ranked.iter().zip(judged).map(|(ranked, judged)| self.ndcg(ranked, judged)).collect())
+                };
+                rungs.iter().map(found).collect()
+            }
+            Questions::Likeness { pairs, .. } => {
+                let side =
+                    |side: usize| -> Vec<&str> { pairs.iter().map(|pair| pair[side].as_str()).collect() };
+                let a = self.seen(view, &side(0), Role::Document)?;
+                let b = self.seen(view, &side(1), Role::Document)?;
+                rungs.iter().map(|&rung| cosines(&a, &b, dim, rung)).collect()
+            }
+            Questions::Classes(numbers) => {
+                let texts: Vec<&str> = self
+                    .material
+                    .examples
+                    .iter()
+                    .filter_map(|e| e.texts.first())
+                    .map(String::as_str)
+                    .collect();
+                let classes: Vec<u32> = self.material.examples.iter().map(|e| e.class).collect();
+                let rows = self.seen(view, &texts, Role::Document)?;
+                let own: Vec<Option<usize>> = numbers.iter().copied().map(Some).collect();
+                let row = |&number: &usize| rows.get(number * dim..(number + 1) * dim).unwrap_or_default();
+                let asked: Vec<f32> = numbers.iter().flat_map(row).copied().collect();
+                let asked_classes: Vec<u32> =
+                    numbers.iter().filter_map(|&n| classes.get(n).copied()).collect();
+                let queries = Classed { rows: &asked, classes: &asked_classes };
+                let corpus = Classed { rows: &rows, classes: &classes };
+                rungs.iter().map(|&rung| class_ndcg(queries, corpus, &own, (dim, rung), 10)).collect()
+            }
+        }
+    }
+
+    fn ndcg(&self, ranked: &[u32], judged: &Judged) -> f64 {
         let id = |&number: &u32| self.corpus.ids.get(number as usize).cloned().unwrap_or_default();
-        let score = |(ranked, judged): (&Vec<u32>, &Judged)| {
-            let ids: Vec<String> = ranked.iter().map(id).collect();
-            trainer::ndcg(&ids, &judged.grades, 10)
+        let ids: Vec<String> = ranked.iter().map(id).collect();
+        trainer::ndcg(&ids, &judged.grades, 10)
+    }
+
+    /// Vectors of texts as a view has them.
+    fn seen(&self, view: &View<'_>, texts: &[&str], role: Role) -> Result<Vec<f32>> {
+        let known = || self.material.vectors.rows_of(texts.iter().map(|&text| (text, role)));
+        match view.candidate.map(|candidate| (&candidate.encoder, &candidate.rows)) {
+            None => Ok(known()),
+            Some((_, CandidateRows::Mapped(matrix))) => apply(matrix, &known(), self.encoder.dim()),
+            Some((encoder, CandidateRows::Embedded(_))) => match role {
+                Role::Query => encoder.encode_queries(texts, &self.options.task),
+                Role::Document => encoder.encode(texts, &self.options.task),
+            },
+        }
+    }
+}
+
+impl Material {
+    /// What pairs and triplets say of each distinct query.
+    fn judgements(&self, numbers: &[usize]) -> Vec<Judged> {
+        let of = |&number: &usize| {
+            let example = self.examples.get(number)?;
+            let query = example.texts.first()?.as_str();
+            Some((query, self.positives.get(number)?.as_str(), example.weight))
         };
-        Ok(ranked.iter().zip(judged).map(score).collect())
+        trainer::judgements(numbers.iter().filter_map(of))
+    }
+
+    fn likenesses(&self, numbers: &[usize]) -> Questions {
+        let examples = numbers.iter().filter_map(|&number| self.examples.get(number));
+        let (mut pairs, mut scores) = (Vec::new(), Vec::new());
+        for example in examples {
+            if let ([a, b], [score]) = (example.texts.as_slice(), example.targets.as_slice()) {
+                pairs.push([a.clone(), b.clone()]);
+                scores.push(f64::from(*score));
+            }
+        }
+        Questions::Likeness { pairs, scores }
     }
 }
 

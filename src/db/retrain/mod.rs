@@ -7,16 +7,16 @@
 //! |---|---|
 //! | `corpus` | the documents and their rows as the generation that answers sees them |
 //! | `exam` | what candidates are judged by |
-//! | `queries` | vectors of the queries of pairs |
+//! | `material`, `vectors` | what is learnt from: records with their texts and vectors |
 //! | `candidate` | what training makes, and publishing it |
 
 mod candidate;
 mod corpus;
 mod exam;
-mod queries;
+mod material;
+mod vectors;
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,17 +25,18 @@ use serde::Serialize;
 use self::candidate::Candidate;
 use self::corpus::Corpus;
 use self::exam::Exam;
-use self::queries::Queries;
+use self::material::Material;
 use super::encoders::Encoder;
+use super::feedback::logged_queries;
 use super::snapshot::Snapshot;
 use super::{Db, Inner};
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::options::Task;
 use crate::trainer::{
-    self, Click, GateReport, HeldOut, LoggedQuery, Pair, ResolvedPair, SplitOptions, TrainReport,
+    self, ClickOptions, Data, Example, FromLog, GateReport, HeldOut, Keyed, LoggedQuery, LossKind,
+    SplitOptions, TrainReport,
 };
-use crate::types::Event;
 
 /// With fewer queries held out than this, all judge, by cross-validation …
 const CROSSED_BELOW: usize = 400;
@@ -62,10 +63,15 @@ pub enum Method {
 /// What `retrain` does.
 #[derive(Debug, Clone, Default)]
 pub struct RetrainOptions {
-    /// JSONL pairs to learn from instead of the log.
+    /// What to learn from instead of the log: JSON lines of one shape, a BEIR folder, or judgements (see
+    /// [`trainer::data`]).
     pub data: Option<PathBuf>,
     /// How to learn.
     pub method: Method,
+    /// What is made small; by default what suits the data's shape.
+    pub loss: Option<LossKind>,
+    /// Queries of the judgements in `data`, where that is a file of judgements (`.tsv`).
+    pub queries: Option<PathBuf>,
     /// Matryoshka ladder of the new generation; by default that of the active one.
     pub dims: Option<Vec<usize>>,
     /// How many of the encoder's topmost layers are trained. By default all weights with [`Method::Full`], a third
@@ -137,47 +143,31 @@ impl Db {
         if options.method == Method::Adapter && options.layers.is_some() {
             return Err(Error::input("an adapter trains none of the encoder's layers"));
         }
-        let mut run = Run::new(&self.inner, generation, &options)?;
-        let (pairs, notes) = match &options.data {
-            Some(path) => pairs_from_file(path)?,
-            None => (pairs_from_log(&self.log_events()?), Vec::new()),
+        let data = match &options.data {
+            Some(path) => trainer::data::open(path, options.queries.as_deref())?,
+            None => pairs_from_log(&logged_queries(&self.log_events()?)),
         };
-        run.notes.extend(notes);
-        run.resolve(pairs)?;
-        run.learn()
+        Run::new(&self.inner, generation, &options, data)?.learn()
     }
 }
 
-fn pairs_from_file(path: &Path) -> Result<(Vec<Pair>, Vec<String>)> {
-    let mut data = trainer::data::open(path, None)?;
-    let notes = std::mem::take(&mut data.report.notes);
-    Ok((data.into_pairs()?, notes))
-}
-
-fn pairs_from_log(events: &[Event]) -> Vec<Pair> {
-    let mut queries: Vec<LoggedQuery> = Vec::new();
-    let mut by_id: HashMap<&str, usize> = HashMap::new();
-    for event in events {
-        if let Event::Search(search) = event {
-            by_id.insert(&search.query_id, queries.len());
-            queries.push(LoggedQuery {
-                query_id: search.query_id.clone(),
-                text: search.text.clone(),
-                time: search.time_ms * 1000,
-                generation: search.generation,
-                shown: search.shown.clone(),
-                clicks: Vec::new(),
-            });
-        }
+fn pairs_from_log(queries: &[LoggedQuery]) -> Data {
+    let FromLog { pairs, bias, report, .. } = trainer::pairs_from_log(queries, &ClickOptions::default());
+    let mut data = Data::of_pairs(pairs);
+    let notes = &mut data.report.notes;
+    notes.extend(bias.note.filter(|_| report.clicks > 0));
+    if report.cut.robots > 0 {
+        notes.push(format!("{} searches look like those of robots and were left out", report.cut.robots));
     }
-    for event in events {
-        if let Event::Click(click) = event
-            && let Some(query) = by_id.get(click.query_id.as_str()).and_then(|&n| queries.get_mut(n))
-        {
-            query.clicks.push(Click { id: click.id.clone(), grade: click.grade, time: click.time_ms * 1000 });
-        }
+    if report.cut.capped_clients > 0 {
+        let clients = report.cut.capped_clients;
+        notes.push(format!("{clients} clients searched far more than others and count less"));
     }
-    trainer::pairs_from_log(&queries).0
+    if report.improbable > 0 {
+        let n = report.improbable;
+        notes.push(format!("{n} clicked documents were left out: their clicks look like accidents"));
+    }
+    data
 }
 
 /// One run of `retrain`.
@@ -189,25 +179,38 @@ struct Run<'a> {
     encoder: Encoder,
     ladder: Vec<usize>,
     corpus: Corpus,
-    pairs: Vec<ResolvedPair>,
-    queries: Queries,
+    material: Material,
+    loss: LossKind,
     notes: Vec<String>,
     start: Instant,
 }
 
+/// What decides on which side of a division an example is.
+fn keyed(example: &Example) -> Keyed<'_> {
+    Keyed { keys: &example.keys, class: example.class, time: example.time }
+}
+
 impl<'a> Run<'a> {
-    fn new(inner: &'a Inner, generation: Generation, options: &'a RetrainOptions) -> Result<Self> {
+    fn new(
+        inner: &'a Inner,
+        generation: Generation,
+        options: &'a RetrainOptions,
+        mut data: Data,
+    ) -> Result<Self> {
+        let start = Instant::now();
         let snapshot = inner.snapshot();
         let encoder = inner.encoder(&generation.model_id)?;
-        let dim = encoder.dim();
         let ladder = match &options.dims {
-            Some(dims) => crate::types::checked_ladder(dims, dim)?,
+            Some(dims) => crate::types::checked_ladder(dims, encoder.dim())?,
             None => generation.ladder.iter().map(|&r| r as usize).collect(),
         };
-        let corpus =
-            Corpus { rows: Vec::new(), document_of: Vec::new(), documents: Vec::new(), ids: Vec::new() };
-        let (pairs, queries, notes) = (Vec::new(), Queries::default(), Vec::new());
-        let start = Instant::now();
+        let loss = options.loss.unwrap_or_else(|| LossKind::of_shape(data.shape));
+        loss.check(data.shape)?;
+        let mut notes = std::mem::take(&mut data.report.notes);
+        let mut corpus = Corpus::load(&snapshot, &generation)?;
+        let mut material =
+            Material::new(data, &mut corpus, (&snapshot, &generation, &encoder), &options.task)?;
+        notes.append(&mut material.notes);
         Ok(Self {
             inner,
             snapshot,
@@ -216,16 +219,16 @@ impl<'a> Run<'a> {
             encoder,
             ladder,
             corpus,
-            pairs,
-            queries,
+            material,
+            loss,
             notes,
             start,
         })
     }
 
     fn learn(mut self) -> Result<RetrainReport> {
-        let keyed: Vec<(&str, u64)> = self.pairs.iter().map(|p| (p.query.as_str(), p.time)).collect();
-        let split = match trainer::split(&keyed, &SplitOptions::default()) {
+        let keyed: Vec<Keyed<'_>> = self.material.examples.iter().map(keyed).collect();
+        let split = match trainer::split_shape(self.material.shape, &keyed, &SplitOptions::default()) {
             Ok(split) => split,
             Err(too_little) => {
                 return Ok(self.refused(GateReport::refused(too_little.0), TrainReport::default()));
@@ -234,16 +237,19 @@ impl<'a> Run<'a> {
         if split.leaks > 0 {
             self.notes.push(format!("{} pairs were left out: their query also judges", split.leaks));
         }
+        if split.shared > 0 {
+            self.notes.push(format!("{} triplets have a negative that also judges", split.shared));
+        }
         if self.options.plan {
             let gate = GateReport::refused(self.plan(split.train.len(), split.held_out_queries));
             return Ok(self.refused(gate, TrainReport::default()));
         }
-        let texts = self.pairs.iter().map(|pair| pair.query.as_str());
-        self.queries = Queries::encode(&self.encoder, texts, &self.options.task)?;
         let guard = self.guard()?;
         let (candidate, mut gate) = match self.options.method {
             Method::Full => self.held_out(&split, &guard, Self::train_encoder)?,
-            _ if split.held_out_queries < CROSSED_BELOW => self.crossed(&guard)?,
+            _ if self.material.shape.has_query() && split.held_out_queries < CROSSED_BELOW => {
+                self.crossed(&guard)?
+            }
             _ => self.held_out(&split, &guard, Self::train_adapter)?,
         };
         if !gate.publish && self.options.force {
@@ -279,16 +285,16 @@ impl<'a> Run<'a> {
         Ok((candidate, self.decide(&held_out, guard)))
     }
 
-    /// An adapter from all pairs, judged by those of its like that lacked a fifth of them.
+    /// An adapter from all pairs or triplets, judged by those of its like that lacked a fifth of them.
     fn crossed(&self, guard: &Exam) -> Result<(Candidate, GateReport)> {
         let mut all = HeldOut::default();
-        let keyed: Vec<(&str, u64)> = self.pairs.iter().map(|p| (p.query.as_str(), p.time)).collect();
+        let keyed: Vec<Keyed<'_>> = self.material.examples.iter().map(keyed).collect();
         for fold in trainer::folds(&keyed, FOLDS) {
             let exam = self.exam(&fold.held_out)?;
             let [held_out] = self.compare(&self.train_adapter(&fold.train)?, [&exam])?;
             all.append(held_out);
         }
-        let pairs: Vec<usize> = (0..self.pairs.len()).collect();
+        let pairs: Vec<usize> = (0..self.material.examples.len()).collect();
         let candidate = self.train_adapter(&pairs)?;
         let [guard] = self.compare(&candidate, [guard])?;
         Ok((candidate, self.decide(&all, guard)))
@@ -337,7 +343,7 @@ impl<'a> Run<'a> {
     /// what people search now. The result must not fail on the guard set, which is still unseen; else the judged
     /// candidate stays.
     fn with_all_pairs(&self, judged: Candidate, split: &trainer::Split, guard: &Exam) -> Result<Candidate> {
-        if judged.pairs == self.pairs.len() {
+        if judged.pairs == self.material.examples.len() {
             return Ok(judged);
         }
         let all: Vec<usize> = split.train.iter().chain(&split.held_out).copied().collect();

@@ -1,7 +1,9 @@
 //! A space in which queries are turned against documents: learnable, so the adapter must learn it, and
 //! the gate must tell it from noise.
 
+use super::super::examples::Example;
 use super::super::gate::{GateOptions, HeldOut, Paired, decide};
+use super::super::losses::{LossKind, LossOptions};
 use super::*;
 
 const DIM: usize = 32;
@@ -36,23 +38,28 @@ fn scores(queries: &[f32], documents: &[f32], wanted: &[u32], matrix: Option<&[f
     LADDER.into_iter().map(at).collect()
 }
 
+/// An example whose texts are named by their keys.
+fn example(keys: &[u64], targets: &[f32], class: u32) -> Example {
+    let texts = keys.iter().map(u64::to_string).collect();
+    Example { texts, keys: keys.to_vec(), targets: targets.to_vec(), class, weight: 1.0, time: 0 }
+}
+
+fn set(shape: Shape, loss: LossKind, examples: &[Example]) -> TrainingSet {
+    TrainingSet::new(shape, examples, (loss, LossOptions::default()), 0).unwrap()
+}
+
 /// Trains on all but the held-out queries, where query i wants `wanted[i]`, and asks the gate.
 fn retrain(wanted: &[u32]) -> (Vec<f32>, TrainReport, super::super::gate::GateReport) {
     let (queries, documents) = space();
     let positives: Vec<f32> =
         wanted.iter().flat_map(|&w| documents[w as usize * DIM..][..DIM].to_vec()).collect();
-    let keys: Vec<u64> = (0..DOCUMENTS as u64).collect();
-    let positive_keys: Vec<u64> = wanted.iter().map(|&w| u64::from(w)).collect();
-    let pairs = PairRows {
-        queries: &queries[HELD_OUT * DIM..],
-        positives: &positives[HELD_OUT * DIM..],
-        query_keys: &keys[HELD_OUT..],
-        positive_keys: &positive_keys[HELD_OUT..],
-        weights: &vec![1.0; DOCUMENTS - HELD_OUT],
-        dim: DIM,
-    };
+    let pairs = (HELD_OUT..DOCUMENTS).map(|query| [query as u64, u64::from(wanted[query])]);
+    let set =
+        set(Shape::Pairs, LossKind::Ranking, &pairs.map(|keys| example(&keys, &[], 0)).collect::<Vec<_>>());
+    let rows = [&queries[HELD_OUT * DIM..], &positives[HELD_OUT * DIM..]].concat();
+    let rows = SideRows { rows: &rows, dim: DIM };
     let options = AdapterOptions { batch: 64, epochs: 20, lr: 3e-3, ..AdapterOptions::default() };
-    let (matrix, report) = train_adapter(&pairs, &LADDER, &options, &Task::default()).unwrap();
+    let (matrix, report) = train_adapter(rows, &set, &LADDER, &options, &Task::default()).unwrap();
     let paired = |before: Vec<Vec<f64>>, after: Vec<Vec<f64>>| {
         before.into_iter().zip(after).map(|(before, after)| Paired { before, after })
     };
@@ -65,7 +72,7 @@ fn retrain(wanted: &[u32]) -> (Vec<f32>, TrainReport, super::super::gate::GateRe
     let own: Vec<u32> = (0..DOCUMENTS as u32).collect();
     let guard = |matrix| scores(&blurred, &documents, &own, matrix).pop().unwrap();
     let guard = Paired { before: guard(None), after: guard(Some(&matrix)) };
-    (matrix, report, decide(&HeldOut { weights: Vec::new(), rungs }, &guard, &GateOptions::default()))
+    (matrix, report, decide(&HeldOut { rungs, ..HeldOut::default() }, &guard, &GateOptions::default()))
 }
 
 #[test]
@@ -87,29 +94,81 @@ fn pairs_at_random_are_refused() {
     assert!(!gate.publish, "{gate:?}");
 }
 
+/// Rows of texts in a space of which one half only matters, whose classes are the quadrants there.
+fn half_space() -> (Vec<f32>, Vec<u32>) {
+    let mut rng = Rng::new(3);
+    let rows: Vec<f32> = (0..400 * DIM).map(|_| normal(&mut rng)).collect();
+    let class = |row: &[f32]| u32::from(row[20] > 0.0) + 2 * u32::from(row[25] > 0.0);
+    let classes = rows.chunks(DIM).map(class).collect();
+    (rows, classes)
+}
+
+#[test]
+fn classes_are_learnt_by_losses_of_classes_and_of_pairs() {
+    let (rows, classes) = half_space();
+    let examples: Vec<Example> = (0..400).map(|i| example(&[i], &[], classes[i as usize])).collect();
+    let own: Vec<Option<usize>> = (0..400).map(Some).collect();
+    let found = |rows: &[f32]| {
+        let all = Classed { rows, classes: &classes };
+        class_ndcg(all, all, &own, (DIM, DIM), 10).unwrap().iter().sum::<f64>() / 400.0
+    };
+    let before = found(&rows);
+    for loss in [LossKind::BatchHard, LossKind::BatchHardSoft, LossKind::Ranking] {
+        let set = set(Shape::Classes, loss, &examples);
+        let rows_of = set.side_rows(&rows, DIM);
+        let (matrix, _) = train_adapter(
+            SideRows { rows: &rows_of, dim: DIM },
+            &set,
+            &LADDER,
+            &AdapterOptions::default(),
+            &Task::default(),
+        )
+        .unwrap();
+        let after = found(&apply(&matrix, &rows, DIM).unwrap());
+        assert!(after > before + 0.02, "{loss}: {before} {after}");
+    }
+}
+
+#[test]
+fn scores_are_learnt_and_judged_by_rank_correlation() {
+    let (rows, _) = half_space();
+    let half = |row: &[f32]| row[20..].to_vec();
+    let (a, b) = rows.split_at(200 * DIM);
+    let score = |i: usize| {
+        let of = |side: &[f32]| half(&side[i * DIM..][..DIM]);
+        cosines(&of(a), &of(b), DIM - 20, DIM - 20).unwrap()[0] / 2.0 + 0.5
+    };
+    let scores: Vec<f64> = (0..200).map(score).collect();
+    let examples: Vec<Example> =
+        (0..200).map(|i| example(&[i, 1000 + i], &[scores[i as usize] as f32], 0)).collect();
+    let correlation = |a: &[f32], b: &[f32]| {
+        RankCorrelation::new(&cosines(a, b, DIM, DIM).unwrap(), &scores).unwrap().whole()
+    };
+    let before = correlation(a, b);
+    for loss in [LossKind::CoSent, LossKind::Cosine, LossKind::Contrastive] {
+        let set = set(Shape::Scored, loss, &examples);
+        let job = SideRows { rows: &rows, dim: DIM };
+        let options = AdapterOptions::default();
+        let (matrix, _) = train_adapter(job, &set, &LADDER, &options, &Task::default()).unwrap();
+        let after = correlation(&apply(&matrix, a, DIM).unwrap(), &apply(&matrix, b, DIM).unwrap());
+        assert!(after > before + 0.02, "{loss}: {before} {after}");
+    }
+}
+
 #[test]
 fn few_pairs_and_false_shapes() {
-    let rows = PairRows {
-        queries: &[1.0, 0.0, 0.0, 1.0],
-        positives: &[0.6, 0.8, 0.8, -0.6],
-        query_keys: &[1, 2],
-        positive_keys: &[3, 4],
-        weights: &[1.0, 1.0],
-        dim: 2,
+    let set = set(Shape::Pairs, LossKind::Ranking, &[example(&[1, 3], &[], 0), example(&[2, 4], &[], 0)]);
+    let rows = [1.0, 0.0, 0.0, 1.0, 0.6, 0.8, 0.8, -0.6];
+    let train = |rows: &[f32], dim: usize, ladder: &[usize]| {
+        train_adapter(SideRows { rows, dim }, &set, ladder, &AdapterOptions::default(), &Task::default())
     };
-    let train = |rows: &PairRows<'_>, ladder: &[usize]| {
-        train_adapter(rows, ladder, &AdapterOptions::default(), &Task::default())
-    };
-    let (matrix, report) = train(&rows, &[1, 2]).unwrap();
+    let (matrix, report) = train(&rows, 2, &[1, 2]).unwrap();
     assert!(matrix.iter().all(|v| v.is_finite()) && report.steps == 15);
-    for broken in [
-        PairRows { dim: 3, ..rows },
-        PairRows { query_keys: &[1], ..rows },
-        PairRows { weights: &[1.0, f32::NAN], ..rows },
-        PairRows { positives: &[0.6], ..rows },
-    ] {
-        assert_eq!(train(&broken, &[2]).unwrap_err().exit_code(), 1);
+    for error in
+        [train(&rows, 3, &[2]), train(&rows[1..], 2, &[2]), train(&[], 0, &[]), train(&rows, 2, &[3])]
+    {
+        assert_eq!(error.unwrap_err().exit_code(), 1);
     }
-    assert!(train(&rows, &[3]).is_err() && train(&rows, &[]).is_err());
+    assert!(train(&rows, 2, &[]).is_err());
     assert!(apply(&[1.0; 3], &[1.0; 2], 2).is_err());
 }

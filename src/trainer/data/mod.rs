@@ -172,6 +172,13 @@ impl From<Pair> for Record {
 }
 
 impl Data {
+    /// Pairs that come from no file.
+    pub fn of_pairs(pairs: Vec<Pair>) -> Self {
+        let records: Vec<Record> = pairs.into_iter().map(Record::from).collect();
+        let report = DataReport { lines: records.len(), records: records.len(), ..DataReport::default() };
+        Self { shape: Shape::Pairs, records, labels: Vec::new(), report }
+    }
+
     /// Queries and their positives.
     ///
     /// # Errors

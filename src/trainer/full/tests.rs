@@ -1,25 +1,46 @@
+use super::super::data::Shape;
+use super::super::examples::Example;
+use super::super::losses::{LossKind, LossOptions};
 use super::super::model::testing::Sums;
+use super::super::split::query_key;
 use super::*;
 use crate::types::Precision;
 
 /// A table of letters, of which texts are made.
-fn letters(pairs: &Numbered<'_>) -> Sums {
-    let letters = |text: &&str| text.bytes().map(|letter| usize::from(letter - b'a')).collect();
-    Sums::new(26, 8, pairs.texts.iter().map(letters).collect())
+fn letters(set: &TrainingSet) -> Sums {
+    let letters =
+        |(text, _): &(String, Role)| text.bytes().map(|letter| usize::from(letter - b'a')).collect();
+    Sums::new(26, 8, set.texts.iter().map(letters).collect())
+}
+
+fn pair(query: &str, positive: &str, key: u64) -> Example {
+    let (texts, keys) = (vec![query.to_owned(), positive.to_owned()], vec![query_key(query), key]);
+    Example { texts, keys, weight: 1.0, ..Example::default() }
+}
+
+fn learnt_by(loss: LossKind, pairs: &[Example]) -> TrainingSet {
+    TrainingSet::new(Shape::Pairs, pairs, (loss, LossOptions::default()), 0).unwrap()
 }
 
 /// Each of the first 13 letters should find the one 13 places on.
-fn pairs() -> Vec<TextPair> {
+fn pairs() -> Vec<Example> {
     let letter = |at: u8| char::from(b'a' + at).to_string();
-    (0..13)
-        .map(|i| TextPair { query: letter(i), positive: letter(i + 13), key: u64::from(i), weight: 1.0 })
-        .collect()
+    (0..13).map(|i| pair(&letter(i), &letter(i + 13), u64::from(i))).collect()
 }
 
-fn run(pairs: &[TextPair], ladder: &[usize], options: &FullOptions) -> (Sums, Result<TrainReport>) {
-    let numbered = Numbered::new(pairs);
-    let mut model = letters(&numbered);
-    let report = train(&mut model, &numbered, ladder, options, &mut Hooks::default(), &Task::default());
+fn run(pairs: &[Example], ladder: &[usize], options: &FullOptions) -> (Sums, Result<TrainReport>) {
+    run_by(LossKind::Ranking, pairs, ladder, options)
+}
+
+fn run_by(
+    loss: LossKind,
+    pairs: &[Example],
+    ladder: &[usize],
+    options: &FullOptions,
+) -> (Sums, Result<TrainReport>) {
+    let set = learnt_by(loss, pairs);
+    let mut model = letters(&set);
+    let report = train(&mut model, &set, ladder, options, &mut Hooks::default(), &Task::default());
     (model, report)
 }
 
@@ -44,23 +65,32 @@ fn one_seed_gives_one_model() {
 }
 
 #[test]
-fn equal_texts_have_one_number() {
-    let mut pairs = pairs();
-    pairs[1].positive = pairs[0].positive.clone();
-    let numbered = Numbered::new(&pairs);
-    assert_eq!(numbered.texts.len(), 25);
-    assert_eq!(numbered.positives[0], numbered.positives[1]);
-    let text = |number: usize| numbered.texts[number];
-    assert!(pairs.iter().zip(&numbered.queries).all(|(pair, &number)| pair.query == text(number)));
-    assert!(pairs.iter().zip(&numbered.positives).all(|(pair, &number)| pair.positive == text(number)));
+fn a_cached_loss_learns_the_same_in_portions() {
+    let table = |loss, at_once| {
+        let options = FullOptions { epochs: 5, batch: 13, lr: 0.05, at_once, ..FullOptions::default() };
+        let (model, report) = run_by(loss, &pairs(), &[4, 8], &options);
+        report.unwrap();
+        model.table().to_vec()
+    };
+    let whole = table(LossKind::Ranking, 0);
+    let near = |other: Vec<f32>| whole.iter().zip(other).all(|(a, b)| (a - b).abs() < 1e-4);
+    assert!(near(table(LossKind::CachedRanking, 5)));
+    assert!(near(table(LossKind::CachedRanking, 0)));
+}
+
+#[test]
+fn a_guided_loss_has_the_model_as_it_was_for_its_guide() {
+    let options = FullOptions { epochs: 100, batch: 13, lr: 0.05, ..FullOptions::default() };
+    let report = run_by(LossKind::Guided, &pairs(), &[8], &options).1.unwrap();
+    assert!(report.loss_last < 0.5 * report.loss_first, "{report:?}");
 }
 
 #[test]
 fn the_adapter_afterwards_improves_on_the_model() {
     let pairs = pairs();
-    let numbered = Numbered::new(&pairs);
-    let model = letters(&numbered);
-    let (matrix, report) = train_adapter_after(&model, &numbered, &[8], 0, &Task::default()).unwrap();
+    let set = learnt_by(LossKind::Ranking, &pairs);
+    let model = letters(&set);
+    let (matrix, report) = train_adapter_after(&model, &set, &[8], 0, &Task::default()).unwrap();
     assert_eq!(matrix.len(), 64);
     assert!(report.loss_last < report.loss_first, "{report:?}");
 }
@@ -80,14 +110,10 @@ fn tiny() -> Encoder {
 }
 
 /// Each word should find another.
-fn word_pairs(words: &[&str]) -> Vec<TextPair> {
-    let pair = |(query, positive): (&&str, &&str)| TextPair {
-        query: (*query).into(),
-        positive: format!("the {positive}"),
-        key: super::super::split::target_key(positive),
-        weight: 1.0,
-    };
-    words.iter().zip(words.iter().rev()).map(pair).collect()
+fn word_pairs(words: &[&str]) -> TrainingSet {
+    let key = super::super::split::target_key;
+    let pair = |(query, positive): (&&str, &&str)| pair(query, &format!("the {positive}"), key(positive));
+    learnt_by(LossKind::Ranking, &words.iter().zip(words.iter().rev()).map(pair).collect::<Vec<_>>())
 }
 
 const WORDS: [&str; 8] = ["red", "green", "blue", "money", "water", "house", "music", "doctor"];

@@ -1,8 +1,7 @@
 //! What the losses share: rows of length 1 and the way back from them, similarities row by row, products of matrices.
 
-use candle_core::{Device, Tensor};
-
-use crate::error::{Error, Result};
+use crate::kernel::product::{Before, Matrix, product as multiply};
+use crate::kernel::threads::for_parts;
 
 /// A row shorter than this has no direction.
 const LEAST_NORM: f64 = 1e-8;
@@ -25,11 +24,6 @@ pub enum Distance {
     Euclidean,
     /// One minus the cosine of the angle between them.
     Cosine,
-}
-
-/// Turns a failed tensor operation into our error.
-pub(in crate::trainer) fn tensor_error(error: candle_core::Error) -> Error {
-    Error::Input(format!("training failed: {error}"))
 }
 
 /// The dot product, summed in f64 in an order that does not depend on the machine.
@@ -91,28 +85,65 @@ impl Units {
     }
 }
 
-/// Matrices of rows of `inner` values: `a` bᵀ, row-major.
-pub(super) fn product_transposed(a: &[f32], b: &[f32], inner: usize) -> Result<Vec<f32>> {
-    let rows = |m: &[f32]| Tensor::from_slice(m, (m.len() / inner.max(1), inner), &Device::Cpu);
-    values(|| rows(a)?.matmul(&rows(b)?.t()?))
+/// Rows of a product that one thread makes at once.
+const ROWS_AT_ONCE: usize = 64;
+
+/// `a` bᵀ, row-major; both have rows of `inner` values.
+pub(super) fn product_transposed(a: &[f32], b: &[f32], inner: usize) -> Vec<f32> {
+    let other = matrix(b, inner).t();
+    by_rows(a.len() / inner.max(1), b.len() / inner.max(1), |from, rows| {
+        let part = a.get(from * inner..(from + rows) * inner).unwrap_or_default();
+        (Matrix::new(part, rows, inner), other)
+    })
 }
 
 /// `a` b, where `b` has rows of `columns` values and `a` as many columns as `b` has rows.
-pub(super) fn product(a: &[f32], b: &[f32], columns: usize) -> Result<Vec<f32>> {
+pub(super) fn product(a: &[f32], b: &[f32], columns: usize) -> Vec<f32> {
     let inner = b.len() / columns.max(1);
-    let rows = |m: &[f32], width: usize| Tensor::from_slice(m, (m.len() / width.max(1), width), &Device::Cpu);
-    values(|| rows(a, inner)?.matmul(&rows(b, columns)?))
+    let other = matrix(b, columns);
+    by_rows(a.len() / inner.max(1), columns, |from, rows| {
+        let part = a.get(from * inner..(from + rows) * inner).unwrap_or_default();
+        (Matrix::new(part, rows, inner), other)
+    })
 }
 
 /// aᵀ `b`, where `b` has rows of `columns` values and `a` as many rows as `b`.
-pub(super) fn transposed_product(a: &[f32], b: &[f32], columns: usize) -> Result<Vec<f32>> {
-    let rows = b.len() / columns.max(1);
-    let shaped = |m: &[f32]| Tensor::from_slice(m, (rows, m.len() / rows.max(1)), &Device::Cpu);
-    values(|| shaped(a)?.t()?.matmul(&shaped(b)?))
+pub(super) fn transposed_product(a: &[f32], b: &[f32], columns: usize) -> Vec<f32> {
+    let inner = b.len() / columns.max(1);
+    let width = a.len() / inner.max(1);
+    let other = matrix(b, columns);
+    by_rows(width, columns, |from, rows| {
+        // Of `a` the columns from here on: rows of the same distance that begin later.
+        let part = a.get(from..).unwrap_or_default();
+        (Matrix::apart(part, inner, rows, width).t(), other)
+    })
 }
 
-fn values(product: impl FnOnce() -> candle_core::Result<Tensor>) -> Result<Vec<f32>> {
-    product().and_then(|p| p.flatten_all()?.to_vec1()).map_err(tensor_error)
+fn matrix(values: &[f32], columns: usize) -> Matrix<'_> {
+    Matrix::new(values, values.len() / columns.max(1), columns)
+}
+
+/// A product of so many rows and columns, of which `factors` gives those of some rows: from the first, so many.
+fn by_rows<'a>(
+    rows: usize,
+    columns: usize,
+    factors: impl Fn(usize, usize) -> (Matrix<'a>, Matrix<'a>) + Sync,
+) -> Vec<f32> {
+    let mut out = vec![0.0; rows * columns];
+    if out.is_empty() {
+        return out;
+    }
+    let parts = out.chunks_mut(ROWS_AT_ONCE * columns).enumerate();
+    for_parts(
+        0,
+        parts,
+        || (),
+        |(), (number, part)| {
+            let (a, b) = factors(number * ROWS_AT_ONCE, part.len() / columns);
+            multiply(part, columns, Before::Lost, a, b, 1.0);
+        },
+    );
+    out
 }
 
 /// Adds one vector to another of the same length.

@@ -31,21 +31,21 @@ impl BatchHard {
 
     /// Something that grows with the distance of each row from each other: for rows of length 1 one minus their product,
     /// else the square of the distance.
-    fn distances(&self, rows: &[f32], dim: usize) -> Result<Vec<f32>> {
+    fn distances(&self, rows: &[f32], dim: usize) -> Vec<f32> {
         if self.distance == Distance::Cosine {
             let units = Units::new([&rows], dim, dim);
-            let mut cosines = product_transposed(&units.values, &units.values, dim)?;
+            let mut cosines = product_transposed(&units.values, &units.values, dim);
             cosines.iter_mut().for_each(|cosine| *cosine = 1.0 - *cosine);
-            return Ok(cosines);
+            return cosines;
         }
         let squares: Vec<f32> = rows.chunks_exact(dim.max(1)).map(|row| dot(row, row) as f32).collect();
-        let mut products = product_transposed(rows, rows, dim)?;
+        let mut products = product_transposed(rows, rows, dim);
         for (row, own) in products.chunks_exact_mut(squares.len().max(1)).zip(&squares) {
             for (product, other) in row.iter_mut().zip(&squares) {
                 *product = own + other - 2.0 * *product;
             }
         }
-        Ok(products)
+        products
     }
 }
 
@@ -60,7 +60,7 @@ impl Loss for BatchHard {
             )));
         }
         let rows = batch.sides[0];
-        let distances = self.distances(rows, batch.dim)?;
+        let distances = self.distances(rows, batch.dim);
         let hardest = |anchor: usize| {
             let from = distances.get(anchor * n..(anchor + 1) * n).unwrap_or_default();
             let same = |other: usize| batch.classes[other] == batch.classes[anchor];

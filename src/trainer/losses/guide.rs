@@ -56,7 +56,7 @@ impl Opinion {
         let (queries, documents) = guide.sides.split_at(1);
         let queries = Units::new(queries, guide.dim, guide.dim);
         let documents = Units::new(documents, guide.dim, guide.dim);
-        let columns = product_transposed(&queries.values, &documents.values, guide.dim)?;
+        let columns = product_transposed(&queries.values, &documents.values, guide.dim);
         let own = |at: usize| {
             dot(row(&queries.values, at, guide.dim), row(&documents.values, at, guide.dim)) as f32
         };
@@ -78,19 +78,19 @@ impl Opinion {
     }
 
     /// Whether each other query is no negative of a query: count × count.
-    pub fn among_queries(&self) -> Result<Vec<bool>> {
+    pub fn among_queries(&self) -> Vec<bool> {
         self.among(&self.queries.values)
     }
 
     /// Whether each other positive is no negative of a positive: count × count.
-    pub fn among_positives(&self) -> Result<Vec<bool>> {
+    pub fn among_positives(&self) -> Vec<bool> {
         let positives = self.thresholds.len() * self.documents.dim;
         self.among(self.documents.values.get(..positives).unwrap_or_default())
     }
 
-    fn among(&self, rows: &[f32]) -> Result<Vec<bool>> {
-        let similarities = product_transposed(rows, rows, self.queries.dim)?;
-        Ok(self.above(&similarities, self.thresholds.len()))
+    fn among(&self, rows: &[f32]) -> Vec<bool> {
+        let similarities = product_transposed(rows, rows, self.queries.dim);
+        self.above(&similarities, self.thresholds.len())
     }
 
     fn above(&self, similarities: &[f32], columns: usize) -> Vec<bool> {

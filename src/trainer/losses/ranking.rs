@@ -82,7 +82,7 @@ impl Loss for RankingLoss {
         let positives = others.values.get(..n * batch.dim).unwrap_or_default();
 
         let mut blocks = vec![Block {
-            cosines: product_transposed(&queries.values, &others.values, batch.dim)?,
+            cosines: product_transposed(&queries.values, &others.values, batch.dim),
             excluded: joined(batch.excluded, n * documents, opinion.as_ref().map(Opinion::of_documents)),
         }];
         let known = square(batch.excluded, n, documents);
@@ -92,10 +92,10 @@ impl Loss for RankingLoss {
         ];
         for (wanted, rows, among) in more {
             if wanted {
-                let guided = opinion.as_ref().map(among).transpose()?;
+                let guided = opinion.as_ref().map(among);
                 let mut excluded = joined(&known, n * n, guided);
                 excluded.iter_mut().step_by(n + 1).for_each(|own| *own = true);
-                blocks.push(Block { cosines: product_transposed(rows, rows, batch.dim)?, excluded });
+                blocks.push(Block { cosines: product_transposed(rows, rows, batch.dim), excluded });
             }
         }
         let mut turned = self.symmetric.then(|| Block {
@@ -113,13 +113,13 @@ impl Loss for RankingLoss {
 
         let mut blocks = blocks.iter().map(|block| block.cosines.as_slice());
         let pull = blocks.next().unwrap_or_default();
-        let mut by_queries = product(pull, &others.values, batch.dim)?;
-        let mut by_others = transposed_product(pull, &queries.values, batch.dim)?;
+        let mut by_queries = product(pull, &others.values, batch.dim);
+        let mut by_others = transposed_product(pull, &queries.values, batch.dim);
         if let Some(pull) = self.against_queries.then(|| blocks.next()).flatten() {
-            add(&mut by_queries, &product(&folded(pull, n), &queries.values, batch.dim)?);
+            add(&mut by_queries, &product(&folded(pull, n), &queries.values, batch.dim));
         }
         if let Some(pull) = self.against_positives.then(|| blocks.next()).flatten() {
-            add(&mut by_others, &product(&folded(pull, n), positives, batch.dim)?);
+            add(&mut by_others, &product(&folded(pull, n), positives, batch.dim));
         }
         if let Some((first, rest)) = slope.sides.split_first_mut() {
             queries.backward(&by_queries, 1.0, batch.dim, first);
@@ -131,7 +131,7 @@ impl Loss for RankingLoss {
     }
 }
 
-type Among = fn(&Opinion) -> Result<Vec<bool>>;
+type Among = fn(&Opinion) -> Vec<bool>;
 
 /// Candidates of all rows: n × m.
 struct Block {

@@ -23,12 +23,18 @@ const NOT_PUBLISHED: u8 = 7;
 #[derive(Debug, Args)]
 #[cfg_attr(not(feature = "trainer"), allow(dead_code))]
 pub struct Retrain {
-    /// Learn from this file instead: JSON lines {query, positive}
+    /// Learn from this instead of the log: JSON lines {query, positive}, {query, positive, negative}, {sentence1, sentence2,
+    /// score} or {text, label}; a BEIR folder; or its judgements (.tsv)
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// Loss: mnrl (in-batch negatives)
-    #[arg(long, default_value = "mnrl", value_parser = loss)]
-    loss: String,
+    /// Queries of the judgements in --data
+    #[arg(long, value_name = "FILE", requires = "data")]
+    queries: Option<PathBuf>,
+    /// Loss, such as mnrl, mnrl-symmetric, gist, triplet, cosent, cosine, contrastive, batch-hard or margin-mse
+    /// [default: mnrl; for scored pairs cosent]
+    #[cfg(feature = "trainer")]
+    #[arg(long)]
+    loss: Option<embdb::trainer::LossKind>,
     /// What is trained: adapter, full, or best: the adapter, then upper layers of the encoder if it pays
     #[arg(long, default_value = "best", value_parser = method)]
     method: Trained,
@@ -79,10 +85,6 @@ fn method(text: &str) -> Result<Trained, String> {
     }
 }
 
-fn loss(text: &str) -> Result<String, String> {
-    if text == "mnrl" { Ok(text.into()) } else { args::later(text) }
-}
-
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(rate),
@@ -94,7 +96,7 @@ impl Retrain {
     /// Trains and prints the report; the code tells whether it was published.
     #[cfg(feature = "trainer")]
     pub fn run(self, context: &mut Context) -> Outcome {
-        if let Some(path) = &self.data {
+        for path in self.data.iter().chain(&self.queries).filter(|path| !path.is_dir()) {
             // A missing file is wrong input, as everywhere.
             drop(lines::open(path)?);
         }
@@ -103,6 +105,8 @@ impl Retrain {
         let plan = self.plan;
         let report = db.retrain(RetrainOptions {
             data: self.data,
+            queries: self.queries,
+            loss: self.loss,
             method: match self.method {
                 Trained::Best => Method::Best,
                 Trained::Adapter => Method::Adapter,

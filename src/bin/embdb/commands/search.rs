@@ -37,9 +37,34 @@ pub struct SearchText {
     /// Answer as generation GEN would have
     #[arg(long, value_name = "GEN", hide = true, value_parser = args::later)]
     as_of: Option<String>,
+    #[command(flatten)]
+    logging: Logging,
+}
+
+/// What is kept of a search, and what a page is arranged like to learn from it.
+#[derive(Debug, Default, Args)]
+struct Logging {
     /// Keep the search, for `click` and `retrain`
     #[arg(long)]
     log: bool,
+    /// Who searches, for the log: no more than a tenth of what is learnt comes from one of them
+    #[arg(long, value_name = "ID")]
+    client: Option<String>,
+    /// Show the hits after rank R in random order, so that the log tells how likely each rank is looked at
+    #[arg(long, value_name = "R")]
+    randomize_below: Option<usize>,
+    /// Show hits of generation GEN and of the active one by turns: `log stats` tells whose are clicked more
+    #[arg(long, value_name = "GEN", conflicts_with = "randomize_below")]
+    interleave: Option<u32>,
+}
+
+impl Logging {
+    fn set(self, options: &mut SearchOptions, log: bool) {
+        options.log = self.log || log;
+        options.client = self.client;
+        options.randomize_below = self.randomize_below;
+        options.interleave = self.interleave;
+    }
 }
 
 impl SearchText {
@@ -47,13 +72,13 @@ impl SearchText {
     pub fn plain(text: String) -> Self {
         let (k, filter, dim, ef) = (10, None, None, None);
         let ranking = Ranking { k, filter, dim, ef, target_recall: 0.95, exact: false };
-        Self { text: vec![text], ranking, mode: "vector".into(), as_of: None, log: false }
+        Self { text: vec![text], ranking, mode: "vector".into(), as_of: None, logging: Logging::default() }
     }
 
     /// Searches and prints the hits.
     pub fn run(self, context: &mut Context) -> Outcome {
         let mut options = options(&self.ranking)?;
-        options.log = self.log || context.shell.as_ref().is_some_and(|shell| shell.log);
+        self.logging.set(&mut options, context.shell.as_ref().is_some_and(|shell| shell.log));
         let text = self.text.join(" ");
         if text.trim().is_empty() {
             return Err(Failure::input("the text to search for is empty"));
@@ -149,16 +174,15 @@ pub struct BatchSearch {
     /// Write a TREC run file
     #[arg(long, value_name = "OUT")]
     trec: Option<PathBuf>,
-    /// Keep the searches, for `click` and `retrain`
-    #[arg(long)]
-    log: bool,
+    #[command(flatten)]
+    logging: Logging,
 }
 
 impl BatchSearch {
     /// Searches and prints one result a line, or writes the run file.
     pub fn run(self, context: &mut Context) -> Outcome {
         let mut options = options(&self.ranking)?;
-        options.log = self.log;
+        self.logging.set(&mut options, false);
         let queries = queries::read(&self.queries)?;
         let db = context.read()?;
         let mut run = self.trec.as_deref().map(Run::create).transpose()?;
