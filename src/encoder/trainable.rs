@@ -30,7 +30,7 @@ pub struct TrainOptions {
 
 impl Default for TrainOptions {
     fn default() -> Self {
-        Self { top: None, low_rank: None, layer_rate: 1.0, kept_bytes: 512 << 20 }
+        Self { top: None, low_rank: None, layer_rate: 1.0, kept_bytes: 384 << 20 }
     }
 }
 

@@ -262,5 +262,4 @@ fn unit(row: &[f32]) -> Vec<f32> {
 }
 
 #[cfg(test)]
-#[path = "full_tests.rs"]
 mod tests;
