@@ -70,6 +70,22 @@ pub enum Target {
     Output,
 }
 
+impl std::str::FromStr for Target {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        match name {
+            "query" => Ok(Self::Query),
+            "key" => Ok(Self::Key),
+            "value" => Ok(Self::Value),
+            "attention.output" => Ok(Self::AttentionOutput),
+            "intermediate" => Ok(Self::Intermediate),
+            "output" => Ok(Self::Output),
+            _ => Err("expected query, key, value, attention.output, intermediate or output".into()),
+        }
+    }
+}
+
 /// A copy of an encoder that learns: transformer and dense layers, or some of them; the adapter stays as it is.
 ///
 /// Parameters have BERT's names, without a prefix, whatever they are called in files; those of dense layers begin with

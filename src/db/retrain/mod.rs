@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `corpus` | the documents and their rows as the generation that answers sees them |
 //! | `exam` | what candidates are judged by |
+//! | `negatives` | hard negatives from the index |
 //! | `material`, `vectors` | what is learnt from: records with their texts and vectors |
 //! | `candidate` | what training makes, and publishing it |
 
@@ -14,6 +15,7 @@ mod candidate;
 mod corpus;
 mod exam;
 mod material;
+mod negatives;
 mod vectors;
 
 use std::path::PathBuf;
@@ -30,11 +32,12 @@ use super::encoders::Encoder;
 use super::feedback::logged_queries;
 use super::snapshot::Snapshot;
 use super::{Db, Inner};
+use crate::encoder::LowRank;
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::options::Task;
 use crate::trainer::{
-    self, ClickOptions, Data, Example, FromLog, GateReport, HeldOut, Keyed, LoggedQuery, LossKind,
+    self, ClickOptions, Data, Example, FromLog, GateReport, HeldOut, Keyed, LoggedQuery, LossKind, Shape,
     SplitOptions, TrainReport,
 };
 
@@ -56,6 +59,8 @@ pub enum Method {
     Best,
     /// A linear map on queries and documents; stored vectors are mapped, nothing is encoded again.
     Adapter,
+    /// Matrices of the encoder's layers at low rank ([`LowRank`]), and an adapter to follow; everything is encoded again.
+    Lora,
     /// The weights of the encoder, and an adapter to follow it; everything is encoded again.
     Full,
 }
@@ -77,12 +82,19 @@ pub struct RetrainOptions {
     /// How many of the encoder's topmost layers are trained. By default all weights with [`Method::Full`], a third
     /// of the layers with [`Method::Best`].
     pub layers: Option<usize>,
+    /// What learns with [`Method::Lora`], and at which rank.
+    pub low_rank: LowRank,
+    /// Documents that stand high for a query and answer it not, of each pair, taught as negatives.
+    pub hard_negatives: usize,
+    /// Batches whose mean gradient makes one step of the encoder.
+    pub accumulate: Option<usize>,
     /// Passes over the data; by default 15 for the adapter, 1 for the encoder. This, the size of batches and the
-    /// rate concern the adapter unless the method is [`Method::Full`].
+    /// rate concern the adapter unless the method is [`Method::Full`] or [`Method::Lora`].
     pub epochs: Option<usize>,
     /// Pairs in a batch; by default 512 for the adapter, 64 for upper layers, 32 for the whole encoder.
     pub batch_size: Option<usize>,
-    /// Learning rate; by default 2e-3 for the adapter, 2e-4 for upper layers, 2e-5 for the whole encoder.
+    /// Learning rate; by default 2e-3 for the adapter, 2e-4 for upper layers, 5e-4 at low rank,
+    /// 2e-5 for the whole encoder.
     pub lr: Option<f64>,
     /// Seed of everything random.
     pub seed: u64,
@@ -181,6 +193,8 @@ struct Run<'a> {
     corpus: Corpus,
     material: Material,
     loss: LossKind,
+    /// What examples are for training: pairs with mined negatives are triplets.
+    learnt: Shape,
     notes: Vec<String>,
     start: Instant,
 }
@@ -206,6 +220,12 @@ impl<'a> Run<'a> {
         };
         let loss = options.loss.unwrap_or_else(|| LossKind::of_shape(data.shape));
         loss.check(data.shape)?;
+        let learnt = data.shape;
+        if options.hard_negatives > 0 && (learnt != Shape::Pairs || loss.check(Shape::Triplets).is_err()) {
+            return Err(Error::input(format!(
+                "hard negatives go with pairs, not with {learnt} learnt by {loss}"
+            )));
+        }
         let mut notes = std::mem::take(&mut data.report.notes);
         let mut corpus = Corpus::load(&snapshot, &generation)?;
         let mut material =
@@ -221,6 +241,7 @@ impl<'a> Run<'a> {
             corpus,
             material,
             loss,
+            learnt,
             notes,
             start,
         })
@@ -244,9 +265,12 @@ impl<'a> Run<'a> {
             let gate = GateReport::refused(self.plan(split.train.len(), split.held_out_queries));
             return Ok(self.refused(gate, TrainReport::default()));
         }
+        if self.options.hard_negatives > 0 {
+            self.mine(self.options.hard_negatives)?;
+        }
         let guard = self.guard()?;
         let (candidate, mut gate) = match self.options.method {
-            Method::Full => self.held_out(&split, &guard, Self::train_encoder)?,
+            Method::Full | Method::Lora => self.held_out(&split, &guard, Self::train_encoder)?,
             _ if self.material.shape.has_query() && split.held_out_queries < CROSSED_BELOW => {
                 self.crossed(&guard)?
             }
@@ -266,7 +290,7 @@ impl<'a> Run<'a> {
             return self.publish(better, gate);
         }
         let candidate = match self.options.method {
-            Method::Full => candidate,
+            Method::Full | Method::Lora => candidate,
             _ => self.with_all_pairs(candidate, &split, &guard)?,
         };
         self.publish(candidate, gate)
@@ -371,6 +395,11 @@ impl<'a> Run<'a> {
                 "{adapter}; if that is better, train {layers} as well, encode the documents again, and publish the best"
             ),
             Method::Best | Method::Adapter => adapter,
+            Method::Lora => format!(
+                "plan: train matrices of the encoder at rank {} on {train} pairs, judge them on {held_out} held-out queries, \
+                 and encode {documents} documents again",
+                self.options.low_rank.rank
+            ),
             Method::Full => format!(
                 "plan: train {layers} on {train} pairs, judge them on {held_out} held-out queries, and encode \
                  {documents} documents again"
@@ -382,7 +411,7 @@ impl<'a> Run<'a> {
     fn layers(&self) -> Option<usize> {
         let third = || self.encoder.layers().div_ceil(3);
         match self.options.method {
-            Method::Full => self.options.layers,
+            Method::Full | Method::Lora => self.options.layers,
             Method::Best | Method::Adapter => Some(self.options.layers.unwrap_or_else(third)),
         }
     }

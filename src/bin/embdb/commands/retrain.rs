@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::Args;
 #[cfg(feature = "trainer")]
 use embdb::db::retrain::{Method, RetrainOptions};
+#[cfg(feature = "trainer")]
+use embdb::encoder::LowRank;
 
 #[cfg(feature = "trainer")]
 use super::lines;
@@ -35,7 +37,7 @@ pub struct Retrain {
     #[cfg(feature = "trainer")]
     #[arg(long)]
     loss: Option<embdb::trainer::LossKind>,
-    /// What is trained: adapter, full, or best: the adapter, then upper layers of the encoder if it pays
+    /// What is trained: adapter, lora, full, or best: the adapter, then upper layers of the encoder if it pays
     #[arg(long, default_value = "best", value_parser = method)]
     method: Trained,
     /// Topmost layers of the encoder that are trained [default: all with full, else a third]
@@ -44,7 +46,23 @@ pub struct Retrain {
     /// Dimensions that are trained for, e.g. 384,128
     #[arg(long, value_name = "DIMS", value_delimiter = ',')]
     dims: Option<Vec<usize>>,
-    /// Times that every pair is seen; this, --batch-size and --lr concern the adapter unless the method is full
+    /// Rank of the matrices that learn, with --method lora
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 8)]
+    rank: usize,
+    /// Factor on what they learn, times the rank
+    #[arg(long, value_name = "A", value_parser = factor, default_value_t = 16.0)]
+    alpha: f32,
+    /// Which matrices learn, of query, key, value, attention.output, intermediate, output
+    #[cfg(feature = "trainer")]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_values = ["query", "value"])]
+    targets: Vec<embdb::encoder::Target>,
+    /// Negatives of each pair from the index: documents that stand high for its query and answer it not
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    hard_negatives: usize,
+    /// Batches that make one step of the encoder
+    #[arg(long, value_name = "N", value_parser = positive)]
+    accumulate: Option<usize>,
+    /// Times that every pair is seen; this, --batch-size and --lr concern the adapter unless the method is lora or full
     #[arg(long, value_name = "N", value_parser = positive)]
     epochs: Option<usize>,
     /// Pairs a step
@@ -72,6 +90,7 @@ pub struct Retrain {
 enum Trained {
     Best,
     Adapter,
+    Lora,
     Full,
 }
 
@@ -80,9 +99,13 @@ fn method(text: &str) -> Result<Trained, String> {
         "best" => Ok(Trained::Best),
         "adapter" => Ok(Trained::Adapter),
         "full" => Ok(Trained::Full),
-        "lora" => args::later(text).map(|_| Trained::Full),
-        _ => Err("expected best, adapter or full".into()),
+        "lora" => Ok(Trained::Lora),
+        _ => Err("expected best, adapter, lora or full".into()),
     }
+}
+
+fn factor(text: &str) -> Result<f32, String> {
+    rate(text).map(|factor| factor as f32)
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -110,8 +133,12 @@ impl Retrain {
             method: match self.method {
                 Trained::Best => Method::Best,
                 Trained::Adapter => Method::Adapter,
+                Trained::Lora => Method::Lora,
                 Trained::Full => Method::Full,
             },
+            low_rank: LowRank { rank: self.rank, alpha: self.alpha, targets: self.targets, seed: self.seed },
+            hard_negatives: self.hard_negatives,
+            accumulate: self.accumulate,
             dims: self.dims,
             layers: self.layers,
             epochs: self.epochs,
