@@ -8,7 +8,7 @@
 //! parts without tapes; once the loss has said how each embedding should change, every part goes forward again and back
 //! (GradCache: Gao et al. 2021, arXiv:2101.06983). The gradient is that of the batch in one piece.
 //!
-//! A run can be stopped and resumed ([`checkpoint`](super::checkpoint)): what follows is, to the bit, what would have
+//! A run can be stopped and resumed (`checkpoint`): what follows is, to the bit, what would have
 //! followed, unless a time budget makes it depend on the clock.
 
 use std::collections::HashMap;
