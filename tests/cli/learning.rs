@@ -153,3 +153,13 @@ fn what_cannot_be_learnt_from_is_refused_and_changes_nothing() {
     assert!(run.object()["gate"]["after"].as_f64().unwrap().is_finite());
     place.run(&["db", "check"]).code(0);
 }
+
+#[test]
+fn documents_alone_make_pairs() {
+    let place = place();
+    let run =
+        place.run(&["db", "retrain", "--from", "structure", "--force", "--method", "adapter", "--json"]);
+    let run = run.code(0).says(&["pairs from the structure of 120 documents"]);
+    assert!(run.object()["train"]["pairs"].as_u64().unwrap() >= 40, "{}", run.out);
+    place.run(&["db", "retrain", "--from", "nothing"]).code(1).says(&["--from", "structure"]);
+}

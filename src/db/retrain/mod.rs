@@ -6,6 +6,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `corpus` | the documents and their rows as the generation that answers sees them |
+//! | `sources` | pairs from the log, and from the documents alone |
 //! | `exam` | what candidates are judged by |
 //! | `negatives` | hard negatives from the index |
 //! | `material`, `vectors` | what is learnt from: records with their texts and vectors |
@@ -16,6 +17,7 @@ mod corpus;
 mod exam;
 mod material;
 mod negatives;
+mod sources;
 mod vectors;
 
 use std::path::PathBuf;
@@ -28,6 +30,7 @@ use self::candidate::Candidate;
 use self::corpus::Corpus;
 use self::exam::Exam;
 use self::material::Material;
+use self::sources::{pairs_from_log, pairs_from_structure};
 use super::encoders::Encoder;
 use super::feedback::logged_queries;
 use super::snapshot::Snapshot;
@@ -37,8 +40,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::options::Task;
 use crate::trainer::{
-    self, ClickOptions, Data, Example, FromLog, GateReport, HeldOut, Keyed, LoggedQuery, LossKind, Shape,
-    SplitOptions, TrainReport,
+    self, Data, Example, GateReport, HeldOut, Keyed, LossKind, Shape, SplitOptions, TrainReport,
 };
 
 /// With fewer queries held out than this, all judge, by cross-validation …
@@ -65,12 +67,25 @@ pub enum Method {
     Full,
 }
 
+/// What is learnt from, unless a file is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Source {
+    /// The log of searches and clicks.
+    #[default]
+    Log,
+    /// The documents alone: pairs of their titles, headings, sentences and words with the documents
+    /// ([`trainer::structure`]).
+    Structure,
+}
+
 /// What `retrain` does.
 #[derive(Debug, Clone, Default)]
 pub struct RetrainOptions {
     /// What to learn from instead of the log: JSON lines of one shape, a BEIR folder, or judgements (see
     /// [`trainer::data`]).
     pub data: Option<PathBuf>,
+    /// What to learn from without `data`.
+    pub source: Source,
     /// How to learn.
     pub method: Method,
     /// What is made small; by default what suits the data's shape.
@@ -155,31 +170,13 @@ impl Db {
         if options.method == Method::Adapter && options.layers.is_some() {
             return Err(Error::input("an adapter trains none of the encoder's layers"));
         }
-        let data = match &options.data {
-            Some(path) => trainer::data::open(path, options.queries.as_deref())?,
-            None => pairs_from_log(&logged_queries(&self.log_events()?)),
+        let data = match (&options.data, options.source) {
+            (Some(path), _) => trainer::data::open(path, options.queries.as_deref())?,
+            (None, Source::Log) => pairs_from_log(&logged_queries(&self.log_events()?)),
+            (None, Source::Structure) => pairs_from_structure(&snapshot, &generation, options.seed)?,
         };
         Run::new(&self.inner, generation, &options, data)?.learn()
     }
-}
-
-fn pairs_from_log(queries: &[LoggedQuery]) -> Data {
-    let FromLog { pairs, bias, report, .. } = trainer::pairs_from_log(queries, &ClickOptions::default());
-    let mut data = Data::of_pairs(pairs);
-    let notes = &mut data.report.notes;
-    notes.extend(bias.note.filter(|_| report.clicks > 0));
-    if report.cut.robots > 0 {
-        notes.push(format!("{} searches look like those of robots and were left out", report.cut.robots));
-    }
-    if report.cut.capped_clients > 0 {
-        let clients = report.cut.capped_clients;
-        notes.push(format!("{clients} clients searched far more than others and count less"));
-    }
-    if report.improbable > 0 {
-        let n = report.improbable;
-        notes.push(format!("{n} clicked documents were left out: their clicks look like accidents"));
-    }
-    data
 }
 
 /// One run of `retrain`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 #[cfg(feature = "trainer")]
-use embdb::db::retrain::{Method, RetrainOptions};
+use embdb::db::retrain::{Method, RetrainOptions, Source};
 #[cfg(feature = "trainer")]
 use embdb::encoder::LowRank;
 
@@ -29,11 +29,14 @@ pub struct Retrain {
     /// score} or {text, label}; a BEIR folder; or its judgements (.tsv)
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
+    /// Learn from this: log (searches and clicks), or structure (titles, headings, sentences and words of the documents)
+    #[arg(long, value_name = "SOURCE", default_value = "log", value_parser = source, conflicts_with = "data")]
+    from: From,
     /// Queries of the judgements in --data
     #[arg(long, value_name = "FILE", requires = "data")]
     queries: Option<PathBuf>,
     /// Loss, such as mnrl, mnrl-symmetric, gist, triplet, cosent, cosine, contrastive, batch-hard or margin-mse
-    /// [default: mnrl; for scored pairs cosent]
+    /// [default: mnrl; for scored pairs cosine]
     #[cfg(feature = "trainer")]
     #[arg(long)]
     loss: Option<embdb::trainer::LossKind>,
@@ -85,6 +88,21 @@ pub struct Retrain {
     force: bool,
 }
 
+/// What `--from` names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    Log,
+    Structure,
+}
+
+fn source(text: &str) -> Result<From, String> {
+    match text {
+        "log" => Ok(From::Log),
+        "structure" => Ok(From::Structure),
+        _ => Err("expected log or structure".into()),
+    }
+}
+
 /// What `--method` trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trained {
@@ -128,6 +146,10 @@ impl Retrain {
         let plan = self.plan;
         let report = db.retrain(RetrainOptions {
             data: self.data,
+            source: match self.from {
+                From::Log => Source::Log,
+                From::Structure => Source::Structure,
+            },
             queries: self.queries,
             loss: self.loss,
             method: match self.method {
