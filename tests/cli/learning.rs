@@ -156,10 +156,21 @@ fn what_cannot_be_learnt_from_is_refused_and_changes_nothing() {
 
 #[test]
 fn documents_alone_make_pairs() {
-    let place = place();
+    let place = Place::new();
+    place.run(&["db", "create", "--model", MODEL]).code(0);
+    let document = |n: usize| {
+        let (one, other) = (subject(n), subject(n / 6 + 1));
+        let text = format!(
+            "Report {n} is on {one} and what people who keep them ought to know. In the year {n} somebody wrote of {other} in \
+             a letter to his sister. Nobody has answered that letter number {n} until the present day, as far as is known."
+        );
+        json!({"id": format!("d{n}"), "title": format!("The great book of {one} and {other}, volume {n}"), "text": text})
+    };
+    place.write("t.jsonl", lines(90, document));
+    place.run(&["db", "import", "t.jsonl"]).code(0);
     let run =
         place.run(&["db", "retrain", "--from", "structure", "--force", "--method", "adapter", "--json"]);
-    let run = run.code(0).says(&["pairs from the structure of 120 documents"]);
+    let run = run.code(0).says(&["pairs from the structure of 90 documents"]);
     assert!(run.object()["train"]["pairs"].as_u64().unwrap() >= 40, "{}", run.out);
     place.run(&["db", "retrain", "--from", "nothing"]).code(1).says(&["--from", "structure"]);
 }
