@@ -58,7 +58,7 @@ pub use bias::PositionBias;
 pub use clicks::{
     Click, ClickOptions, ClickReport, FromLog, Judged, LoggedQuery, Skipped, judgements, pairs_from_log,
 };
-pub use data::{Data, DataReport, Pair, Record, ResolvedPair, Shape, Target};
+pub use data::{Data, DataReport, Pair, Record, Shape, Target};
 pub use distil::{DistilOptions, Distilled, distil};
 pub use examples::{Example, TrainingSet};
 pub use fit::{Hooks, OnSave, OnStep, StepRecord, TrainReport};
@@ -69,7 +69,7 @@ pub use losses::{LossKind, LossOptions};
 pub use metrics::{Scores, ndcg};
 pub use rank::rank_exact;
 pub use significance::{Compared, compare};
-pub use split::{Keyed, Split, SplitOptions, TooLittle, query_key, split, split_shape, target_key};
+pub use split::{Keyed, Split, SplitOptions, TooLittle, query_key, split_shape, target_key};
 pub use structure::{
     StructureKind, StructureOptions, StructurePair, StructureReport, StructureSource, structure_pairs,
 };

@@ -1,6 +1,6 @@
 //! The held-out part: what judges a training run that it had no part in.
 //!
-//! Pairs are divided by query ([`split`]). Invariant: no query text stands on both sides. Texts are compared without case
+//! Pairs are divided by query. Invariant: no query text stands on both sides. Texts are compared without case
 //! and extra white space ([`query_key`]); all pairs of one text form a group, and groups are never divided.
 //! - Where times are known, the groups first seen last are held out, so that the past is trained on
 //!   and the future judges. A pair that came later than the border but whose text was seen before it
@@ -78,16 +78,7 @@ fn key(hash: &blake3::Hash) -> u64 {
     u64::from_le_bytes(first)
 }
 
-/// Divides pairs, given as (query text, time; 0 if unknown).
-///
-/// # Errors
-/// [`TooLittle`] with fewer than `options.least` distinct queries.
-pub fn split(pairs: &[(&str, u64)], options: &SplitOptions) -> Result<Split, TooLittle> {
-    let keyed: Vec<(u64, u64)> = pairs.iter().map(|&(query, time)| (query_key(query), time)).collect();
-    split_keyed(&keyed, options)
-}
-
-/// As [`split`], by the identity of each query.
+/// Divides pairs, given as (identity of the query, time; 0 if unknown).
 fn split_keyed(pairs: &[(u64, u64)], options: &SplitOptions) -> Result<Split, TooLittle> {
     let mut groups: HashMap<u64, Group> = HashMap::new();
     for (index, &(query, time)) in pairs.iter().enumerate() {
@@ -282,6 +273,11 @@ mod tests {
 
     fn named(n: usize) -> Vec<String> {
         (0..n).map(|i| format!("query number {i}")).collect()
+    }
+
+    fn split(pairs: &[(&str, u64)], options: &SplitOptions) -> Result<Split, TooLittle> {
+        let keyed: Vec<(u64, u64)> = pairs.iter().map(|&(query, time)| (query_key(query), time)).collect();
+        split_keyed(&keyed, options)
     }
 
     fn assert_apart(pairs: &[(&str, u64)], split: &Split) {

@@ -149,21 +149,6 @@ pub struct Pair {
     pub time: u64,
 }
 
-/// A pair whose positive is a stored document, with that document's text.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ResolvedPair {
-    /// Text of the query.
-    pub query: String,
-    /// Id of the document.
-    pub positive_id: String,
-    /// Text of the document, or of its part that matters to the query.
-    pub positive_text: String,
-    /// Share in the loss.
-    pub weight: f32,
-    /// When it was observed, in microseconds since 1970; 0 if unknown.
-    pub time: u64,
-}
-
 impl From<Pair> for Record {
     fn from(pair: Pair) -> Self {
         let texts = vec![Target::Text(pair.query), pair.positive];
@@ -177,25 +162,6 @@ impl Data {
         let records: Vec<Record> = pairs.into_iter().map(Record::from).collect();
         let report = DataReport { lines: records.len(), records: records.len(), ..DataReport::default() };
         Self { shape: Shape::Pairs, records, labels: Vec::new(), report }
-    }
-
-    /// Queries and their positives.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if it has neither.
-    pub fn into_pairs(self) -> Result<Vec<Pair>> {
-        if !self.shape.has_query() {
-            return Err(Error::input(format!("{} have no query that should find something", self.shape)));
-        }
-        let pair = |record: Record| {
-            let (weight, time) = (record.weight, record.time);
-            let mut texts = record.texts.into_iter();
-            match (texts.next(), texts.next()) {
-                (Some(Target::Text(query)), Some(positive)) => Some(Pair { query, positive, weight, time }),
-                _ => None,
-            }
-        };
-        Ok(self.records.into_iter().filter_map(pair).collect())
     }
 }
 

@@ -34,14 +34,13 @@ impl Synth {
 
 #[cfg(feature = "trainer")]
 mod with_trainer {
-    use std::fs::{self, File};
-    use std::io::{BufWriter, Write};
+    use std::io::Write;
     use std::path::{Path, PathBuf};
 
     use clap::{Args, Subcommand};
+    use embdb::Result;
     use embdb::db::synth::DrawOptions;
     use embdb::trainer::synth::prompt::Style;
-    use embdb::{Error, Result};
     use serde::Serialize;
     use serde_json::Value;
 
@@ -49,6 +48,7 @@ mod with_trainer {
     use crate::args::positive;
     use crate::context::Context;
     use crate::failure::Outcome;
+    use crate::whole_file::WholeFile;
 
     #[derive(Debug, Subcommand)]
     pub enum Action {
@@ -236,50 +236,23 @@ mod with_trainer {
         }
     }
 
-    /// A file of JSON lines that gets its name when it is whole, and is removed if it never is.
-    struct Lines {
-        file: BufWriter<File>,
-        path: PathBuf,
-        temporary: PathBuf,
-        renamed: bool,
-    }
+    /// A file of JSON lines.
+    struct Lines(WholeFile);
 
     impl Lines {
         fn create(path: &Path) -> Result<Self> {
-            let Some(name) = path.file_name() else {
-                return Err(Error::input(format!("{}: not the name of a file", path.display())));
-            };
-            let mut temporary = std::ffi::OsString::from(".");
-            temporary.push(name);
-            temporary.push(format!(".{}.tmp", std::process::id()));
-            let temporary = path.with_file_name(temporary);
-            let file = File::create(&temporary).map_err(Error::io("write", path))?;
-            Ok(Self { file: BufWriter::new(file), path: path.to_path_buf(), temporary, renamed: false })
+            WholeFile::create(path).map(Self)
         }
 
         fn write(&mut self, value: &impl Serialize) -> Result<()> {
-            let written = serde_json::to_writer(&mut self.file, value).map_err(std::io::Error::from);
-            written.and_then(|()| self.file.write_all(b"\n")).map_err(Error::io("write", &self.path))
+            self.0.write(|file| {
+                serde_json::to_writer(&mut *file, value)?;
+                file.write_all(b"\n")
+            })
         }
 
-        fn finish(mut self) -> Result<()> {
-            let body = |lines: &mut Self| {
-                lines.file.flush()?;
-                lines.file.get_ref().sync_all()?;
-                fs::rename(&lines.temporary, &lines.path)
-            };
-            body(&mut self).map_err(Error::io("write", &self.path))?;
-            self.renamed = true;
-            Ok(())
-        }
-    }
-
-    impl Drop for Lines {
-        fn drop(&mut self) {
-            if !self.renamed {
-                // Whatever went wrong was told before.
-                let _ = fs::remove_file(&self.temporary);
-            }
+        fn finish(self) -> Result<()> {
+            self.0.finish()
         }
     }
 }

@@ -6,7 +6,7 @@
 //! a file of the right name is always whole.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use embdb::{Error, Result};
 
 use super::lines::Metered;
 use super::{Located, ReadProgress, over};
+use crate::whole_file::WholeFile;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// Longest header, in bytes; those of arrays have about 100.
@@ -349,31 +350,18 @@ impl F32Writer {
     }
 }
 
-/// A file that gets its name when it is whole, and is removed if it never is.
+/// An array on its way: its header is as long with the number of rows as without.
 struct ArrayWriter {
-    file: BufWriter<File>,
-    path: PathBuf,
-    temporary: PathBuf,
+    file: WholeFile,
     descr: &'static str,
     cols: usize,
-    renamed: bool,
 }
 
 impl ArrayWriter {
     fn create(path: &Path, descr: &'static str, cols: usize) -> Result<Self> {
-        let Some(name) = path.file_name() else {
-            return Err(Error::input(format!("{}: not the name of a file", path.display())));
-        };
-        let mut temporary = std::ffi::OsString::from(".");
-        temporary.push(name);
-        temporary.push(format!(".{}.tmp", std::process::id()));
-        let temporary = path.with_file_name(temporary);
-        let file = File::create(&temporary).map_err(Error::io("write", path))?;
-        let file = BufWriter::with_capacity(1 << 20, file);
-        let mut array = Self { file, path: path.to_path_buf(), temporary, descr, cols, renamed: false };
-        // As long as the one with the number of rows.
-        array.file.write_all(&header_bytes(descr, 0, cols)).map_err(Error::io("write", path))?;
-        Ok(array)
+        let mut file = WholeFile::create(path)?;
+        file.begin_with(&header_bytes(descr, 0, cols))?;
+        Ok(Self { file, descr, cols })
     }
 
     fn write<T: Copy, const N: usize>(
@@ -381,32 +369,12 @@ impl ArrayWriter {
         values: &[T],
         bytes_of: impl Fn(T) -> [u8; N],
     ) -> Result<()> {
-        let mut values = values.iter();
-        values
-            .try_for_each(|&value| self.file.write_all(&bytes_of(value)))
-            .map_err(Error::io("write", &self.path))
+        self.file.write(|file| values.iter().try_for_each(|&value| file.write_all(&bytes_of(value))))
     }
 
     fn finish(mut self, rows: usize) -> Result<()> {
-        let body = |array: &mut Self| -> io::Result<()> {
-            array.file.rewind()?;
-            array.file.write_all(&header_bytes(array.descr, rows, array.cols))?;
-            array.file.flush()?;
-            array.file.get_ref().sync_all()?;
-            fs::rename(&array.temporary, &array.path)
-        };
-        body(&mut self).map_err(Error::io("write", &self.path))?;
-        self.renamed = true;
-        Ok(())
-    }
-}
-
-impl Drop for ArrayWriter {
-    fn drop(&mut self) {
-        if !self.renamed {
-            // Whatever went wrong was told before.
-            let _ = fs::remove_file(&self.temporary);
-        }
+        self.file.begin_with(&header_bytes(self.descr, rows, self.cols))?;
+        self.file.finish()
     }
 }
 
