@@ -303,7 +303,7 @@ fn fixed_layers_are_written_as_they_were() {
 
 #[test]
 fn gradients_equal_finite_differences() {
-    for variant in ["tiny-dense", "tiny-max", "tiny-cls"] {
+    for variant in ["tiny-dense", "tiny-cls"] {
         let mut model = tiny(variant).trainable(&everything()).unwrap();
         let texts = ready(&model, &TRAINING_TEXTS);
         learn(&mut model, &texts, &[0, 1, 2]);

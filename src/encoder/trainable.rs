@@ -30,7 +30,7 @@ pub struct TrainOptions {
 
 impl Default for TrainOptions {
     fn default() -> Self {
-        Self { top: None, low_rank: None, layer_rate: 1.0, kept_bytes: 512 << 20 }
+        Self { top: None, low_rank: None, layer_rate: 1.0, kept_bytes: 384 << 20 }
     }
 }
 
@@ -68,6 +68,22 @@ pub enum Target {
     Intermediate,
     /// Behind it.
     Output,
+}
+
+impl std::str::FromStr for Target {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        match name {
+            "query" => Ok(Self::Query),
+            "key" => Ok(Self::Key),
+            "value" => Ok(Self::Value),
+            "attention.output" => Ok(Self::AttentionOutput),
+            "intermediate" => Ok(Self::Intermediate),
+            "output" => Ok(Self::Output),
+            _ => Err("expected query, key, value, attention.output, intermediate or output".into()),
+        }
+    }
 }
 
 /// A copy of an encoder that learns: transformer and dense layers, or some of them; the adapter stays as it is.

@@ -6,7 +6,7 @@
 //! document that is wanted and one for texts without: where people want one document, what is clicked beside it was
 //! hardly wanted, too, and where they want many, it was. Both rates and the shares are fitted to the log by expectation maximisation (Dempster, Laird and Rubin: Maximum
 //! Likelihood from Incomplete Data via the EM Algorithm, 1977); with documents shown once each, from which nobody can
-//! tell a from b, they stay near what is assumed ([`WANTED`], [`UNWANTED`]).
+//! tell a from b, they stay near what is assumed (`WANTED`, `UNWANTED`).
 //!
 //! The chance to look at a rank is that of [`bias`](super::bias), so a document that nobody clicked where nobody
 //! looks is not held to be unwanted.

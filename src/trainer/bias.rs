@@ -20,7 +20,7 @@
 //! Wang et al., Position Bias Estimation for Unbiased Learning to Rank in Personal Search, 2018.
 //!
 //! **Smoothing.** The curve is drawn to r^-η, whose only number is fitted by the same likelihood, with the
-//! weight of [`SMOOTHING`] clicks a rank: with few clicks it is that power law, with many whatever they
+//! weight of `SMOOTHING` clicks a rank: with few clicks it is that power law, with many whatever they
 //! say; it need not fall. With fewer than [`LEAST_CLICKS`] clicks in groups nothing is estimated: then
 //! r^-½ is assumed, and [`PositionBias::note`] says so.
 

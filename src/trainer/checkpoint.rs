@@ -274,5 +274,4 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-#[path = "checkpoint_tests.rs"]
 mod tests;

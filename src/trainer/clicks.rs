@@ -1,6 +1,6 @@
 //! From logged searches and clicks to training pairs.
 //!
-//! - **Who counts.** Robots, floods and age: [`crowd`](super::crowd) gives each search its weight.
+//! - **Who counts.** Robots, floods and age: [`crowd`](mod@super::crowd) gives each search its weight.
 //! - **Position bias.** How probably each rank is looked at is estimated from the log ([`bias`](super::bias)).
 //! - **Evidence.** For each query text and document all searches that showed it are taken together: how often it was
 //!   looked at, as far as ranks tell, and how often clicked. A click where nobody looks says more than one at

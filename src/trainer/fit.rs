@@ -8,7 +8,7 @@
 //! parts without tapes; once the loss has said how each embedding should change, every part goes forward again and back
 //! (GradCache: Gao et al. 2021, arXiv:2101.06983). The gradient is that of the batch in one piece.
 //!
-//! A run can be stopped and resumed ([`checkpoint`](super::checkpoint)): what follows is, to the bit, what would have
+//! A run can be stopped and resumed (`checkpoint`): what follows is, to the bit, what would have
 //! followed, unless a time budget makes it depend on the clock.
 
 use std::collections::HashMap;
@@ -108,6 +108,11 @@ pub(super) trait Objective {
     fn arrange(&self, _rows: &mut [usize], _batches: usize) {}
 }
 
+/// Takes the state of a run.
+pub type OnSave<'a> = &'a mut (dyn FnMut(&[u8]) -> Result<()> + Send + 'a);
+/// Is told a step: its number from 1, how many there will be, and what it did.
+pub type OnStep<'a> = &'a mut (dyn FnMut(usize, usize, &StepRecord) + Send + 'a);
+
 /// What happens beside a run: its steps are told, its state is saved and taken up again.
 #[derive(Default)]
 pub struct Hooks<'a> {
@@ -116,11 +121,11 @@ pub struct Hooks<'a> {
     /// A saved state to go on from.
     pub resume: Option<Vec<u8>>,
     /// Takes a state to keep instead of the one before.
-    pub save: Option<&'a mut (dyn FnMut(&[u8]) -> Result<()> + Send)>,
+    pub save: Option<OnSave<'a>>,
     /// How much time passes from one state to the next; without it the state is saved on cancellation alone.
     pub every: Option<Duration>,
-    /// Is told each step, after it: its number from 1, how many there will be, and what it did.
-    pub step: Option<&'a mut (dyn FnMut(usize, usize, &StepRecord) + Send)>,
+    /// Is told each step, after it.
+    pub step: Option<OnStep<'a>>,
 }
 
 /// Trains a model.
@@ -360,5 +365,4 @@ fn mean<'a>(values: impl ExactSizeIterator<Item = &'a f64>) -> f64 {
 }
 
 #[cfg(test)]
-#[path = "fit_tests.rs"]
 mod tests;

@@ -1,7 +1,7 @@
 //! Cross-validation: every query judges once, by what was trained without it.
 //!
 //! For logs too small to hold a part out. Groups of pairs with one query text are never divided, as in
-//! [`split`](super::split). Where times are known the parts are stretches of time, so that what people search
+//! [`split`](mod@super::split). Where times are known the parts are stretches of time, so that what people search
 //! for in one week is judged by what was learnt in the others; otherwise a hash of the text deals them out.
 
 use std::collections::HashMap;

@@ -21,17 +21,19 @@ use super::fit::{Hooks, Schedule, TrainReport, fit};
 use super::model::Model;
 use super::optimiser::AdamOptions;
 use crate::encoder::{
-    Encoder, EncoderTape, ModelFiles, Parameters, PrepareLimits, PreparedTexts, Role, TrainOptions,
+    Encoder, EncoderTape, LowRank, ModelFiles, Parameters, PrepareLimits, PreparedTexts, Role, TrainOptions,
     TrainableEncoder,
 };
 use crate::error::{Error, Result};
 use crate::options::Task;
 
 /// How the encoder is trained.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FullOptions {
     /// How many of the topmost layers are trained; by default everything, embeddings included.
     pub layers: Option<usize>,
+    /// If given, matrices of these layers learn at low rank, and nothing else does.
+    pub low_rank: Option<LowRank>,
     /// Passes over the examples.
     pub epochs: usize,
     /// Examples in a batch, each the negatives of the others.
@@ -60,6 +62,7 @@ impl FullOptions {
         let limits = PrepareLimits::default();
         Self {
             layers,
+            low_rank: None,
             epochs: 1,
             batch,
             accumulate: 1,
@@ -70,6 +73,13 @@ impl FullOptions {
             seed: 0,
             time_budget: None,
         }
+    }
+}
+
+impl FullOptions {
+    /// Usual settings for matrices at low rank. They bear a higher rate than the matrices themselves.
+    pub fn of_low_rank(layers: Option<usize>, low_rank: LowRank) -> Self {
+        Self { low_rank: Some(low_rank), lr: 5e-4, batch: 32, ..Self::of_layers(layers) }
     }
 }
 
@@ -125,7 +135,9 @@ pub fn train_full_from(
     hooks.run = identity(hooks.run, encoder, set, ladder, options);
     let run = || {
         crate::kernel::flush_denormals();
-        let encoder = encoder.trainable(&TrainOptions { top: options.layers, ..TrainOptions::default() })?;
+        let low_rank = options.low_rank.clone().map(|low_rank| LowRank { seed: options.seed, ..low_rank });
+        let learning = TrainOptions { top: options.layers, low_rank, ..TrainOptions::default() };
+        let encoder = encoder.trainable(&learning)?;
         let texts = encoder.prepare(&read, &limits, task)?;
         let mut model = Prepared { encoder, texts };
         let report = train(&mut model, set, ladder, options, hooks, task)?;
@@ -146,7 +158,7 @@ fn identity(run: u64, encoder: &Encoder, set: &TrainingSet, ladder: &[usize], op
     };
     text(encoder.model_id());
     set.texts.iter().for_each(|(each, _)| text(each));
-    text(&format!("{:?}", set.loss(ladder)));
+    text(&format!("{:?} {:?}", set.loss(ladder), options.low_rank));
     let layers = options.layers.map_or(u64::MAX, |layers| layers as u64);
     let bits =
         [options.lr.to_bits(), options.weight_decay.to_bits(), options.limits.tokens as u64, layers, run];
@@ -262,5 +274,4 @@ fn unit(row: &[f32]) -> Vec<f32> {
 }
 
 #[cfg(test)]
-#[path = "full_tests.rs"]
 mod tests;

@@ -61,7 +61,7 @@ pub use clicks::{
 pub use data::{Data, DataReport, Pair, Record, ResolvedPair, Shape, Target};
 pub use distil::{DistilOptions, Distilled, distil};
 pub use examples::{Example, TrainingSet};
-pub use fit::{Hooks, StepRecord, TrainReport};
+pub use fit::{Hooks, OnSave, OnStep, StepRecord, TrainReport};
 pub use folds::folds;
 pub use full::{FullOptions, Trained, train_full, train_full_from};
 pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide, harmless};

@@ -18,6 +18,8 @@ mod feedback;
 #[cfg(feature = "trainer")]
 mod importing;
 #[cfg(feature = "trainer")]
+mod learning;
+#[cfg(feature = "trainer")]
 mod maintenance;
 #[cfg(feature = "trainer")]
 mod searching;

@@ -38,8 +38,6 @@ fn what_comes_later_is_refused_by_name() {
         (&["search", "x", "--mode", "hybrid"][..], "--mode"),
         (&["search", "x", "--mode", "text"], "--mode"),
         (&["search", "x", "--as-of", "1"], "--as-of"),
-        (&["retrain", "--method", "lora"], "--method"),
-        (&["retrain", "--loss", "triplet"], "--loss"),
         (&["repair", "--out", "new"], "--out"),
     ] {
         place.run(&[&["db"], args].concat()).code(1).says(&[flag]);

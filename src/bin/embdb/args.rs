@@ -263,8 +263,6 @@ mod tests {
             (vec!["search", "x", "--as-of", "1"], "--as-of"),
             (vec!["eval", "--queries", "q", "--qrels", "r", "--mode", "text"], "--mode"),
             (vec!["batch-search", "--queries", "q", "--mode", "text"], "--mode"),
-            (vec!["retrain", "--method", "lora"], "--method"),
-            (vec!["retrain", "--loss", "cosent"], "--loss"),
         ] {
             let error = Statement::try_parse_from(line).unwrap_err();
             let text = error.to_string();

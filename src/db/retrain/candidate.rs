@@ -68,14 +68,19 @@ impl Run<'_> {
         let examples: Vec<Example> =
             train.iter().filter_map(|&n| self.material.examples.get(n)).map(light).collect();
         let loss = (self.loss, LossOptions::default());
-        TrainingSet::new(self.material.shape, &examples, loss, self.options.seed)
+        TrainingSet::new(self.learnt, &examples, loss, self.options.seed)
     }
 
     pub(super) fn train_encoder(&self, train: &[usize]) -> Result<Candidate> {
-        let defaults = FullOptions::of_layers(self.layers());
+        let low_rank = (self.options.method == Method::Lora).then(|| self.options.low_rank.clone());
+        let defaults = match low_rank {
+            Some(low_rank) => FullOptions::of_low_rank(self.layers(), low_rank),
+            None => FullOptions::of_layers(self.layers()),
+        };
         let budget = self.options.time_budget.map(|budget| budget.saturating_sub(self.start.elapsed()));
         let mut options = FullOptions { seed: self.options.seed, time_budget: budget, ..defaults };
-        if self.options.method == Method::Full {
+        options.accumulate = self.options.accumulate.unwrap_or(1);
+        if matches!(self.options.method, Method::Full | Method::Lora) {
             options.epochs = self.options.epochs.unwrap_or(options.epochs);
             options.batch = self.options.batch_size.unwrap_or(options.batch);
             options.lr = self.options.lr.unwrap_or(options.lr);

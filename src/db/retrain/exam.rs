@@ -203,7 +203,7 @@ fn words_of(text: &str, number: usize) -> Option<String> {
     let places = words.len().checked_sub(GUARD_WORDS)? + 1;
     // Knuth's multiplicative hash: neighbours start far from each other.
     let hash = u64::from((number as u32).wrapping_mul(2_654_435_761));
-    let start = (hash * places as u64 >> 32) as usize;
+    let start = ((hash * places as u64) >> 32) as usize;
     words.get(start..start + GUARD_WORDS).map(|words| words.join(" "))
 }
 

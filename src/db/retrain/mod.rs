@@ -6,7 +6,9 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `corpus` | the documents and their rows as the generation that answers sees them |
+//! | `sources` | pairs from the log, and from the documents alone |
 //! | `exam` | what candidates are judged by |
+//! | `negatives` | hard negatives from the index |
 //! | `material`, `vectors` | what is learnt from: records with their texts and vectors |
 //! | `candidate` | what training makes, and publishing it |
 
@@ -14,6 +16,8 @@ mod candidate;
 mod corpus;
 mod exam;
 mod material;
+mod negatives;
+mod sources;
 mod vectors;
 
 use std::path::PathBuf;
@@ -26,16 +30,17 @@ use self::candidate::Candidate;
 use self::corpus::Corpus;
 use self::exam::Exam;
 use self::material::Material;
+use self::sources::{pairs_from_log, pairs_from_structure};
 use super::encoders::Encoder;
 use super::feedback::logged_queries;
 use super::snapshot::Snapshot;
 use super::{Db, Inner};
+use crate::encoder::LowRank;
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::options::Task;
 use crate::trainer::{
-    self, ClickOptions, Data, Example, FromLog, GateReport, HeldOut, Keyed, LoggedQuery, LossKind,
-    SplitOptions, TrainReport,
+    self, Data, Example, GateReport, HeldOut, Keyed, LossKind, Shape, SplitOptions, TrainReport,
 };
 
 /// With fewer queries held out than this, all judge, by cross-validation …
@@ -56,8 +61,21 @@ pub enum Method {
     Best,
     /// A linear map on queries and documents; stored vectors are mapped, nothing is encoded again.
     Adapter,
+    /// Matrices of the encoder's layers at low rank ([`LowRank`]), and an adapter to follow; everything is encoded again.
+    Lora,
     /// The weights of the encoder, and an adapter to follow it; everything is encoded again.
     Full,
+}
+
+/// What is learnt from, unless a file is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Source {
+    /// The log of searches and clicks.
+    #[default]
+    Log,
+    /// The documents alone: pairs of their titles, headings, sentences and words with the documents
+    /// ([`trainer::structure`]).
+    Structure,
 }
 
 /// What `retrain` does.
@@ -66,6 +84,8 @@ pub struct RetrainOptions {
     /// What to learn from instead of the log: JSON lines of one shape, a BEIR folder, or judgements (see
     /// [`trainer::data`]).
     pub data: Option<PathBuf>,
+    /// What to learn from without `data`.
+    pub source: Source,
     /// How to learn.
     pub method: Method,
     /// What is made small; by default what suits the data's shape.
@@ -77,12 +97,19 @@ pub struct RetrainOptions {
     /// How many of the encoder's topmost layers are trained. By default all weights with [`Method::Full`], a third
     /// of the layers with [`Method::Best`].
     pub layers: Option<usize>,
+    /// What learns with [`Method::Lora`], and at which rank.
+    pub low_rank: LowRank,
+    /// Documents that stand high for a query and answer it not, of each pair, taught as negatives.
+    pub hard_negatives: usize,
+    /// Batches whose mean gradient makes one step of the encoder.
+    pub accumulate: Option<usize>,
     /// Passes over the data; by default 15 for the adapter, 1 for the encoder. This, the size of batches and the
-    /// rate concern the adapter unless the method is [`Method::Full`].
+    /// rate concern the adapter unless the method is [`Method::Full`] or [`Method::Lora`].
     pub epochs: Option<usize>,
     /// Pairs in a batch; by default 512 for the adapter, 64 for upper layers, 32 for the whole encoder.
     pub batch_size: Option<usize>,
-    /// Learning rate; by default 2e-3 for the adapter, 2e-4 for upper layers, 2e-5 for the whole encoder.
+    /// Learning rate; by default 2e-3 for the adapter, 2e-4 for upper layers, 5e-4 at low rank,
+    /// 2e-5 for the whole encoder.
     pub lr: Option<f64>,
     /// Seed of everything random.
     pub seed: u64,
@@ -143,31 +170,13 @@ impl Db {
         if options.method == Method::Adapter && options.layers.is_some() {
             return Err(Error::input("an adapter trains none of the encoder's layers"));
         }
-        let data = match &options.data {
-            Some(path) => trainer::data::open(path, options.queries.as_deref())?,
-            None => pairs_from_log(&logged_queries(&self.log_events()?)),
+        let data = match (&options.data, options.source) {
+            (Some(path), _) => trainer::data::open(path, options.queries.as_deref())?,
+            (None, Source::Log) => pairs_from_log(&logged_queries(&self.log_events()?)),
+            (None, Source::Structure) => pairs_from_structure(&snapshot, &generation, options.seed)?,
         };
         Run::new(&self.inner, generation, &options, data)?.learn()
     }
-}
-
-fn pairs_from_log(queries: &[LoggedQuery]) -> Data {
-    let FromLog { pairs, bias, report, .. } = trainer::pairs_from_log(queries, &ClickOptions::default());
-    let mut data = Data::of_pairs(pairs);
-    let notes = &mut data.report.notes;
-    notes.extend(bias.note.filter(|_| report.clicks > 0));
-    if report.cut.robots > 0 {
-        notes.push(format!("{} searches look like those of robots and were left out", report.cut.robots));
-    }
-    if report.cut.capped_clients > 0 {
-        let clients = report.cut.capped_clients;
-        notes.push(format!("{clients} clients searched far more than others and count less"));
-    }
-    if report.improbable > 0 {
-        let n = report.improbable;
-        notes.push(format!("{n} clicked documents were left out: their clicks look like accidents"));
-    }
-    data
 }
 
 /// One run of `retrain`.
@@ -181,6 +190,8 @@ struct Run<'a> {
     corpus: Corpus,
     material: Material,
     loss: LossKind,
+    /// What examples are for training: pairs with mined negatives are triplets.
+    learnt: Shape,
     notes: Vec<String>,
     start: Instant,
 }
@@ -206,6 +217,12 @@ impl<'a> Run<'a> {
         };
         let loss = options.loss.unwrap_or_else(|| LossKind::of_shape(data.shape));
         loss.check(data.shape)?;
+        let learnt = data.shape;
+        if options.hard_negatives > 0 && (learnt != Shape::Pairs || loss.check(Shape::Triplets).is_err()) {
+            return Err(Error::input(format!(
+                "hard negatives go with pairs, not with {learnt} learnt by {loss}"
+            )));
+        }
         let mut notes = std::mem::take(&mut data.report.notes);
         let mut corpus = Corpus::load(&snapshot, &generation)?;
         let mut material =
@@ -221,6 +238,7 @@ impl<'a> Run<'a> {
             corpus,
             material,
             loss,
+            learnt,
             notes,
             start,
         })
@@ -244,9 +262,12 @@ impl<'a> Run<'a> {
             let gate = GateReport::refused(self.plan(split.train.len(), split.held_out_queries));
             return Ok(self.refused(gate, TrainReport::default()));
         }
+        if self.options.hard_negatives > 0 {
+            self.mine(self.options.hard_negatives)?;
+        }
         let guard = self.guard()?;
         let (candidate, mut gate) = match self.options.method {
-            Method::Full => self.held_out(&split, &guard, Self::train_encoder)?,
+            Method::Full | Method::Lora => self.held_out(&split, &guard, Self::train_encoder)?,
             _ if self.material.shape.has_query() && split.held_out_queries < CROSSED_BELOW => {
                 self.crossed(&guard)?
             }
@@ -266,7 +287,7 @@ impl<'a> Run<'a> {
             return self.publish(better, gate);
         }
         let candidate = match self.options.method {
-            Method::Full => candidate,
+            Method::Full | Method::Lora => candidate,
             _ => self.with_all_pairs(candidate, &split, &guard)?,
         };
         self.publish(candidate, gate)
@@ -371,6 +392,11 @@ impl<'a> Run<'a> {
                 "{adapter}; if that is better, train {layers} as well, encode the documents again, and publish the best"
             ),
             Method::Best | Method::Adapter => adapter,
+            Method::Lora => format!(
+                "plan: train matrices of the encoder at rank {} on {train} pairs, judge them on {held_out} held-out queries, \
+                 and encode {documents} documents again",
+                self.options.low_rank.rank
+            ),
             Method::Full => format!(
                 "plan: train {layers} on {train} pairs, judge them on {held_out} held-out queries, and encode \
                  {documents} documents again"
@@ -382,7 +408,7 @@ impl<'a> Run<'a> {
     fn layers(&self) -> Option<usize> {
         let third = || self.encoder.layers().div_ceil(3);
         match self.options.method {
-            Method::Full => self.options.layers,
+            Method::Full | Method::Lora => self.options.layers,
             Method::Best | Method::Adapter => Some(self.options.layers.unwrap_or_else(third)),
         }
     }

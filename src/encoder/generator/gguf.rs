@@ -349,7 +349,8 @@ mod tests {
             change(&mut file);
             read(&file.bytes()).unwrap_err().to_string()
         };
-        let cases: [(&dyn Fn(&mut Gguf), &str); 9] = [
+        type Change<'a> = &'a dyn Fn(&mut Gguf);
+        let cases: [(Change<'_>, &str); 9] = [
             (&|f| f.version = 1, "version 1"),
             // Written by a machine of the other byte order.
             (&|f| f.version = 3 << 24, "version"),

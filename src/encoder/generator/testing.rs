@@ -9,13 +9,21 @@ pub enum Value {
     Texts(Vec<String>),
 }
 
+#[derive(Debug, Clone)]
+struct Tensor {
+    name: String,
+    sizes: Vec<u64>,
+    kind: u32,
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
 /// A file to write.
 #[derive(Debug, Clone)]
 pub struct Gguf {
     pub version: u32,
     settings: Vec<(String, Value)>,
-    /// Name, sizes, type, offset, bytes.
-    tensors: Vec<(String, Vec<u64>, u32, u64, Vec<u8>)>,
+    tensors: Vec<Tensor>,
     end: u64,
 }
 
@@ -39,12 +47,18 @@ impl Gguf {
     pub fn tensor(&mut self, name: &str, sizes: &[u64], kind: u32, bytes: Vec<u8>) {
         let offset = self.end;
         self.end = (offset + bytes.len() as u64).next_multiple_of(32);
-        self.tensors.push((name.into(), sizes.to_vec(), kind, offset, bytes));
+        self.tensors.push(Tensor { name: name.into(), sizes: sizes.to_vec(), kind, offset, bytes });
     }
 
     /// A tensor that shall lie at `offset`, without bytes of its own.
     pub fn tensor_at(&mut self, name: &str, sizes: &[u64], kind: u32, offset: u64) {
-        self.tensors.push((name.into(), sizes.to_vec(), kind, offset, Vec::new()));
+        self.tensors.push(Tensor {
+            name: name.into(),
+            sizes: sizes.to_vec(),
+            kind,
+            offset,
+            bytes: Vec::new(),
+        });
     }
 
     pub fn bytes(&self) -> Vec<u8> {
@@ -72,7 +86,7 @@ impl Gguf {
                 }
             }
         }
-        for (name, sizes, kind, offset, _) in &self.tensors {
+        for Tensor { name, sizes, kind, offset, .. } in &self.tensors {
             text(&mut out, name);
             out.extend((sizes.len() as u32).to_le_bytes());
             sizes.iter().for_each(|size| out.extend(size.to_le_bytes()));
@@ -81,7 +95,7 @@ impl Gguf {
         }
         out.resize(out.len().next_multiple_of(32), 0);
         let start = out.len();
-        for (_, _, _, offset, bytes) in self.tensors.iter().filter(|tensor| !tensor.4.is_empty()) {
+        for Tensor { offset, bytes, .. } in self.tensors.iter().filter(|tensor| !tensor.bytes.is_empty()) {
             out.resize(start + *offset as usize, 0);
             out.extend(bytes);
         }

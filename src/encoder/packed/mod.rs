@@ -8,7 +8,7 @@
 //! | `ends` | embeddings before the layers, pooling behind them, both ways |
 //! | `back` | the way back through a strip, and the gradients of matrices |
 //! | `head` | dense layers and adapter behind pooling |
-//! | `places` | where the parameters stand |
+//! | `places`, `values` | where the parameters stand, and what they are |
 //!
 //! Texts lie one after the other without padding. On the way forward a tile, some 128 tokens, passes all layers on one
 //! thread. On the way back a strip of tiles passes one layer after the other: first the derivatives by states, tile by
@@ -32,6 +32,7 @@ mod plan;
 mod tape;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use half::f16;
 use parking_lot::Mutex;
@@ -41,16 +42,16 @@ use self::back::Slopes;
 pub(crate) use self::head::{HeadTape, PackedHead};
 use self::layer::{Layer, LayerOf, Room};
 pub(crate) use self::places::{LOW, LOW_SCALE, MATRICES};
-use self::places::{LayerPlaces, Matrices, Places};
+use self::places::{LayerPlaces, Places};
 use self::plan::{Strip, Tile, strips};
 use self::tape::{LayerRows, LayerTape, LayerView, Strides, StripTape};
+use self::values::Values;
 use super::config::Pooling;
 use super::family::BertConfig;
 use super::fast::attention::DistanceBias;
 use super::fast::kernel::{Kernels, NormParameters, kernels};
 use super::parameters::{Parameter, Parameters};
 use crate::error::{Error, Result};
-use crate::kernel::product::{Before, Matrix, product};
 use crate::kernel::threads::for_parts;
 
 /// A text to go forward.
@@ -405,41 +406,5 @@ struct RoomOf<'a> {
 impl Drop for RoomOf<'_> {
     fn drop(&mut self) {
         self.of.lock().push(std::mem::take(&mut self.room));
-    }
-}
-
-/// The values of all parameters, by place.
-struct Values<'a>(Vec<&'a Parameter>);
-
-impl<'a> Values<'a> {
-    fn new(parameters: &'a Parameters) -> Self {
-        Self(parameters.iter().collect())
-    }
-
-    fn of(&self, place: usize) -> &'a [f32] {
-        self.0.get(place).map(|parameter| parameter.values.as_slice()).unwrap_or_default()
-    }
-
-    /// A layer's matrices and biases: those of queries, keys and values joined, then the others.
-    fn matrices(&self, places: &LayerPlaces) -> Matrices<'a> {
-        let mut joined = [Vec::new(), Vec::new()];
-        for number in 0..3 {
-            joined[0].extend_from_slice(&self.matrix(places, number));
-            joined[1].extend_from_slice(self.of(places.biases[number]));
-        }
-        let others = [3, 4, 5].map(|number| (self.matrix(places, number), self.of(places.biases[number])));
-        Matrices { joined, others }
-    }
-
-    /// A matrix, with what was learnt at low rank added.
-    fn matrix(&self, places: &LayerPlaces, number: usize) -> std::borrow::Cow<'a, [f32]> {
-        let weights = self.of(places.weights[number]);
-        let Some(low) = places.low[number] else { return weights.into() };
-        let (a, b) = (self.of(low.a), self.of(low.b));
-        let (inputs, outputs) = (a.len() / low.rank, b.len() / low.rank);
-        let mut sum = weights.to_vec();
-        let (a, b) = (Matrix::new(a, low.rank, inputs), Matrix::new(b, outputs, low.rank));
-        product(&mut sum, inputs, Before::Kept, b, a, low.scale);
-        sum.into()
     }
 }

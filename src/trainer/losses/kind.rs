@@ -99,11 +99,14 @@ impl LossKind {
         KINDS.iter().find(|kind| kind.0 == self).map_or(&[], |kind| kind.2)
     }
 
-    /// What a shape of data is learnt by unless something else is named.
+    /// What a shape of data is learnt by unless something else is named: what gained most as an adapter on the built-in
+    /// encoder (`tests/real_losses.rs`). Intents of a bank, NDCG@10 of others of the class at 256 dimensions: .824 before,
+    /// .869 by ranking within classes, .820 by batch-hard triplets. Similar sentences, rank correlation on the part of the
+    /// training pairs that was held out: .718 before, .752 by cosines, .728 by CoSENT.
     pub fn of_shape(shape: Shape) -> Self {
         match shape {
             Shape::Pairs | Shape::Triplets | Shape::Classes => Self::Ranking,
-            Shape::Scored => Self::CoSent,
+            Shape::Scored => Self::Cosine,
         }
     }
 

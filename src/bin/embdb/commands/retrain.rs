@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 #[cfg(feature = "trainer")]
-use embdb::db::retrain::{Method, RetrainOptions};
+use embdb::db::retrain::{Method, RetrainOptions, Source};
+#[cfg(feature = "trainer")]
+use embdb::encoder::LowRank;
 
 #[cfg(feature = "trainer")]
 use super::lines;
@@ -27,15 +29,18 @@ pub struct Retrain {
     /// score} or {text, label}; a BEIR folder; or its judgements (.tsv)
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
+    /// Learn from this: log (searches and clicks), or structure (titles, headings, sentences and words of the documents)
+    #[arg(long, value_name = "SOURCE", default_value = "log", value_parser = source, conflicts_with = "data")]
+    from: From,
     /// Queries of the judgements in --data
     #[arg(long, value_name = "FILE", requires = "data")]
     queries: Option<PathBuf>,
     /// Loss, such as mnrl, mnrl-symmetric, gist, triplet, cosent, cosine, contrastive, batch-hard or margin-mse
-    /// [default: mnrl; for scored pairs cosent]
+    /// [default: mnrl; for scored pairs cosine]
     #[cfg(feature = "trainer")]
     #[arg(long)]
     loss: Option<embdb::trainer::LossKind>,
-    /// What is trained: adapter, full, or best: the adapter, then upper layers of the encoder if it pays
+    /// What is trained: adapter, lora, full, or best: the adapter, then upper layers of the encoder if it pays
     #[arg(long, default_value = "best", value_parser = method)]
     method: Trained,
     /// Topmost layers of the encoder that are trained [default: all with full, else a third]
@@ -44,7 +49,23 @@ pub struct Retrain {
     /// Dimensions that are trained for, e.g. 384,128
     #[arg(long, value_name = "DIMS", value_delimiter = ',')]
     dims: Option<Vec<usize>>,
-    /// Times that every pair is seen; this, --batch-size and --lr concern the adapter unless the method is full
+    /// Rank of the matrices that learn, with --method lora
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 8)]
+    rank: usize,
+    /// Factor on what they learn, times the rank
+    #[arg(long, value_name = "A", value_parser = factor, default_value_t = 16.0)]
+    alpha: f32,
+    /// Which matrices learn, of query, key, value, attention.output, intermediate, output
+    #[cfg(feature = "trainer")]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_values = ["query", "value"])]
+    targets: Vec<embdb::encoder::Target>,
+    /// Negatives of each pair from the index: documents that stand high for its query and answer it not
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    hard_negatives: usize,
+    /// Batches that make one step of the encoder
+    #[arg(long, value_name = "N", value_parser = positive)]
+    accumulate: Option<usize>,
+    /// Times that every pair is seen; this, --batch-size and --lr concern the adapter unless the method is lora or full
     #[arg(long, value_name = "N", value_parser = positive)]
     epochs: Option<usize>,
     /// Pairs a step
@@ -67,11 +88,27 @@ pub struct Retrain {
     force: bool,
 }
 
+/// What `--from` names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    Log,
+    Structure,
+}
+
+fn source(text: &str) -> Result<From, String> {
+    match text {
+        "log" => Ok(From::Log),
+        "structure" => Ok(From::Structure),
+        _ => Err("expected log or structure".into()),
+    }
+}
+
 /// What `--method` trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trained {
     Best,
     Adapter,
+    Lora,
     Full,
 }
 
@@ -80,9 +117,13 @@ fn method(text: &str) -> Result<Trained, String> {
         "best" => Ok(Trained::Best),
         "adapter" => Ok(Trained::Adapter),
         "full" => Ok(Trained::Full),
-        "lora" => args::later(text).map(|_| Trained::Full),
-        _ => Err("expected best, adapter or full".into()),
+        "lora" => Ok(Trained::Lora),
+        _ => Err("expected best, adapter, lora or full".into()),
     }
+}
+
+fn factor(text: &str) -> Result<f32, String> {
+    rate(text).map(|factor| factor as f32)
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -105,13 +146,21 @@ impl Retrain {
         let plan = self.plan;
         let report = db.retrain(RetrainOptions {
             data: self.data,
+            source: match self.from {
+                From::Log => Source::Log,
+                From::Structure => Source::Structure,
+            },
             queries: self.queries,
             loss: self.loss,
             method: match self.method {
                 Trained::Best => Method::Best,
                 Trained::Adapter => Method::Adapter,
+                Trained::Lora => Method::Lora,
                 Trained::Full => Method::Full,
             },
+            low_rank: LowRank { rank: self.rank, alpha: self.alpha, targets: self.targets, seed: self.seed },
+            hard_negatives: self.hard_negatives,
+            accumulate: self.accumulate,
             dims: self.dims,
             layers: self.layers,
             epochs: self.epochs,

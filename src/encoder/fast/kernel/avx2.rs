@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{CodePanel, CodeRows, Kernels, PANEL, Panel, QUAD, Rows, blocks, rows};
+use super::{CodePanel, CodeRows, Kernels, PANEL, Panel, QUAD, Rows, blocks, rows, slopes};
 
 /// Rows of a block of values: twelve registers of sums leave four for operands.
 const ROWS: usize = 6;

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{CodePanel, CodeRows, Kernels, PANEL, Panel, QUAD, Rows, blocks, rows};
+use super::{CodePanel, CodeRows, Kernels, PANEL, Panel, QUAD, Rows, blocks, rows, slopes};
 
 /// Rows of a block: 28 registers of sums leave four for operands.
 const ROWS: usize = 14;

@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `rows` | softmax, GELU, LayerNorm and quantization of a row, in plain Rust that compilers vectorise |
+//! | `slopes` | the way back through these, in the same manner |
 //! | `scalar` | products in plain Rust: the reference |
 //! | `avx2`, `avx512` | products by hand, and `rows` compiled for these instructions |
 //!
@@ -17,6 +18,7 @@ mod avx2;
 mod avx512;
 mod rows;
 mod scalar;
+mod slopes;
 #[cfg(test)]
 mod tests;
 
@@ -78,6 +80,9 @@ pub(in crate::encoder) struct NormParameters<'a> {
     pub(in crate::encoder) epsilon: f32,
 }
 
+/// The way back through a LayerNorm: derivatives, inputs, parameters, and the sums for weight and bias.
+type NormBack = fn(&mut [f32], &[f32], NormParameters<'_>, &mut [f32], &mut [f32]);
+
 /// One implementation of every kernel. Those of products panic if a slice is shorter than the shapes say.
 #[derive(Clone, Copy)]
 pub(in crate::encoder) struct Kernels {
@@ -97,7 +102,7 @@ pub(in crate::encoder) struct Kernels {
     pub(in crate::encoder) gelu_back: fn(&mut [f32], &[f32]),
     /// Turns the derivatives by a LayerNorm's output into those by its input, the second; adds those by weight and bias to
     /// the last two.
-    pub(in crate::encoder) norm_back: fn(&mut [f32], &[f32], NormParameters<'_>, &mut [f32], &mut [f32]),
+    pub(in crate::encoder) norm_back: NormBack,
     /// Turns the derivatives by shares of a softmax, the second, into those by its exponents (base e).
     pub(in crate::encoder) softmax_back: fn(&mut [f32], &[f32]),
     /// Adds a row to another.

@@ -26,7 +26,7 @@ macro_rules! compiled_for {
 
         #[target_feature(enable = $features)]
         fn gelu_back(slope: &mut [f32], inputs: &[f32]) {
-            rows::gelu_back(slope, inputs);
+            slopes::gelu_back(slope, inputs);
         }
 
         #[target_feature(enable = $features)]
@@ -37,12 +37,12 @@ macro_rules! compiled_for {
             weight: &mut [f32],
             bias: &mut [f32],
         ) {
-            rows::norm_back(slope, x, parameters, weight, bias);
+            slopes::norm_back(slope, x, parameters, weight, bias);
         }
 
         #[target_feature(enable = $features)]
         fn softmax_back(slope: &mut [f32], shares: &[f32]) {
-            rows::softmax_back(slope, shares);
+            slopes::softmax_back(slope, shares);
         }
 
         #[target_feature(enable = $features)]
@@ -85,7 +85,7 @@ macro_rules! compiled_for {
 pub(super) use compiled_for;
 
 /// Partial sums of a row; as many as the widest registers have.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// 1.5 · 2²³: adding it rounds to an integer, which then stands in the lowest bits.
 const ROUND: f32 = 12_582_912.0;
@@ -107,11 +107,11 @@ const EXP2: [f32; 6] =
     [1.000_000_1, 0.693_146_94, 0.240_221_2, 0.055_507_135, 0.009_675_542, 0.001_327_647_7];
 
 /// Beyond this distance from 0 the normal distribution is 0 or 1, to 1e-7.
-const NORMAL_MAX: f32 = 5.2;
+pub(super) const NORMAL_MAX: f32 = 5.2;
 
 /// (Φ(x) − ½) / x in t = 2x²/[`NORMAL_MAX`]² − 1, a minimax polynomial weighted by x², lowest power first:
 /// GELU is right to 1e-6.
-const NORMAL: [f32; 14] = [
+pub(super) const NORMAL: [f32; 14] = [
     0.135_949_98,
     -0.067_743_62,
     0.050_025_616,
@@ -130,7 +130,7 @@ const NORMAL: [f32; 14] = [
 
 /// 2^x for x ≤ 0; at least 2^[`EXPONENT_MIN`].
 #[inline(always)]
-fn exp2(x: f32) -> f32 {
+pub(super) fn exp2(x: f32) -> f32 {
     let x = larger(x, EXPONENT_MIN);
     let rounded = x + ROUND;
     let rest = x - (rounded - ROUND);
@@ -154,18 +154,18 @@ fn gelu_of(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
+pub(super) fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
 #[inline(always)]
-fn smaller(a: f32, b: f32) -> f32 {
+pub(super) fn smaller(a: f32, b: f32) -> f32 {
     if a < b { a } else { b }
 }
 
 /// Joins the lanes by halves.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+pub(super) fn fold(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
@@ -178,7 +178,12 @@ fn fold(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
 
 /// Joins what `of` makes of each value, lane by lane.
 #[inline(always)]
-fn reduce(row: &[f32], start: f32, of: impl Fn(f32) -> f32, join: impl Fn(f32, f32) -> f32) -> f32 {
+pub(super) fn reduce(
+    row: &[f32],
+    start: f32,
+    of: impl Fn(f32) -> f32,
+    join: impl Fn(f32, f32) -> f32,
+) -> f32 {
     let mut lanes = [start; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();
     for chunk in chunks {
@@ -224,79 +229,6 @@ pub(super) fn softmax(row: &mut [f32], len: usize) -> f32 {
         *value = exp2(*value - most);
     }
     reduce(row.get(..len).unwrap_or(row), 0.0, |value| value, |a, b| a + b)
-}
-
-/// The derivative of GELU: Φ(x) + x · φ(x).
-#[inline(always)]
-fn gelu_slope(x: f32) -> f32 {
-    /// 1/√(2π).
-    const DENSITY: f32 = 0.398_942_3;
-    let near = smaller(larger(x, -NORMAL_MAX), NORMAL_MAX);
-    let square = near * near;
-    let t = square * (2.0 / (NORMAL_MAX * NORMAL_MAX)) - 1.0;
-    let mut sum = 0.0;
-    for coefficient in NORMAL.into_iter().rev() {
-        sum = sum * t + coefficient;
-    }
-    let density = DENSITY * exp2(-0.5 * std::f32::consts::LOG2_E * square);
-    0.5 + near * (sum + density)
-}
-
-#[inline(always)]
-pub(super) fn gelu_back(slope: &mut [f32], inputs: &[f32]) {
-    for (slope, &input) in slope.iter_mut().zip(inputs) {
-        *slope *= gelu_slope(input);
-    }
-}
-
-/// The sum of what `of` makes of two rows' values, lane by lane.
-#[inline(always)]
-fn sum_of_pairs(a: &[f32], b: &[f32], of: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    for (a, b) in a.iter().zip(b) {
-        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += of(a, b);
-        }
-    }
-    for ((lane, &a), &b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
-        *lane += of(a, b);
-    }
-    fold(lanes, |a, b| a + b)
-}
-
-#[inline(always)]
-pub(super) fn norm_back(
-    slope: &mut [f32],
-    x: &[f32],
-    parameters: NormParameters<'_>,
-    weight: &mut [f32],
-    bias: &mut [f32],
-) {
-    let count = x.len() as f32;
-    let mean = reduce(x, 0.0, |value| value, |a, b| a + b) / count;
-    let square = |value: f32| (value - mean) * (value - mean);
-    let variance = reduce(x, 0.0, square, |a, b| a + b) / count;
-    let factor = 1.0 / (variance + parameters.epsilon).sqrt();
-    let sums = weight.iter_mut().zip(bias);
-    for (((slope, &x), &scale), (weight, bias)) in slope.iter_mut().zip(x).zip(parameters.weight).zip(sums) {
-        *weight += *slope * ((x - mean) * factor);
-        *bias += *slope;
-        *slope *= scale;
-    }
-    let along_one = reduce(slope, 0.0, |value| value, |a, b| a + b) / count;
-    let along_x = sum_of_pairs(slope, x, |slope, x| slope * (x - mean)) * factor * factor / count;
-    for (slope, &x) in slope.iter_mut().zip(x) {
-        *slope = (*slope - along_one - (x - mean) * along_x) * factor;
-    }
-}
-
-#[inline(always)]
-pub(super) fn softmax_back(slope: &mut [f32], shares: &[f32]) {
-    let mean = sum_of_pairs(slope, shares, |slope, share| slope * share);
-    for (slope, &share) in slope.iter_mut().zip(shares) {
-        *slope = share * (*slope - mean);
-    }
 }
 
 #[inline(always)]

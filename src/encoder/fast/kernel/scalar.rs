@@ -1,15 +1,15 @@
 //! Products in plain Rust: the reference for every other path.
 
-use super::{CodePanel, CodeRows, Kernels, PANEL, Panel, QUAD, Rows, rows};
+use super::{CodePanel, CodeRows, Kernels, PANEL, Panel, QUAD, Rows, rows, slopes};
 
 pub(super) const KERNELS: Kernels = Kernels {
     isa: "scalar",
     product,
     code_product,
     gelu: rows::gelu,
-    gelu_back: rows::gelu_back,
-    norm_back: rows::norm_back,
-    softmax_back: rows::softmax_back,
+    gelu_back: slopes::gelu_back,
+    norm_back: slopes::norm_back,
+    softmax_back: slopes::softmax_back,
     add: rows::add,
     norm: rows::norm,
     softmax: rows::softmax,

@@ -1,0 +1,176 @@
+//! retrain: shapes of data, losses, methods, hard negatives, and data that cannot be learnt from.
+
+use serde_json::{Value, json};
+
+use super::support::{MODEL, Place};
+
+const SUBJECTS: [&str; 6] = ["cats", "rain", "bread", "trains", "music", "money"];
+
+/// A hundred texts on six subjects.
+fn place() -> Place {
+    let place = Place::new();
+    place.run(&["db", "create", "--model", MODEL]).code(0);
+    let texts: String = (0..120)
+        .map(|n| {
+            format!("{{\"id\": \"d{n}\", \"text\": \"about {} number {n} and so on\"}}\n", SUBJECTS[n % 6])
+        })
+        .collect();
+    place.write("t.jsonl", texts);
+    place.run(&["db", "import", "t.jsonl"]).code(0);
+    place
+}
+
+fn lines(count: usize, line: impl Fn(usize) -> Value) -> String {
+    (0..count).map(|n| format!("{}\n", line(n))).collect()
+}
+
+fn subject(n: usize) -> &'static str {
+    SUBJECTS[n % 6]
+}
+
+fn pairs() -> String {
+    lines(
+        120,
+        |n| json!({"query": format!("{} number {n}", subject(n)), "positive": {"id": format!("d{n}")}}),
+    )
+}
+
+/// Published by force, and sound.
+fn learns(place: &Place, arguments: &[&str]) -> Value {
+    let report = place.json(&[&["db", "retrain", "--force", "--epochs", "2"], arguments].concat());
+    assert_eq!(report["published"], true, "{report}");
+    assert!(report["train"]["loss_last"].as_f64().unwrap().is_finite());
+    place.run(&["db", "check"]).code(0);
+    report
+}
+
+#[test]
+fn every_shape_is_learnt_and_judged_by_its_own_measure() {
+    let place = place();
+    place.write("pairs.jsonl", pairs());
+    place.write(
+        "triplets.jsonl",
+        lines(120, |n| {
+            let (positive, negative) = (format!("d{n}"), format!("d{}", (n + 1) % 120));
+            json!({"query": format!("{} number {n}", subject(n)), "positive": {"id": positive}, "negative": {"id": negative}})
+        }),
+    );
+    place.write(
+        "scored.jsonl",
+        lines(200, |n| {
+            let score = if subject(n) == subject(n / 6) { 5 } else { n % 3 };
+            json!({"sentence1": format!("{} {n}", subject(n)), "sentence2": format!("all on {} {n}", subject(n / 6)), "score": score})
+        }),
+    );
+    place.write(
+        "classes.jsonl",
+        lines(120, |n| json!({"text": format!("{} {n}", subject(n)), "label": subject(n)})),
+    );
+    for (file, metric) in
+        [("pairs", "ndcg@10"), ("triplets", "ndcg@10"), ("scored", "spearman"), ("classes", "ndcg@10")]
+    {
+        let report = learns(&place, &["--data", &format!("{file}.jsonl"), "--method", "adapter"]);
+        assert_eq!(report["gate"]["metric"], metric, "{file}");
+        assert!(report["gate"]["queries"].as_u64().unwrap() >= 10, "{file}: {report}");
+    }
+    let report =
+        learns(&place, &["--data", "scored.jsonl", "--method", "full", "--loss", "cosent", "--layers", "1"]);
+    assert_eq!(report["gate"]["metric"], "spearman");
+    place
+        .run(&["db", "retrain", "--data", "scored.jsonl", "--loss", "triplet"])
+        .code(1)
+        .says(&["scored pairs", "cosent"]);
+    place
+        .run(&["db", "retrain", "--data", "pairs.jsonl", "--loss", "nonsense"])
+        .code(1)
+        .says(&["--loss", "mnrl"]);
+}
+
+#[test]
+fn matrices_learn_at_low_rank() {
+    let place = place();
+    place.write("pairs.jsonl", pairs());
+    let method = ["--data", "pairs.jsonl", "--method", "lora"];
+    let report = learns(&place, &[&method[..], &["--rank", "4", "--targets", "query,value,output"]].concat());
+    assert_eq!(report["reindex"]["documents"], 120);
+    assert!(report["train"]["loss_last"].as_f64() < report["train"]["loss_first"].as_f64(), "{report}");
+    let wrong = [&["db", "retrain"][..], &method, &["--targets", "nothing"]].concat();
+    place.run(&wrong).code(1).says(&["--targets", "attention.output"]);
+    let plan = place.json(&[&["db", "retrain", "--plan"][..], &method].concat());
+    assert!(plan["gate"]["reason"].as_str().unwrap().contains("rank 8"), "{plan}");
+}
+
+#[test]
+fn hard_negatives_come_from_the_index() {
+    let place = place();
+    place.write("pairs.jsonl", pairs());
+    let run = place.run(&[
+        "db",
+        "retrain",
+        "--data",
+        "pairs.jsonl",
+        "--force",
+        "--hard-negatives",
+        "2",
+        "--method",
+        "adapter",
+        "--json",
+    ]);
+    let run = run.code(0).says(&["hard negatives", "for 120 queries"]);
+    assert_eq!(run.object()["published"], true);
+    let classes = lines(60, |n| json!({"text": format!("{} {n}", subject(n)), "label": subject(n)}));
+    place.write("classes.jsonl", classes);
+    let wrong = ["db", "retrain", "--data", "classes.jsonl", "--hard-negatives", "1"];
+    place.run(&wrong).code(1).says(&["hard negatives", "texts with classes"]);
+}
+
+#[test]
+fn what_cannot_be_learnt_from_is_refused_and_changes_nothing() {
+    let place = place();
+    let same = lines(60, |_| json!({"query": "the same", "positive": "the same text"}));
+    let empty = lines(3, |n| json!({"query": "", "positive": format!("text {n}")}));
+    let ids = lines(60, |n| json!({"query": format!("query {n}"), "positive": {"id": format!("none{n}")}}));
+    let one = lines(1, |_| json!({"query": "one", "positive": {"id": "d1"}}));
+    for (name, text, code, needle) in [
+        ("same", same, 7, "1 distinct query"),
+        ("empty", empty, 1, "line 1"),
+        ("ids", ids, 7, "too little to learn from"),
+        ("one", one, 7, "needs at least"),
+    ] {
+        let file = format!("{name}.jsonl");
+        place.write(&file, text);
+        let run = place.run(&["db", "retrain", "--data", &file]);
+        assert!(run.out.contains(needle) || run.err.contains(needle), "{name}: {} {}", run.out, run.err);
+        run.code(code);
+    }
+    let words = "word ".repeat(20_000);
+    let long = lines(
+        60,
+        |n| json!({"query": format!("query {n} on {}", subject(n)), "positive": format!("{n} {words}")}),
+    );
+    place.write("long.jsonl", long);
+    let run = place.run(&["db", "retrain", "--data", "long.jsonl", "--method", "adapter", "--json"]);
+    assert!(run.object()["gate"]["after"].as_f64().unwrap().is_finite());
+    place.run(&["db", "check"]).code(0);
+}
+
+#[test]
+fn documents_alone_make_pairs() {
+    let place = Place::new();
+    place.run(&["db", "create", "--model", MODEL]).code(0);
+    let document = |n: usize| {
+        let (one, other) = (subject(n), subject(n / 6 + 1));
+        let text = format!(
+            "Report {n} is on {one} and what people who keep them ought to know. In the year {n} somebody wrote of {other} in \
+             a letter to his sister. Nobody has answered that letter number {n} until the present day, as far as is known."
+        );
+        json!({"id": format!("d{n}"), "title": format!("The great book of {one} and {other}, volume {n}"), "text": text})
+    };
+    place.write("t.jsonl", lines(90, document));
+    place.run(&["db", "import", "t.jsonl"]).code(0);
+    let run =
+        place.run(&["db", "retrain", "--from", "structure", "--force", "--method", "adapter", "--json"]);
+    let run = run.code(0).says(&["pairs from the structure of 90 documents"]);
+    assert!(run.object()["train"]["pairs"].as_u64().unwrap() >= 40, "{}", run.out);
+    place.run(&["db", "retrain", "--from", "nothing"]).code(1).says(&["--from", "structure"]);
+}
