@@ -28,7 +28,9 @@ fn main() -> Result<()> {
     let (data, model, cache, set) = (place("DATA")?, place("MODEL")?, place("CACHE")?, place("SET")?);
     let places = Places { data: data.into(), model: model.into(), cache: cache.into() };
     let flags: Vec<String> = words.collect();
-    let collection = Collection::open(&places, &set)?;
+    let mut collection = Collection::open(&places, &set)?;
+    let every = flag(&flags, "--every", 1.0)?.max(1.0) as usize;
+    collection.train = collection.train.iter().copied().step_by(every).collect();
     let pages = ranked(&collection, &collection.train, None)?;
     let people = People {
         eta: 0.0,
@@ -69,7 +71,7 @@ fn main() -> Result<()> {
 }
 
 const USAGE: &str = "embdb-click-sim DATA MODEL CACHE SET [--noise P] [--searches N] [--shuffled P] [--randomize-below R] \
-     [--first-seed N] [--seeds N]";
+     [--first-seed N] [--seeds N] [--every N]";
 
 fn flag(flags: &[String], name: &str, default: f64) -> Result<f64> {
     let Some(at) = flags.iter().position(|flag| flag == name) else { return Ok(default) };

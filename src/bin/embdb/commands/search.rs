@@ -47,7 +47,7 @@ struct Logging {
     /// Keep the search, for `click` and `retrain`
     #[arg(long)]
     log: bool,
-    /// Who searches, for the log: no more than a tenth of what is learnt comes from one of them
+    /// Who searches, for the log, so that nobody's clicks outweigh those of all others
     #[arg(long, value_name = "ID")]
     client: Option<String>,
     /// Show the hits after rank R in random order, so that the log tells how likely each rank is looked at
