@@ -45,11 +45,6 @@ impl Evidence {
         self.positions += weight * position as f64;
     }
 
-    /// For each time that it was looked at, how often it was shown; at most `most`.
-    pub fn inverse_propensity(&self, most: f64) -> f64 {
-        if self.looked_at > 0.0 { (self.shown / self.looked_at).min(most) } else { 1.0 }
-    }
-
     fn examination(&self) -> f64 {
         if self.shown > 0.0 { self.looked_at / self.shown } else { 1.0 }
     }
@@ -254,7 +249,6 @@ mod tests {
         let mut one = Evidence::default();
         one.add(9, 1.0, 0.1, true);
         assert!(appeal.wanted(&[one])[0] > 0.4);
-        assert_eq!((one.inverse_propensity(100.0), one.inverse_propensity(3.0)), (10.0, 3.0));
     }
 
     #[test]

@@ -29,6 +29,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::clicks::LoggedQuery;
+use super::golden::highest;
 use super::split::query_key;
 
 /// Ranks that the curve covers; below, it goes on as the power law.
@@ -241,13 +242,7 @@ fn fitted_eta(groups: &[Group]) -> f64 {
         };
         groups.iter().map(of_group).sum::<f64>() - PRIOR.1 * (eta - PRIOR.0).powi(2)
     };
-    const GOLDEN: f64 = 0.618_033_988_749_894_9;
-    let [mut low, mut high] = ETAS;
-    for _ in 0..32 {
-        let (left, right) = (high - GOLDEN * (high - low), low + GOLDEN * (high - low));
-        if likelihood(left) > likelihood(right) { high = right } else { low = left }
-    }
-    (low + high) / 2.0
+    highest(ETAS, likelihood)
 }
 
 /// The curve that the equations of all ranks ask for, drawn to `law`; 1 at rank 1.

@@ -6,10 +6,9 @@
 //!   looked at, as far as ranks tell, and how often clicked. A click where nobody looks says more than one at
 //!   the top, and one click in ten showings says little: [`appeal`](super::appeal) turns both into the probability that
 //!   the document is what people want.
-//! - **Weight.** That probability, divided by how probably the document was looked at (inverse propensity: Joachims,
-//!   Swaminathan and Schnabel: Unbiased Learning-to-Rank with Biased Feedback, 2017), for behind each click at a low rank
-//!   stand those of people who never looked there. It is clipped at [`MAX_WEIGHT`], for a rare click far down must
-//!   not outweigh everything. Whoever uses weights divides by their sum.
+//! - **Weight.** That probability. It is not divided by how probably the document was looked at (inverse propensity:
+//!   Joachims, Swaminathan and Schnabel: Unbiased Learning-to-Rank with Biased Feedback, 2017), which in simulations made
+//!   training worse: .029 against .034 NDCG@10 gained on a financial corpus. Whoever uses weights divides by their sum.
 //! - **Repetition.** Clicks on one document for the same query text make one pair.
 //! - **Floods.** A query text keeps at most [`MAX_TARGETS`] documents, those most probably wanted.
 //! - **Retraction.** The latest grade counts; one that is not above zero withdraws the click.
@@ -26,8 +25,6 @@ use super::crowd::{self, Cut};
 use super::data::{Pair, Target};
 use super::split::query_key;
 
-/// Largest weight that a low rank gives.
-pub const MAX_WEIGHT: f64 = 10.0;
 /// Documents kept for one query text.
 pub const MAX_TARGETS: usize = 10;
 /// Less probably wanted than this, a clicked document makes no pair: it is as likely an accident.
@@ -253,7 +250,7 @@ fn wanted(text: &str, documents: Documents<'_>, appeal: &Appeal, report: &mut Cl
     let pair = |(probable, id, seen): (f64, &str, Seen)| Pair {
         query: text.to_owned(),
         positive: Target::Id(id.to_owned()),
-        weight: (probable * seen.evidence.inverse_propensity(MAX_WEIGHT)) as f32 * seen.grade.min(1.0),
+        weight: probable as f32 * seen.grade.min(1.0),
         time: seen.first,
     };
     found.into_iter().take(MAX_TARGETS).map(pair).collect()
@@ -272,8 +269,7 @@ pub struct Judged {
     pub query: String,
     /// Grade of each relevant document, by id.
     pub grades: HashMap<String, f64>,
-    /// How much the query judges: the mean weight of its pairs, for the gate's
-    /// [`HeldOut`](super::gate::HeldOut).
+    /// How much the query judges: the mean weight of its pairs.
     pub weight: f64,
 }
 
@@ -387,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_set_position_bias_right_and_accidents_weigh_little() {
+    fn what_is_wanted_at_a_low_rank_weighs_as_much_and_accidents_little() {
         let log = biased();
         let found = made(&log);
         assert!((found.bias.examination(2) - 1.0 / 3.0).abs() < 0.08, "{:?}", found.bias.curve);
@@ -401,9 +397,7 @@ mod tests {
         let first = weight(&|text, id| text < 150 && id == "0");
         let third = weight(&|text, id| text >= 150 && id == "2");
         let others = weight(&|_, _| true) - first - third;
-        // Each text of the third rank stands for those whose people never looked there: about 1 / θ = 3, less as
-        // a part of the pages was shuffled.
-        assert!(first > 130.0 && third / first > 1.8 && third / first < 3.2, "{first} {third}");
+        assert!(first > 130.0 && third > 100.0 && third / first < 1.2, "{first} {third}");
         assert!(others < 0.1 * (first + third), "{others}");
         let clicks_on_others = log.iter().flat_map(|q| &q.clicks).count();
         assert!(found.report.improbable > 100, "{:?} of {clicks_on_others}", found.report);

@@ -1,12 +1,9 @@
 //! The gate: whether a candidate is published.
 //!
 //! Judged is the difference in NDCG@10 of each held-out query, candidate against current, so that
-//! easy and hard queries cancel out. Clicks judge with the weights that correct their position bias
-//! ([`clicks`](super::clicks)): people click what they were shown, so without weights a candidate is
-//! measured by how well it repeats the current ranking. (Five simulated logs on a financial corpus, with a
-//! click wherever the right document was shown: the true gain was .043, the unweighted one came out
-//! at .012 to .024, the weighted one at .030 to .043.) A paired bootstrap ([`significance`](super::significance)) gives
-//! the 95 % interval of the mean difference. A candidate passes if
+//! easy and hard queries cancel out. What searches of a log say is first made into such scores
+//! ([`choice`](super::choice)), for people click what they were shown. A paired bootstrap
+//! ([`significance`](super::significance)) gives the 95 % interval of the mean difference. A candidate passes if
 //! 1. the lower bound of its gain at the full dimension is above zero, and the gain itself not below
 //!    [`GateOptions::least_gain`]: what clicks that are always wrong in the same way teach is certain, but little;
 //! 2. at no dimension of the ladder the mean falls by more than [`GateOptions::tolerance`];
@@ -16,10 +13,12 @@
 //!
 //! Refusing is a result, not an error.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::choice::{self, scored};
 use super::judge::RankCorrelation;
 use super::rng::Rng;
 use super::significance::{interval, percentiles};
@@ -77,6 +76,11 @@ pub struct HeldOut {
     /// Of pairs of texts the scores that people gave: the rungs then hold cosines instead, and what counts is the rank
     /// correlation of both, of all pairs together.
     pub scores: Option<Vec<f64>>,
+    /// Of a log the texts that were searched for, with their discounts at these rungs: the rungs' scores then follow from
+    /// all of them together, and are empty until the verdict.
+    pub searched: Vec<choice::Text>,
+    /// Whether they tell the candidate's order from chance: [`Scored::evidence`](choice::Scored::evidence).
+    pub evidence: Option<f64>,
 }
 
 /// Resamples of a rank correlation, each of which takes a thousand times as long as that of a mean.
@@ -90,6 +94,7 @@ impl HeldOut {
             return;
         }
         self.weights.append(&mut other.weights);
+        self.searched.append(&mut other.searched);
         for ((_, all), (_, mut part)) in self.rungs.iter_mut().zip(other.rungs) {
             all.before.append(&mut part.before);
             all.after.append(&mut part.after);
@@ -97,6 +102,18 @@ impl HeldOut {
         if let (Some(all), Some(part)) = (&mut self.scores, &mut other.scores) {
             all.append(part);
         }
+    }
+
+    /// With what searches say made into scores.
+    fn settled(&self) -> Cow<'_, Self> {
+        if self.searched.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let (scored, _) = scored(&self.searched);
+        let evidence = Some(scored.evidence);
+        let dims = self.rungs.iter().map(|(dim, _)| *dim);
+        let rungs = dims.zip(scored.rungs).map(|(dim, [before, after])| (dim, Paired { before, after }));
+        Cow::Owned(Self { weights: scored.weights, rungs: rungs.collect(), evidence, ..Self::default() })
     }
 
     /// The measure's name, and what it is taken of.
@@ -201,6 +218,7 @@ const METRIC: &str = "ndcg@10";
 
 /// Decides. `guard`: NDCG@10 at the full dimension for each query of the guard set, which may be empty.
 pub fn decide(held_out: &HeldOut, guard: &Paired, options: &GateOptions) -> GateReport {
+    let held_out = &*held_out.settled();
     let Some((_, full)) = held_out.rungs.last().filter(|(_, full)| !full.before.is_empty()) else {
         return GateReport::refused("nothing to judge by: no held-out query has a stored document to find");
     };
@@ -286,6 +304,11 @@ fn objection(
     }
     if ci95[0] <= 0.0 {
         return Some("the gain is not certain: its lower bound is not above zero".into());
+    }
+    if held_out.evidence.is_some_and(|evidence| evidence < choice::CERTAIN) {
+        return Some(
+            "the gain is not certain: its order explains the clicks hardly better than chance would".into(),
+        );
     }
     let least = options.least_gain;
     (gain < least)

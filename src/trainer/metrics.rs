@@ -127,8 +127,13 @@ fn normalised_gain<Q>(gains: &[f64], judged: &HashMap<Q, f64>, k: usize) -> f64 
     if best > 0.0 { discounted(gains, k) / best } else { 0.0 }
 }
 
+/// What a result counts at `position`, from 0: 1 / log₂(rank + 1).
+pub fn discount(position: usize) -> f64 {
+    1.0 / ((position + 2) as f64).log2()
+}
+
 fn discounted(gains: &[f64], k: usize) -> f64 {
-    gains.iter().take(k).enumerate().map(|(at, gain)| gain / ((at + 2) as f64).log2()).sum()
+    gains.iter().take(k).enumerate().map(|(at, gain)| gain * discount(at)).sum()
 }
 
 fn average_precision(gains: &[f64], relevant: usize, k: usize) -> f64 {

@@ -18,10 +18,11 @@
 //! | `adapter` | which linear map on frozen embeddings ranks better? |
 //! | `full` | which weights of the encoder, or of its upper layers, do? |
 //! | `rank`, `metrics`, `trec`, `judge` | how good is a candidate? |
+//! | `choice` | what did searchers want whose clicks judge it? |
 //! | `gate`, `significance` | is it certainly better, so that it may be published? |
 //!
-//! Shared by the methods: `model` (what learns), `losses`, `optimiser`, `fit` (the loop), `checkpoint` (its state as bytes) and
-//! `rng`.
+//! Shared by the methods: `model` (what learns), `losses`, `optimiser`, `fit` (the loop), `checkpoint` (its state as bytes),
+//! `rng` and `golden` (a search for maxima).
 //!
 //! Invariants: the part that judges has no share in training; one seed, one result; nothing is
 //! published without a lower bound above zero.
@@ -30,6 +31,7 @@ pub mod adapter;
 pub mod appeal;
 pub mod bias;
 mod checkpoint;
+pub mod choice;
 pub mod clicks;
 pub mod crowd;
 pub mod data;
@@ -39,6 +41,7 @@ pub mod fit;
 pub mod folds;
 pub mod full;
 pub mod gate;
+mod golden;
 pub mod judge;
 pub mod losses;
 pub mod metrics;

@@ -3,6 +3,8 @@
 //! Few queries judge all of them, by cross-validation: the verdict is on what training makes of four fifths of
 //! the pairs, five times, and each query is judged by a candidate that has not seen it. A part held out of four
 //! hundred queries would be sixty, on which a gain of .03 and none look the same.
+//!
+//! A log judges by all of its searches, also those that nobody clicked in ([`searches`](super::searches)).
 
 use std::collections::HashMap;
 
@@ -32,6 +34,8 @@ pub(super) struct Exam {
 enum Questions {
     /// Queries that should find documents: NDCG@10 of each.
     Search(Vec<Judged>),
+    /// Texts of a log by their numbers: what was shown and clicked there. The verdict is on all of them together.
+    Searched(Vec<usize>),
     /// Pairs of texts with what people think of them: the cosine of each.
     Likeness { pairs: Vec<[String; 2]>, scores: Vec<f64> },
     /// Texts that should find others of their class among all of the data: NDCG@10 of each. Given as numbers of examples.
@@ -39,18 +43,19 @@ enum Questions {
 }
 
 /// Rows by which questions are answered: those of the generation that answers, or a candidate's.
-struct View<'a> {
-    candidate: Option<&'a Candidate>,
-    /// Of the documents, with the number of each.
-    rows: &'a [f32],
-    documents: &'a [u32],
+pub(super) struct View<'a> {
+    pub candidate: Option<&'a Candidate>,
+    /// Of the documents, with the number of each, ascending.
+    pub rows: &'a [f32],
+    pub documents: &'a [u32],
 }
 
 impl Run<'_> {
-    /// The examples of these numbers as questions, at all rungs.
+    /// The examples of these numbers as questions, at all rungs; of a log the texts of these numbers.
     pub(super) fn exam(&self, held_out: &[usize]) -> Result<Exam> {
         let material = &self.material;
         let questions = match material.shape {
+            _ if !self.searched.is_empty() => Questions::Searched(held_out.to_vec()),
             Shape::Pairs | Shape::Triplets => Questions::Search(material.judgements(held_out)),
             Shape::Scored => material.likenesses(held_out),
             Shape::Classes => Questions::Classes(held_out.to_vec()),
@@ -91,13 +96,18 @@ impl Run<'_> {
         let mut results = std::array::from_fn(|_| HeldOut::default());
         for (result, exam) in results.iter_mut().zip(exams) {
             let rungs: Vec<usize> = exam.before.iter().map(|(rung, _)| *rung).collect();
+            if let Questions::Searched(numbers) = &exam.questions {
+                result.rungs = rungs.iter().map(|&rung| (rung, Paired::default())).collect();
+                result.searched = self.choices(numbers, &view, &rungs)?;
+                continue;
+            }
             let after = self.answer(&exam.questions, &view, &rungs)?;
             let pairs = exam.before.iter().cloned().zip(after);
             result.rungs = pairs.map(|((rung, before), after)| (rung, Paired { before, after })).collect();
             match &exam.questions {
                 Questions::Search(judged) => result.weights = judged.iter().map(|j| j.weight).collect(),
                 Questions::Likeness { scores, .. } => result.scores = Some(scores.clone()),
-                Questions::Classes(_) => {}
+                Questions::Searched(_) | Questions::Classes(_) => {}
             }
         }
         Ok(results)
@@ -124,6 +134,8 @@ impl Run<'_> {
                 };
                 rungs.iter().map(found).collect()
             }
+            // Their scores depend on both generations at once.
+            Questions::Searched(_) => Ok(vec![Vec::new(); rungs.len()]),
             Questions::Likeness { pairs, .. } => {
                 let side =
                     |side: usize| -> Vec<&str> { pairs.iter().map(|pair| pair[side].as_str()).collect() };
@@ -160,7 +172,7 @@ impl Run<'_> {
     }
 
     /// Vectors of texts as a view has them.
-    fn seen(&self, view: &View<'_>, texts: &[&str], role: Role) -> Result<Vec<f32>> {
+    pub(super) fn seen(&self, view: &View<'_>, texts: &[&str], role: Role) -> Result<Vec<f32>> {
         let known = || self.material.vectors.rows_of(texts.iter().map(|&text| (text, role)));
         match view.candidate.map(|candidate| (&candidate.encoder, &candidate.rows)) {
             None => Ok(known()),

@@ -8,6 +8,7 @@
 //! | `corpus` | the documents and their rows as the generation that answers sees them |
 //! | `sources` | pairs from the log, and from the documents alone |
 //! | `exam` | what candidates are judged by |
+//! | `searches` | the searches of a log as judges |
 //! | `negatives` | hard negatives from the index |
 //! | `material`, `vectors` | what is learnt from: records with their texts and vectors |
 //! | `candidate` | what training makes, and publishing it |
@@ -17,6 +18,7 @@ mod corpus;
 mod exam;
 mod material;
 mod negatives;
+mod searches;
 mod sources;
 mod vectors;
 
@@ -30,6 +32,7 @@ use self::candidate::Candidate;
 use self::corpus::Corpus;
 use self::exam::Exam;
 use self::material::Material;
+use self::searches::{Searched, searched};
 use self::sources::{pairs_from_log, pairs_from_structure};
 use super::encoders::Encoder;
 use super::feedback::logged_queries;
@@ -39,9 +42,7 @@ use crate::encoder::LowRank;
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::options::Task;
-use crate::trainer::{
-    self, Data, Example, GateReport, HeldOut, Keyed, LossKind, Shape, SplitOptions, TrainReport,
-};
+use crate::trainer::{self, Data, Example, GateReport, HeldOut, Keyed, LossKind, Shape, Split, TrainReport};
 
 /// With fewer queries held out than this, all judge, by cross-validation …
 const CROSSED_BELOW: usize = 400;
@@ -170,12 +171,17 @@ impl Db {
         if options.method == Method::Adapter && options.layers.is_some() {
             return Err(Error::input("an adapter trains none of the encoder's layers"));
         }
-        let data = match (&options.data, options.source) {
-            (Some(path), _) => trainer::data::open(path, options.queries.as_deref())?,
-            (None, Source::Log) => pairs_from_log(&logged_queries(&self.log_events()?)),
-            (None, Source::Structure) => pairs_from_structure(&snapshot, &generation, options.seed)?,
+        let (data, searched) = match (&options.data, options.source) {
+            (Some(path), _) => (trainer::data::open(path, options.queries.as_deref())?, Vec::new()),
+            (None, Source::Log) => {
+                let queries = logged_queries(&self.log_events()?);
+                (pairs_from_log(&queries), searched(queries))
+            }
+            (None, Source::Structure) => {
+                (pairs_from_structure(&snapshot, &generation, options.seed)?, Vec::new())
+            }
         };
-        Run::new(&self.inner, generation, &options, data)?.learn()
+        Run::new(&self.inner, generation, &options, (data, searched))?.learn()
     }
 }
 
@@ -189,6 +195,8 @@ struct Run<'a> {
     ladder: Vec<usize>,
     corpus: Corpus,
     material: Material,
+    /// Of a log all texts that were searched for: they judge.
+    searched: Vec<Searched>,
     loss: LossKind,
     /// What examples are for training: pairs with mined negatives are triplets.
     learnt: Shape,
@@ -206,7 +214,7 @@ impl<'a> Run<'a> {
         inner: &'a Inner,
         generation: Generation,
         options: &'a RetrainOptions,
-        mut data: Data,
+        (mut data, searched): (Data, Vec<Searched>),
     ) -> Result<Self> {
         let start = Instant::now();
         let snapshot = inner.snapshot();
@@ -237,6 +245,7 @@ impl<'a> Run<'a> {
             ladder,
             corpus,
             material,
+            searched,
             loss,
             learnt,
             notes,
@@ -245,8 +254,7 @@ impl<'a> Run<'a> {
     }
 
     fn learn(mut self) -> Result<RetrainReport> {
-        let keyed: Vec<Keyed<'_>> = self.material.examples.iter().map(keyed).collect();
-        let split = match trainer::split_shape(self.material.shape, &keyed, &SplitOptions::default()) {
+        let split = match self.split() {
             Ok(split) => split,
             Err(too_little) => {
                 return Ok(self.refused(GateReport::refused(too_little.0), TrainReport::default()));
@@ -265,12 +273,16 @@ impl<'a> Run<'a> {
         if self.options.hard_negatives > 0 {
             self.mine(self.options.hard_negatives)?;
         }
+        let crossed = matches!(self.options.method, Method::Best | Method::Adapter)
+            && self.material.shape.has_query()
+            && split.held_out_queries < CROSSED_BELOW;
+        let folds = if crossed { self.folds() } else { Vec::new() };
+        let judges: Vec<usize> = folds.iter().chain([&split]).flat_map(|s| &s.held_out).copied().collect();
+        self.read_searched(&judges)?;
         let guard = self.guard()?;
         let (candidate, mut gate) = match self.options.method {
             Method::Full | Method::Lora => self.held_out(&split, &guard, Self::train_encoder)?,
-            _ if self.material.shape.has_query() && split.held_out_queries < CROSSED_BELOW => {
-                self.crossed(&guard)?
-            }
+            _ if crossed => self.crossed(&folds, &guard)?,
             _ => self.held_out(&split, &guard, Self::train_adapter)?,
         };
         if !gate.publish && self.options.force {
@@ -288,7 +300,7 @@ impl<'a> Run<'a> {
         }
         let candidate = match self.options.method {
             Method::Full | Method::Lora => candidate,
-            _ => self.with_all_pairs(candidate, &split, &guard)?,
+            _ => self.with_all_pairs(candidate, &guard)?,
         };
         self.publish(candidate, gate)
     }
@@ -296,7 +308,7 @@ impl<'a> Run<'a> {
     /// Trains on the older pairs and judges by the newer.
     fn held_out(
         &self,
-        split: &trainer::Split,
+        split: &Split,
         guard: &Exam,
         train: impl Fn(&Self, &[usize]) -> Result<Candidate>,
     ) -> Result<(Candidate, GateReport)> {
@@ -307,10 +319,9 @@ impl<'a> Run<'a> {
     }
 
     /// An adapter from all pairs or triplets, judged by those of its like that lacked a fifth of them.
-    fn crossed(&self, guard: &Exam) -> Result<(Candidate, GateReport)> {
+    fn crossed(&self, folds: &[Split], guard: &Exam) -> Result<(Candidate, GateReport)> {
         let mut all = HeldOut::default();
-        let keyed: Vec<Keyed<'_>> = self.material.examples.iter().map(keyed).collect();
-        for fold in trainer::folds(&keyed, FOLDS) {
+        for fold in folds {
             let exam = self.exam(&fold.held_out)?;
             let [held_out] = self.compare(&self.train_adapter(&fold.train)?, [&exam])?;
             all.append(held_out);
@@ -324,11 +335,7 @@ impl<'a> Run<'a> {
     /// The encoder with its upper layers trained, if there is enough to learn from, and it gains more than the adapter,
     /// which has passed. What the gate refuses as an adapter comes no further: a log that teaches a linear map nothing
     /// certain costs seconds, and gets one chance to be published by luck.
-    fn better_encoder(
-        &mut self,
-        split: &trainer::Split,
-        guard: &Exam,
-    ) -> Result<Option<(Candidate, GateReport)>> {
+    fn better_encoder(&mut self, split: &Split, guard: &Exam) -> Result<Option<(Candidate, GateReport)>> {
         let spent = self.options.time_budget.is_some_and(|budget| self.start.elapsed() >= budget);
         if split.train.len() < LEAST_PAIRS || spent {
             return Ok(None);
@@ -363,11 +370,11 @@ impl<'a> Run<'a> {
     /// Once the gate has passed what the older pairs taught, the newest, which judged, are learnt as well: they are
     /// what people search now. The result must not fail on the guard set, which is still unseen; else the judged
     /// candidate stays.
-    fn with_all_pairs(&self, judged: Candidate, split: &trainer::Split, guard: &Exam) -> Result<Candidate> {
+    fn with_all_pairs(&self, judged: Candidate, guard: &Exam) -> Result<Candidate> {
         if judged.pairs == self.material.examples.len() {
             return Ok(judged);
         }
-        let all: Vec<usize> = split.train.iter().chain(&split.held_out).copied().collect();
+        let all: Vec<usize> = (0..self.material.examples.len()).collect();
         let mut again = self.train_adapter(&all)?;
         let [guarded] = self.compare(&again, [guard])?;
         if !trainer::harmless(&guarded) {

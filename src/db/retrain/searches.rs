@@ -1,0 +1,244 @@
+//! The searches of a log as judges: what their searchers may have wanted of what two generations find.
+
+use std::collections::{HashMap, HashSet};
+
+use super::exam::View;
+use super::{FOLDS, Run, keyed};
+use crate::encoder::Role;
+use crate::error::Result;
+use crate::kernel::dot_f32;
+use crate::trainer::choice::{Search, Seen, Text};
+use crate::trainer::metrics::discount;
+use crate::trainer::{self, Keyed, LoggedQuery, Split, SplitOptions, TooLittle, crowd, query_key};
+
+/// Searches for one text that judge: the latest.
+const MOST_SEARCHES: usize = 20;
+/// Documents at the top of each ranking that may have been wanted.
+const DEEP: usize = 100;
+/// Ranks that count.
+const DEPTH: usize = 10;
+
+/// A query text with the searches for it that count.
+pub(super) struct Searched {
+    pub text: String,
+    /// Its [`query_key`].
+    pub key: [u64; 1],
+    /// When it was first searched for.
+    pub time: u64,
+    /// Each with its weight; the latest [`MOST_SEARCHES`].
+    searches: Vec<(LoggedQuery, f64)>,
+}
+
+/// The texts of a log, in the order of their keys.
+pub(super) fn searched(queries: Vec<LoggedQuery>) -> Vec<Searched> {
+    let (weights, _) = crowd::weights(&queries, None);
+    let mut texts: HashMap<u64, Searched> = HashMap::new();
+    for (query, weight) in queries.into_iter().zip(weights) {
+        if weight > 0.0
+            && !query.text.trim().is_empty()
+            && !(query.shown.is_empty() && query.clicks.is_empty())
+        {
+            let key = query_key(&query.text);
+            let (text, time) = (query.text.clone(), query.time);
+            let new = || Searched { text, key: [key], time, searches: Vec::new() };
+            let of_text = texts.entry(key).or_insert_with(new);
+            of_text.time = of_text.time.min(time);
+            of_text.searches.push((query, weight));
+        }
+    }
+    let mut texts: Vec<Searched> = texts.into_values().collect();
+    texts.sort_unstable_by_key(|text| text.key);
+    for text in &mut texts {
+        text.searches.sort_by(|(a, _), (b, _)| b.time.cmp(&a.time));
+        text.searches.truncate(MOST_SEARCHES);
+    }
+    texts
+}
+
+impl Searched {
+    pub fn keyed(&self) -> Keyed<'_> {
+        Keyed { keys: &self.key, class: 0, time: self.time }
+    }
+}
+
+/// Documents of a text by the number that each has there.
+#[derive(Default)]
+struct Numbers {
+    documents: Vec<u32>,
+    known: HashMap<u32, usize>,
+}
+
+impl Numbers {
+    fn of(&mut self, document: u32) -> usize {
+        *self.known.entry(document).or_insert_with(|| {
+            self.documents.push(document);
+            self.documents.len() - 1
+        })
+    }
+}
+
+/// A generation's rankings of some texts.
+struct Rankings<'a> {
+    view: &'a View<'a>,
+    /// Vectors of the texts.
+    queries: Vec<f32>,
+    /// The best [`DEEP`] documents of each.
+    deep: Vec<Vec<u32>>,
+    /// For each rung the best [`DEPTH`] of each.
+    rungs: Vec<Vec<Vec<u32>>>,
+}
+
+impl Run<'_> {
+    /// What is trained on, and what judges: examples, or of a log texts by their numbers.
+    pub(super) fn split(&self) -> std::result::Result<Split, TooLittle> {
+        let (shape, options) = (self.material.shape, SplitOptions::default());
+        let examples = self.keyed();
+        let split = trainer::split_shape(
+            shape,
+            examples.get(..self.material.examples.len()).unwrap_or_default(),
+            &options,
+        )?;
+        if self.searched.is_empty() {
+            return Ok(split);
+        }
+        Ok(self.by_searches(trainer::split_shape(shape, &examples, &options)?))
+    }
+
+    /// The same [`FOLDS`] times, such that everything judges once.
+    pub(super) fn folds(&self) -> Vec<Split> {
+        trainer::folds(&self.keyed(), FOLDS).into_iter().map(|split| self.by_searches(split)).collect()
+    }
+
+    /// Examples, and after them the texts of the log.
+    fn keyed(&self) -> Vec<Keyed<'_>> {
+        let example = |example| keyed(example);
+        self.material.examples.iter().map(example).chain(self.searched.iter().map(Searched::keyed)).collect()
+    }
+
+    /// A division of both: examples are trained on, texts judge. Those of one text are on the same side.
+    fn by_searches(&self, split: Split) -> Split {
+        let examples = self.material.examples.len();
+        if self.searched.is_empty() {
+            return split;
+        }
+        let train = split.train.into_iter().filter(|&number| number < examples).collect();
+        let held_out = split.held_out.into_iter().filter_map(|number| number.checked_sub(examples)).collect();
+        Split { train, held_out, ..split }
+    }
+
+    /// Encodes texts that judge, by their numbers, if a log does.
+    pub(super) fn read_searched(&mut self, numbers: &[usize]) -> Result<()> {
+        let texts =
+            numbers.iter().filter_map(|&number| self.searched.get(number)).map(|text| text.text.as_str());
+        self.material.vectors.encode(&self.encoder, texts, Role::Query, &self.options.task)
+    }
+
+    /// What the searchers of these texts, by their numbers, may have wanted, ranked as by the generation that answers and
+    /// by the candidate.
+    pub(super) fn choices(
+        &self,
+        numbers: &[usize],
+        candidate: &View<'_>,
+        rungs: &[usize],
+    ) -> Result<Vec<Text>> {
+        let texts: Vec<&Searched> = numbers.iter().filter_map(|&number| self.searched.get(number)).collect();
+        let current = View { candidate: None, rows: &self.corpus.rows, documents: &self.corpus.document_of };
+        let both = [self.rankings(&texts, &current, rungs)?, self.rankings(&texts, candidate, rungs)?];
+        let by_id: HashMap<&str, u32> = self.corpus.ids.iter().map(String::as_str).zip(0..).collect();
+        Ok(texts.iter().enumerate().filter_map(|(at, text)| self.choice((at, text), &both, &by_id)).collect())
+    }
+
+    fn rankings<'a>(&self, texts: &[&Searched], view: &'a View<'a>, rungs: &[usize]) -> Result<Rankings<'a>> {
+        let dim = self.encoder.dim();
+        let names: Vec<&str> = texts.iter().map(|text| text.text.as_str()).collect();
+        let queries = self.seen(view, &names, Role::Query)?;
+        let ranked = |rung, k| {
+            self.options.task.step("judge", rung as u64, dim as u64)?;
+            trainer::rank_exact(&queries, view.rows, view.documents, dim, rung, k)
+        };
+        let deep = ranked(dim, DEEP)?;
+        let rungs = rungs.iter().map(|&rung| ranked(rung, DEPTH)).collect::<Result<_>>()?;
+        Ok(Rankings { view, queries, deep, rungs })
+    }
+
+    /// One text; nothing if no document that it was about is stored any more.
+    fn choice(
+        &self,
+        (at, text): (usize, &Searched),
+        both: &[Rankings<'_>; 2],
+        by_id: &HashMap<&str, u32>,
+    ) -> Option<Text> {
+        let mut numbers = Numbers::default();
+        let mut searches: Vec<Search> = text
+            .searches
+            .iter()
+            .filter_map(|(query, weight)| {
+                Some(Search { weight: *weight, seen: seen(query, by_id, &mut numbers)? })
+            })
+            .collect();
+        let share = 1.0 / searches.len() as f64;
+        searches.iter_mut().for_each(|search| search.weight *= share);
+        if searches.is_empty() {
+            return None;
+        }
+        for ranking in both {
+            ranking.deep.get(at)?.iter().for_each(|&document| {
+                numbers.of(document);
+            });
+        }
+        let dim = self.encoder.dim();
+        let scores =
+            numbers.documents.iter().map(|&document| both.each_ref().map(|r| r.score(at, document, dim)));
+        let scores = scores.collect();
+        let rungs = both[0].rungs.iter().zip(&both[1].rungs);
+        let discounts = rungs.map(|(before, after)| {
+            let mut discounts = vec![[0.0; 2]; numbers.documents.len()];
+            for (side, ranked) in [before, after].into_iter().enumerate() {
+                for (rank, document) in ranked.get(at).into_iter().flatten().enumerate() {
+                    if let Some(&number) = numbers.known.get(document) {
+                        discounts[number][side] = discount(rank) as f32;
+                    }
+                }
+            }
+            discounts
+        });
+        Some(Text { discounts: discounts.collect(), scores, searches })
+    }
+}
+
+impl Rankings<'_> {
+    /// Cosine of a text with a document: that of its nearest row.
+    fn score(&self, at: usize, document: u32, dim: usize) -> f64 {
+        let query = self.queries.get(at * dim..(at + 1) * dim).unwrap_or_default();
+        // Rows stand in the order of their documents.
+        let first = self.view.documents.partition_point(|&d| d < document);
+        let count = self.view.documents.iter().skip(first).take_while(|&&d| d == document).count();
+        let rows = self.view.rows.get(first * dim..(first + count) * dim).unwrap_or_default();
+        let cosine = |row: &[f32]| {
+            let norms = f64::from(dot_f32(query, query)) * f64::from(dot_f32(row, row));
+            if norms > 0.0 { f64::from(dot_f32(query, row)) / norms.sqrt() } else { 0.0 }
+        };
+        rows.chunks_exact(dim.max(1)).map(cosine).fold(-1.0, f64::max)
+    }
+}
+
+/// What a search showed and what was clicked; nothing if all that was clicked is gone.
+fn seen(query: &LoggedQuery, by_id: &HashMap<&str, u32>, numbers: &mut Numbers) -> Option<Vec<Seen>> {
+    let mut seen = Vec::new();
+    let mut known = HashSet::new();
+    let shown = query.shown.iter().enumerate().map(|(position, id)| (id, Some(position)));
+    let clicked = query.clicks.iter().map(|click| (&click.id, None));
+    let (mut clicks, mut gone) = (0, 0);
+    for (id, position) in shown.chain(clicked).filter(|(id, _)| known.insert(id.as_str())) {
+        let clicked = query.clicked(id);
+        if position.is_none() && !clicked {
+            continue;
+        }
+        clicks += usize::from(clicked);
+        match by_id.get(id.as_str()) {
+            Some(&document) => seen.push(Seen { document: numbers.of(document), position, clicked }),
+            None => gone += usize::from(clicked),
+        }
+    }
+    (clicks == 0 || gone < clicks).then_some(seen)
+}
