@@ -11,12 +11,15 @@
 //! | `negatives` | hard negatives from the index |
 //! | `material`, `vectors` | what is learnt from: records with their texts and vectors |
 //! | `candidate` | what training makes, and publishing it |
+//! | `checkpoint`, `saved` | going on with a run that was stopped |
 
 mod candidate;
+mod checkpoint;
 mod corpus;
 mod exam;
 mod material;
 mod negatives;
+mod saved;
 mod sources;
 mod vectors;
 
@@ -24,9 +27,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::candidate::Candidate;
+use self::checkpoint::Keeper;
 use self::corpus::Corpus;
 use self::exam::Exam;
 use self::material::Material;
@@ -53,7 +57,8 @@ const LEAST_PAIRS: usize = 1_000;
 const MOST_DOCUMENTS: u64 = 50_000;
 
 /// How the encoder learns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Method {
     /// The adapter; if the gate passes it and there is enough to learn from, also the encoder's upper layers.
     /// The better of both is published.
@@ -119,6 +124,11 @@ pub struct RetrainOptions {
     pub plan: bool,
     /// Publish whatever the gate says.
     pub force: bool,
+    /// Go on with the run that was stopped while it trained the encoder, with its options and its data: of these here only
+    /// `checkpoint_every` and `task` count.
+    pub resume: bool,
+    /// How much time passes from one saved state of the encoder's training to the next; by default half a minute.
+    pub checkpoint_every: Option<Duration>,
     /// Progress and cancellation.
     pub task: Task,
 }
@@ -156,6 +166,9 @@ pub struct ReindexReport {
 
 impl Db {
     /// Learns from the log, or from a file; publishes only what is certainly better.
+    ///
+    /// While the encoder is trained, what is needed to go on after a stop is kept in the database, until the run has published
+    /// or refused; see [`RetrainOptions::resume`].
     pub fn retrain(&self, options: RetrainOptions) -> Result<RetrainReport> {
         self.refresh()?;
         let snapshot = self.inner.snapshot();
@@ -167,15 +180,33 @@ impl Db {
                 ));
             }
         };
+        let (keeper, options, data) = match options.resume {
+            true if options.plan => {
+                return Err(Error::input(
+                    "a run that goes on has no plan: its options are those it was begun with",
+                ));
+            }
+            true => Keeper::resumed(&self.inner, &generation, &options)?,
+            false => {
+                let data = self.data(&snapshot, &generation, &options)?;
+                (Keeper::fresh(&self.inner, &generation, &options, &data)?, options, data)
+            }
+        };
+        let mut report = Run::new(&self.inner, generation, &options, data, &keeper)?.learn()?;
+        report.notes.extend(keeper.finish());
+        Ok(report)
+    }
+
+    /// What a new run learns from.
+    fn data(&self, snapshot: &Snapshot, generation: &Generation, options: &RetrainOptions) -> Result<Data> {
         if options.method == Method::Adapter && options.layers.is_some() {
             return Err(Error::input("an adapter trains none of the encoder's layers"));
         }
-        let data = match (&options.data, options.source) {
-            (Some(path), _) => trainer::data::open(path, options.queries.as_deref())?,
-            (None, Source::Log) => pairs_from_log(&logged_queries(&self.log_events()?)),
-            (None, Source::Structure) => pairs_from_structure(&snapshot, &generation, options.seed)?,
-        };
-        Run::new(&self.inner, generation, &options, data)?.learn()
+        match (&options.data, options.source) {
+            (Some(path), _) => trainer::data::open(path, options.queries.as_deref()),
+            (None, Source::Log) => Ok(pairs_from_log(&logged_queries(&self.log_events()?))),
+            (None, Source::Structure) => pairs_from_structure(snapshot, generation, options.seed),
+        }
     }
 }
 
@@ -185,6 +216,7 @@ struct Run<'a> {
     snapshot: Arc<Snapshot>,
     generation: Generation,
     options: &'a RetrainOptions,
+    keeper: &'a Keeper<'a>,
     encoder: Encoder,
     ladder: Vec<usize>,
     corpus: Corpus,
@@ -207,6 +239,7 @@ impl<'a> Run<'a> {
         generation: Generation,
         options: &'a RetrainOptions,
         mut data: Data,
+        keeper: &'a Keeper<'a>,
     ) -> Result<Self> {
         let start = Instant::now();
         let snapshot = inner.snapshot();
@@ -233,6 +266,7 @@ impl<'a> Run<'a> {
             snapshot,
             generation,
             options,
+            keeper,
             encoder,
             ladder,
             corpus,
