@@ -8,6 +8,9 @@ mod damage;
 #[path = "crash/oracle.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod oracle;
+#[cfg(feature = "trainer")]
+#[path = "crash/training.rs"]
+mod training;
 #[path = "crash/workload.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod workload;
@@ -207,6 +210,52 @@ fn every_call_may_fail_at_normal_durability() {
 #[test]
 fn every_call_may_fail_while_generations_change() {
     sweep("generations", &workload::text_options(), &workload::text_steps(), &CASES, stride() * 3);
+}
+
+/// Errors at every call of a training: the old generation stays, or the new one is published; what was stopped goes on.
+#[cfg(feature = "trainer")]
+#[test]
+fn every_call_may_fail_while_the_encoder_is_trained() {
+    let training = training::Training::new(SEED);
+    let calls = |sim: &SimVfs| CASES.map(|(op_kind, _)| sim.calls(op_kind));
+    let fresh = SimVfs::new(SEED);
+    drop(training.create(&fresh));
+    let (first, last) = (calls(&fresh), calls(&training.sim));
+    let mut faults = Vec::new();
+    for (n, (op_kind, error)) in CASES.into_iter().enumerate() {
+        let stride = if op_kind == OpKind::Read { stride() * 13 } else { stride() };
+        for sticky in [false, true] {
+            faults.extend((0..last[n] - first[n]).step_by(stride).map(|nth| Fault {
+                op_kind,
+                nth,
+                error,
+                sticky,
+            }));
+        }
+    }
+    let published = AtomicUsize::new(0);
+    in_parallel(faults.len(), |n| {
+        let context = format!("{:?}", faults[n]);
+        let sim = SimVfs::new(SEED);
+        let db = training.create(&sim);
+        sim.inject(faults[n]);
+        let outcome = training.train(&db);
+        sim.clear_faults();
+        match outcome {
+            Ok(report) => {
+                published.fetch_add(1, Ordering::Relaxed);
+                assert!(report.published, "{context}");
+            }
+            Err(error) => {
+                assert!(matches!(error, Error::Io { .. } | Error::Poisoned { .. }), "{context}: {error}");
+            }
+        }
+        drop(db);
+        training.examine(&sim, true, &context);
+    });
+    let published = published.into_inner();
+    println!("training: {} faults, {published} runs published all the same", faults.len());
+    assert!(published * 4 > faults.len(), "an error of saving a state ends no run: {published}");
 }
 
 /// When space is back, the same handles write again.

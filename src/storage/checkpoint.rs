@@ -134,8 +134,7 @@ mod tests {
 
     fn disk() -> SimVfs {
         let vfs = SimVfs::new(1);
-        vfs.create_dir(Path::new("db")).unwrap();
-        vfs.create_dir(&Path::new("db").join(JOB_DIR)).unwrap();
+        super::super::create_dirs(&vfs, Path::new("db")).unwrap();
         vfs
     }
 
@@ -192,8 +191,7 @@ mod tests {
             let vfs = disk();
             let mut place = open(&vfs);
             place.write(&vfs, b"run", b"data", b"old").unwrap();
-            let nth = vfs.calls(op_kind);
-            vfs.inject(Fault { op_kind, nth, error: FaultError::Enospc, sticky: false });
+            vfs.inject(Fault { op_kind, nth: 0, error: FaultError::Enospc, sticky: false });
             assert_eq!(place.write(&vfs, b"run", b"data", b"new").unwrap_err().exit_code(), 4, "{op_kind:?}");
             assert_eq!(place.read(&vfs).unwrap().unwrap().state, b"old", "{op_kind:?}");
             place.write(&vfs, b"run", b"data", b"newest").unwrap();

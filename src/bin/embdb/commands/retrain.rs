@@ -107,6 +107,9 @@ pub struct Retrain {
     /// Stop training after this time, e.g. 10m
     #[arg(long, value_name = "TIME", value_parser = args::duration)]
     time_budget: Option<Duration>,
+    /// How often training of the encoder is saved, so that `--resume` goes on with it after a stop [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    checkpoint_every: Option<Duration>,
     /// Only tell what would be done, and its cost
     #[arg(long)]
     plan: bool,
@@ -201,8 +204,8 @@ impl Retrain {
             plan,
             force: self.force,
             resume: self.resume,
+            checkpoint_every: self.checkpoint_every,
             task: work.task.clone(),
-            ..RetrainOptions::default()
         };
         let report = db.retrain(options);
         drop(work);
