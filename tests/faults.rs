@@ -10,6 +10,7 @@ mod damage;
 mod oracle;
 #[cfg(feature = "trainer")]
 #[path = "crash/training.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod training;
 #[path = "crash/workload.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use other parts")]
@@ -219,7 +220,7 @@ fn every_call_may_fail_while_the_encoder_is_trained() {
     let training = training::Training::new(SEED);
     let calls = |sim: &SimVfs| CASES.map(|(op_kind, _)| sim.calls(op_kind));
     let fresh = SimVfs::new(SEED);
-    drop(training.create(&fresh));
+    drop(training::create(&fresh));
     let (first, last) = (calls(&fresh), calls(&training.sim));
     let mut faults = Vec::new();
     for (n, (op_kind, error)) in CASES.into_iter().enumerate() {
@@ -237,9 +238,9 @@ fn every_call_may_fail_while_the_encoder_is_trained() {
     in_parallel(faults.len(), |n| {
         let context = format!("{:?}", faults[n]);
         let sim = SimVfs::new(SEED);
-        let db = training.create(&sim);
+        let db = training::create(&sim);
         sim.inject(faults[n]);
-        let outcome = training.train(&db);
+        let outcome = training.train(&db, embdb::Task::default());
         sim.clear_faults();
         match outcome {
             Ok(report) => {
@@ -254,8 +255,35 @@ fn every_call_may_fail_while_the_encoder_is_trained() {
         training.examine(&sim, true, &context);
     });
     let published = published.into_inner();
-    println!("training: {} faults, {published} runs published all the same", faults.len());
-    assert!(published * 4 > faults.len(), "an error of saving a state ends no run: {published}");
+    let once = faults.iter().filter(|fault| !fault.sticky).count();
+    println!(
+        "training: {} faults, of {once} that come once {published} runs published all the same",
+        faults.len()
+    );
+    assert!(published * 4 > once, "an error of saving a state ends no run: {published} of {once}");
+}
+
+/// A disk that has no room for a single state: the run goes on, says so, and ends as it would have ended.
+#[cfg(feature = "trainer")]
+#[test]
+fn a_training_that_cannot_be_saved_goes_on() {
+    let training = training::Training::new(SEED);
+    let sim = SimVfs::new(SEED);
+    let db = training::create(&sim);
+    let (disk, full) = (sim.clone(), std::sync::atomic::AtomicBool::new(false));
+    let task = embdb::Task::with_progress(move |progress| match progress.stage {
+        "train" => {
+            disk.set_capacity(Some(disk.used()));
+            full.store(true, Ordering::Relaxed);
+        }
+        "embed" if full.load(Ordering::Relaxed) => disk.set_capacity(None),
+        _ => {}
+    });
+    let report = training.train(&db, task).unwrap();
+    assert!(report.notes.iter().any(|note| note.contains("could not be saved")), "{:?}", report.notes);
+    assert!(!db.retrain_was_stopped().unwrap());
+    drop(db);
+    training.examine(&sim, true, "a full disk");
 }
 
 /// When space is back, the same handles write again.

@@ -597,7 +597,7 @@ fn a_checkpoint_lies_as_the_tables_say() {
     let own: std::sync::Arc<std::sync::OnceLock<Task>> = std::sync::Arc::default();
     let handle = std::sync::Arc::clone(&own);
     let task = Task::with_progress(move |progress| {
-        if let Some(task) = handle.get().filter(|_| progress.stage == "train" && progress.done == 3) {
+        if let Some(task) = handle.get().filter(|_| progress.stage == "train" && progress.done == 2) {
             task.cancel();
         }
     });
@@ -612,11 +612,11 @@ fn a_checkpoint_lies_as_the_tables_say() {
     };
     assert_eq!(db.retrain(run).unwrap_err().exit_code(), 130);
 
-    let place = path.join(JOB_DIR).join(checkpoint::CHECKPOINT_DIR);
+    let kept = path.join(JOB_DIR).join(checkpoint::CHECKPOINT_DIR);
     let names: BTreeSet<String> =
-        fs::read_dir(&place).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        fs::read_dir(&kept).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(names, BTreeSet::from(["LOCK".into(), format!("{:020}", 2)]));
-    let file = place.join(format!("{:020}", 2));
+    let file = kept.join(format!("{:020}", 2));
     let bytes = fs::read(&file).unwrap();
     let layout = file::Layout::parse(&bytes, file::Kind::Checkpoint, &file).unwrap();
     let section = |id| &bytes[layout.section(id).unwrap()];
@@ -648,16 +648,16 @@ fn a_checkpoint_lies_as_the_tables_say() {
         let values = u64_at(state, at).unwrap() as usize;
         let table = state[at + 8];
         at += 9;
-        let mut kept = values;
+        let mut stored = values;
         if table == 1 {
             tables += 1;
             let used = u32_at(state, at).unwrap() as usize;
             let numbers: Vec<u32> = (0..used).map(|n| u32_at(state, at + 4 + 4 * n).unwrap()).collect();
             assert!(numbers.is_sorted() && used > 0, "{name}");
             at += 4 + 4 * used;
-            kept = used * HIDDEN;
+            stored = used * HIDDEN;
         }
-        at += 3 * 4 * kept;
+        at += 3 * 4 * stored;
     }
     assert!(tables > 0, "the table of words at least");
     assert_eq!(at, state.len(), "nothing follows the last parameter");
