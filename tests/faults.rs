@@ -270,14 +270,12 @@ fn a_training_that_cannot_be_saved_goes_on() {
     let training = training::Training::new(SEED);
     let sim = SimVfs::new(SEED);
     let db = training::create(&sim);
-    let (disk, full) = (sim.clone(), std::sync::atomic::AtomicBool::new(false));
-    let task = embdb::Task::with_progress(move |progress| match progress.stage {
-        "train" => {
-            disk.set_capacity(Some(disk.used()));
-            full.store(true, Ordering::Relaxed);
+    let disk = sim.clone();
+    let task = embdb::Task::with_progress(move |progress| {
+        if progress.stage == "train" {
+            let room = if progress.done < progress.total { Some(disk.used()) } else { None };
+            disk.set_capacity(room);
         }
-        "embed" if full.load(Ordering::Relaxed) => disk.set_capacity(None),
-        _ => {}
     });
     let report = training.train(&db, task).unwrap();
     assert!(report.notes.iter().any(|note| note.contains("could not be saved")), "{:?}", report.notes);
