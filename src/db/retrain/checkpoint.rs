@@ -1,9 +1,10 @@
 //! Saving a run of `retrain` that trains the encoder, and going on with one that was stopped.
 //!
 //! From the first step of training on, what the run learns from, its options and the trainer's state lie in the database
-//! ([`storage::checkpoint`]), renewed every half a minute, when training ends and when the run is cancelled. What comes before
-//! (vectors of the texts, adapters) takes seconds and is done again, and so is the adapter behind the encoder. The rows of documents that were encoded again are in a job of
-//! their own, which belongs to the encoder that made them: the resumed run makes the same encoder, and finds them there.
+//! ([`storage::checkpoint`](crate::storage::checkpoint)), renewed every half a minute, when training ends and when the run is
+//! cancelled. What comes before (vectors of the texts, adapters) takes seconds and is done again, and so is the adapter
+//! behind the encoder. The rows of documents that were encoded again are in a job of their own, which belongs to the encoder
+//! that made them: the resumed run makes the same encoder, and finds them there.
 //!
 //! Invariants: a run that is resumed ends with the weights that it would have had; no error of saving ends a run; the generation
 //! that answers is never touched.
