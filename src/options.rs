@@ -119,6 +119,8 @@ pub struct Progress<'a> {
     pub done: u64,
     /// Units in all; 0 if unknown.
     pub total: u64,
+    /// What else is to be shown, such as the loss; mostly empty.
+    pub detail: &'a str,
 }
 
 type Callback = Arc<dyn Fn(Progress<'_>) + Send + Sync>;
@@ -160,12 +162,17 @@ impl Task {
 
     /// Reports a step; fails with [`Error::Cancelled`] if the caller asked to stop.
     pub fn step(&self, stage: &str, done: u64, total: u64) -> Result<()> {
+        self.tell(stage, done, total, "")
+    }
+
+    /// The same with more to show.
+    pub fn tell(&self, stage: &str, done: u64, total: u64, detail: &str) -> Result<()> {
         if self.cancelled.load(Ordering::Relaxed) || self.unwanted.as_ref().is_some_and(|unwanted| unwanted())
         {
             return Err(Error::Cancelled);
         }
         if let Some(callback) = &self.callback {
-            callback(Progress { stage, done, total });
+            callback(Progress { stage, done, total, detail });
         }
         Ok(())
     }

@@ -9,6 +9,9 @@ mod kill;
 #[path = "crash/oracle.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod oracle;
+#[cfg(feature = "trainer")]
+#[path = "crash/training.rs"]
+mod training;
 #[path = "crash/workload.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod workload;
@@ -221,6 +224,71 @@ fn unchanged_documents_are_durable_when_that_is_acknowledged() {
 fn what_was_learnt_is_published_as_a_whole() {
     let run = Run::new("learning", workload::text_options(), &workload::learning_steps());
     assert!(run.sweep(images_wanted() / 10) > 100.min(images_wanted() / 20));
+}
+
+/// After every single write of a training of the encoder the database is the old one or the new one, and the training goes
+/// on to the same encoder, or is begun anew.
+#[cfg(feature = "trainer")]
+#[test]
+fn a_training_that_was_cut_off_goes_on_to_the_same_end() {
+    let training = training::Training::new(11);
+    let (begin, end) = (training.begin, training.sim.op_count());
+    let resumed = AtomicUsize::new(0);
+    every_write(&training.sim, begin, |image, go_on, context| {
+        let stopped = training.examine(image, go_on, context);
+        resumed.fetch_add(usize::from(stopped && go_on), Ordering::Relaxed);
+    });
+    let resumed = resumed.into_inner();
+    println!("training: {} operations, {resumed} runs went on from a state", end - begin);
+    assert!(resumed * 3 > end - begin, "{resumed} of {}", end - begin);
+}
+
+/// The same for a re-indexing.
+#[cfg(feature = "trainer")]
+#[test]
+fn a_reindexing_that_was_cut_off_goes_on() {
+    let sim = SimVfs::new(13);
+    let db = training::create(&sim);
+    let begin = sim.op_count();
+    db.reindex(Default::default(), &Task::default()).unwrap();
+    let ends = AtomicUsize::new(0);
+    every_write(&sim, begin, |image, go_on, context| {
+        let db = training::found(image, context);
+        let before = training::active(&db).generation;
+        assert!(before <= 2, "{context}");
+        ends.fetch_or(1 << before, Ordering::Relaxed);
+        if go_on {
+            db.reindex(Default::default(), &Task::default()).unwrap_or_else(|e| panic!("{context}: {e}"));
+            let after = training::active(&training::found(image, context));
+            assert_eq!((after.generation, after.documents), (before + 1, 8), "{context}");
+        }
+    });
+    assert_eq!(ends.into_inner(), 0b110, "the old generation is met, and the new one");
+}
+
+/// Looks at the disks that a crash after each operation from `begin` on leaves; one of each operation is to be gone on with.
+#[cfg(feature = "trainer")]
+fn every_write(sim: &SimVfs, begin: usize, look: impl Fn(&SimVfs, bool, &str) + Sync) {
+    let end = sim.op_count();
+    let next = AtomicUsize::new(begin);
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at > end {
+                break;
+            }
+            for (n, mode) in CrashMode::ALL.into_iter().enumerate() {
+                let context = format!("prefix {at} of {begin}..={end}, mode {mode:?}");
+                let go_on = at % CrashMode::ALL.len() == n;
+                look(&sim.crash_image(at, mode, at as u64), go_on, &context);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+        let all: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        all.into_iter().for_each(|worker| worker.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
+    });
 }
 
 /// Below full durability a power cut can take documents whose new vectors are on the disk already, and the next ones get

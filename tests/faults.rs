@@ -8,6 +8,10 @@ mod damage;
 #[path = "crash/oracle.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod oracle;
+#[cfg(feature = "trainer")]
+#[path = "crash/training.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts")]
+mod training;
 #[path = "crash/workload.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod workload;
@@ -207,6 +211,77 @@ fn every_call_may_fail_at_normal_durability() {
 #[test]
 fn every_call_may_fail_while_generations_change() {
     sweep("generations", &workload::text_options(), &workload::text_steps(), &CASES, stride() * 3);
+}
+
+/// Errors at every call of a training: the old generation stays, or the new one is published; what was stopped goes on.
+#[cfg(feature = "trainer")]
+#[test]
+fn every_call_may_fail_while_the_encoder_is_trained() {
+    let training = training::Training::new(SEED);
+    let calls = |sim: &SimVfs| CASES.map(|(op_kind, _)| sim.calls(op_kind));
+    let fresh = SimVfs::new(SEED);
+    drop(training::create(&fresh));
+    let (first, last) = (calls(&fresh), calls(&training.sim));
+    let mut faults = Vec::new();
+    for (n, (op_kind, error)) in CASES.into_iter().enumerate() {
+        let stride = if op_kind == OpKind::Read { stride() * 13 } else { stride() };
+        for sticky in [false, true] {
+            faults.extend((0..last[n] - first[n]).step_by(stride).map(|nth| Fault {
+                op_kind,
+                nth,
+                error,
+                sticky,
+            }));
+        }
+    }
+    let published = AtomicUsize::new(0);
+    in_parallel(faults.len(), |n| {
+        let context = format!("{:?}", faults[n]);
+        let sim = SimVfs::new(SEED);
+        let db = training::create(&sim);
+        sim.inject(faults[n]);
+        let outcome = training.train(&db, embdb::Task::default());
+        sim.clear_faults();
+        match outcome {
+            Ok(report) => {
+                published.fetch_add(1, Ordering::Relaxed);
+                assert!(report.published, "{context}");
+            }
+            Err(error) => {
+                assert!(matches!(error, Error::Io { .. } | Error::Poisoned { .. }), "{context}: {error}");
+            }
+        }
+        drop(db);
+        training.examine(&sim, true, &context);
+    });
+    let published = published.into_inner();
+    let once = faults.iter().filter(|fault| !fault.sticky).count();
+    println!(
+        "training: {} faults, of {once} that come once {published} runs published all the same",
+        faults.len()
+    );
+    assert!(published * 4 > once, "an error of saving a state ends no run: {published} of {once}");
+}
+
+/// A disk that has no room for a single state: the run goes on, says so, and ends as it would have ended.
+#[cfg(feature = "trainer")]
+#[test]
+fn a_training_that_cannot_be_saved_goes_on() {
+    let training = training::Training::new(SEED);
+    let sim = SimVfs::new(SEED);
+    let db = training::create(&sim);
+    let disk = sim.clone();
+    let task = embdb::Task::with_progress(move |progress| {
+        if progress.stage == "train" {
+            let room = if progress.done < progress.total { Some(disk.used()) } else { None };
+            disk.set_capacity(room);
+        }
+    });
+    let report = training.train(&db, task).unwrap();
+    assert!(report.notes.iter().any(|note| note.contains("could not be saved")), "{:?}", report.notes);
+    assert!(!db.retrain_was_stopped().unwrap());
+    drop(db);
+    training.examine(&sim, true, "a full disk");
 }
 
 /// When space is back, the same handles write again.

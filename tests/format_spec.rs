@@ -12,7 +12,7 @@ use std::path::Path;
 use embdb::format::{MAJOR, MINOR, u16_at, u32_at, u64_at};
 use embdb::format::{attrs, file, frame, graph, manifest, segment};
 use embdb::options::{CreateOptions, OpenOptions, Task, limits};
-use embdb::storage::{DIRS, feedback, lock};
+use embdb::storage::{DIRS, JOB_DIR, checkpoint, feedback, lock};
 use embdb::types::{Event, LoggedSearch};
 use embdb::{Db, Document};
 
@@ -233,6 +233,9 @@ fn sections_are_numbered_as_the_table_says() {
         ("Graph", "HEAD_HIGH", vectors::HEAD_HIGH),
         ("Graph", "HEAD_LOW", vectors::HEAD_LOW),
         ("Feedback", "EVENTS", feedback::EVENTS),
+        ("Checkpoint", "RUN", checkpoint::RUN),
+        ("Checkpoint", "DATA", checkpoint::DATA),
+        ("Checkpoint", "STATE", checkpoint::STATE),
     ];
     let written: Vec<_> = table("Section ids");
     let expected: Vec<_> =
@@ -240,7 +243,7 @@ fn sections_are_numbered_as_the_table_says() {
     assert_eq!(written.iter().map(|row| &row[..3]).collect::<Vec<_>>(), expected);
     // One that is added to the code has to be added here and there.
     let in_code = source("src/format/segment.rs").matches("    pub const ").count();
-    assert_eq!(in_code + 2, expected.len());
+    assert_eq!(in_code + 5, expected.len());
 }
 
 macro_rules! archived {
@@ -571,4 +574,91 @@ fn searches_logged_before_propensities_clients_and_teams_are_read() {
     for key in serde_json::to_value(&all).unwrap().as_object().unwrap().keys() {
         assert!(section.contains(&format!("`{key}`")), "{key} is not in the document");
     }
+}
+
+/// Numbers in a row of the tiny encoder's tables.
+#[cfg(feature = "trainer")]
+const HIDDEN: usize = 32;
+
+/// A training that is stopped leaves what the document says.
+#[cfg(feature = "trainer")]
+#[test]
+fn a_checkpoint_lies_as_the_tables_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, pairs) = (folder.path().join("db"), folder.path().join("pairs.jsonl"));
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoder/tiny-bert");
+    let options = CreateOptions { model: Some(model), ..CreateOptions::default() };
+    let db =
+        Db::open_with(&path, OpenOptions { create: options, background: false, ..OpenOptions::default() })
+            .unwrap();
+    db.add((0..40).map(|n| Document::new(format!("d{n}"), format!("text number {n}")))).unwrap();
+    let line = |n: u32| format!("{{\"query\": \"number {n}\", \"positive\": {{\"id\": \"d{n}\"}}}}\n");
+    fs::write(&pairs, (0..40).map(line).collect::<String>()).unwrap();
+    let own: std::sync::Arc<std::sync::OnceLock<Task>> = std::sync::Arc::default();
+    let handle = std::sync::Arc::clone(&own);
+    let task = Task::with_progress(move |progress| {
+        if let Some(task) = handle.get().filter(|_| progress.stage == "train" && progress.done == 2) {
+            task.cancel();
+        }
+    });
+    own.get_or_init(|| task.quiet());
+    let run = embdb::RetrainOptions {
+        data: Some(pairs),
+        method: embdb::Method::Full,
+        batch_size: Some(4),
+        force: true,
+        task,
+        ..Default::default()
+    };
+    assert_eq!(db.retrain(run).unwrap_err().exit_code(), 130);
+
+    let kept = path.join(JOB_DIR).join(checkpoint::CHECKPOINT_DIR);
+    let names: BTreeSet<String> =
+        fs::read_dir(&kept).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(names, BTreeSet::from(["LOCK".into(), format!("{:020}", 2)]));
+    let file = kept.join(format!("{:020}", 2));
+    let bytes = fs::read(&file).unwrap();
+    let layout = file::Layout::parse(&bytes, file::Kind::Checkpoint, &file).unwrap();
+    let section = |id| &bytes[layout.section(id).unwrap()];
+    let run: serde_json::Value = serde_json::from_slice(section(checkpoint::RUN)).unwrap();
+    let keys: Vec<&String> = run.as_object().unwrap().keys().collect();
+    let wanted = ["generation", "model_id", "examples", "budget", "shape", "labels", "notes", "options"];
+    assert_eq!(keys, wanted);
+    let lines = section(checkpoint::DATA).split(|&b| b == b'\n').filter(|line| !line.is_empty());
+    let lines: Vec<serde_json::Value> = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
+    assert_eq!((lines.len(), &lines[7]["texts"][1]["id"]), (40, &"d7".into()));
+    assert_eq!(lines[7]["weight"], 1.0f32.to_bits());
+
+    let (state, heading) = (section(checkpoint::STATE), "State of a training");
+    let (_, fixed) = fields(heading);
+    assert_eq!(&state[place(heading, "magic", 0)], b"EMBDBTRN");
+    assert_eq!((number(state, heading, "version", 0), number(state, heading, "steps", 0)), (1, 3));
+    let covered = place(heading, "checksum", 0).end;
+    assert_eq!(number(state, heading, "checksum", 0), xxhash(&state[covered..]));
+    let mut at = fixed + 40 * 3;
+    let loss = f64::from_bits(u64_at(state, fixed).unwrap());
+    assert!(loss > 0.0 && loss.is_finite());
+    let count = u32_at(state, at).unwrap();
+    at += 4;
+    let mut tables = 0;
+    for _ in 0..count {
+        let length = u32_at(state, at).unwrap() as usize;
+        let name = std::str::from_utf8(&state[at + 4..at + 4 + length]).unwrap();
+        at += 4 + length;
+        let values = u64_at(state, at).unwrap() as usize;
+        let table = state[at + 8];
+        at += 9;
+        let mut stored = values;
+        if table == 1 {
+            tables += 1;
+            let used = u32_at(state, at).unwrap() as usize;
+            let numbers: Vec<u32> = (0..used).map(|n| u32_at(state, at + 4 + 4 * n).unwrap()).collect();
+            assert!(numbers.is_sorted() && used > 0, "{name}");
+            at += 4 + 4 * used;
+            stored = used * HIDDEN;
+        }
+        at += 3 * 4 * stored;
+    }
+    assert!(tables > 0, "the table of words at least");
+    assert_eq!(at, state.len(), "nothing follows the last parameter");
 }

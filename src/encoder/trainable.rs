@@ -70,6 +70,20 @@ pub enum Target {
     Output,
 }
 
+impl std::fmt::Display for Target {
+    /// The name that [`FromStr`](std::str::FromStr) takes.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Query => "query",
+            Self::Key => "key",
+            Self::Value => "value",
+            Self::AttentionOutput => "attention.output",
+            Self::Intermediate => "intermediate",
+            Self::Output => "output",
+        })
+    }
+}
+
 impl std::str::FromStr for Target {
     type Err = String;
 

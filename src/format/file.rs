@@ -91,6 +91,8 @@ pub enum Kind {
     Graph = 9,
     /// Merged feedback.
     Feedback = 10,
+    /// The state of an unfinished training.
+    Checkpoint = 11,
 }
 
 /// Sixteen random bytes that all files of one database share.

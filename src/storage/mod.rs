@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! x.embdb/  LOCK  manifest/<n>  log/<n>  seg/<id>/{ids, docs, attrs, del.<n>, gen.<g>.<v>/{rows, codes, full, graph}}
-//!           models/<model id>/  feedback/<n>  jobs/<model id>/
+//!           models/<model id>/  feedback/<n>  jobs/{<model id>, retrain}/
 //! ```
 //!
 //! Rules that make the promises cheap: files are appended to (logs, feedback) or immutable (all else), never
@@ -11,6 +11,7 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod checkpoint;
 pub mod container;
 pub mod documents;
 pub mod feedback;

@@ -24,6 +24,9 @@ use super::rng::Rng;
 use crate::error::{Error, Result};
 use crate::options::Task;
 
+/// Steps of which the loss and the speed are told.
+const TOLD: usize = 10;
+
 /// What a training run did; serialises to the `train` object of `retrain`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct TrainReport {
@@ -122,7 +125,8 @@ pub struct Hooks<'a> {
     pub resume: Option<Vec<u8>>,
     /// Takes a state to keep instead of the one before.
     pub save: Option<OnSave<'a>>,
-    /// How much time passes from one state to the next; without it the state is saved on cancellation alone.
+    /// How much time passes from one state to the next, the last being that of the end; without it the state is saved on
+    /// cancellation alone.
     pub every: Option<Duration>,
     /// Is told each step, after it.
     pub step: Option<OnStep<'a>>,
@@ -153,6 +157,7 @@ pub(super) fn fit<M: Model>(
         before: Duration::ZERO,
         start: Instant::now(),
         saved: Instant::now(),
+        saved_steps: 0,
     };
     if let Some(bytes) = hooks.resume.take() {
         run.resume(model, &bytes, hooks.run)?;
@@ -162,6 +167,9 @@ pub(super) fn fit<M: Model>(
         run.save(model, hooks)?;
     }
     let notes = outcome?;
+    if hooks.every.is_some() && run.saved_steps < run.records.len() {
+        run.save(model, hooks)?;
+    }
     let losses: Vec<f64> = run.records.iter().map(|record| record.loss).collect();
     let tenth = losses.len().div_ceil(10);
     Ok(TrainReport {
@@ -185,6 +193,8 @@ struct Run<'a> {
     before: Duration,
     start: Instant,
     saved: Instant,
+    /// Steps in the newest saved state.
+    saved_steps: usize,
 }
 
 impl Run<'_> {
@@ -241,7 +251,7 @@ impl Run<'_> {
         let mut record = StepRecord { rate: self.rate * factor, ..StepRecord::default() };
         model.parameters().clear();
         for rows in batches {
-            task.step("train", self.records.len() as u64, self.schedule.steps() as u64)?;
+            task.tell("train", self.records.len() as u64, self.schedule.steps() as u64, &self.told())?;
             record.loss += backward(model, objective, rows, self.schedule.at_once)? / batches.len() as f64;
             record.rows += rows.len();
         }
@@ -254,6 +264,19 @@ impl Run<'_> {
         Ok(record)
     }
 
+    /// How it goes, for people: the loss and the pairs a second of the last steps.
+    fn told(&self) -> String {
+        let last = self.records.len().saturating_sub(TOLD);
+        let last = self.records.get(last..).unwrap_or_default();
+        let seconds: f64 = last.iter().map(|record| record.seconds).sum();
+        let rows: usize = last.iter().map(|record| record.rows).sum();
+        let rate = rows as f64 / seconds.max(f64::MIN_POSITIVE);
+        match last.is_empty() {
+            true => "loss …".into(),
+            false => format!("loss {:.4}, {rate:.0} pairs/s", mean(last.iter().map(|record| &record.loss))),
+        }
+    }
+
     /// Time used so far.
     fn time(&self) -> Duration {
         self.before + self.start.elapsed()
@@ -264,7 +287,7 @@ impl Run<'_> {
         if let Some(save) = &mut hooks.save {
             let state = State { run, time: self.time(), records: &self.records, optimiser: &self.optimiser };
             save(&checkpoint::write(&state, model.parameters()))?;
-            self.saved = Instant::now();
+            (self.saved, self.saved_steps) = (Instant::now(), self.records.len());
         }
         Ok(())
     }
@@ -276,6 +299,7 @@ impl Run<'_> {
             return Err(checkpoint::other_run());
         }
         (self.records, self.before) = (saved.records, saved.time);
+        self.saved_steps = self.records.len();
         model.changed()
     }
 }

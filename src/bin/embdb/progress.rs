@@ -9,6 +9,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 
 const KNOWN: &str = "{msg} {bar:32} {human_pos}/{human_len} {per_sec} left {eta}";
+/// Where there is more to say than the rate of steps.
+const DETAILED: &str = "{msg} {bar:32} {human_pos}/{human_len} left {eta}";
 const UNKNOWN: &str = "{msg} {spinner} {human_pos} {per_sec} {elapsed}";
 /// Where the message has its own count and rate.
 const COUNTED: &str = "{msg} {bar:32} {percent}% left {eta}";
@@ -33,12 +35,14 @@ impl Bar {
 
     /// Shows a step.
     pub fn show(&self, step: Progress<'_>) {
-        {
+        let begins = {
             let mut stage = self.stage.lock();
-            if *stage != step.stage {
+            let begins = *stage != step.stage;
+            if begins {
                 let template = match (step.stage, step.total) {
                     (IMPORT, 1..) => COUNTED,
                     (_, 0) => UNKNOWN,
+                    _ if !step.detail.is_empty() => DETAILED,
                     _ => KNOWN,
                 };
                 // Style and message first: whatever follows draws.
@@ -51,16 +55,24 @@ impl Bar {
                 self.bar.enable_steady_tick(Duration::from_millis(200));
                 *stage = step.stage.to_string();
             }
-        }
+            begins
+        };
         self.bar.set_length(step.total);
+        if !step.detail.is_empty() {
+            self.bar.set_message(format!("{} {}", step.stage, step.detail));
+        }
         self.bar.set_position(step.done);
+        if begins && step.done > 0 {
+            // What was done before tells nothing about the rate.
+            self.bar.reset_eta();
+        }
     }
 
     /// Shows documents and their rate; the time left is that of the input's bytes.
     fn documents(&self, documents: u64, read: u64, total: u64) {
         let seconds = self.bar.elapsed().as_secs_f64();
         let rate = if seconds > 0.0 { documents as f64 / seconds } else { 0.0 };
-        self.show(Progress { stage: IMPORT, done: read, total });
+        self.show(Progress { stage: IMPORT, done: read, total, detail: "" });
         self.bar.set_message(format!("import {documents} documents, {rate:.0}/s"));
     }
 

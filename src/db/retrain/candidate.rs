@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::Method;
+use super::checkpoint::{self, Begun};
 use super::{ReindexReport, RetrainReport, Run};
 use crate::db::Inner;
 use crate::db::encoders::Encoder;
@@ -12,7 +13,8 @@ use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::trainer::adapter::apply;
 use crate::trainer::{
-    self, AdapterOptions, Example, FullOptions, GateReport, LossOptions, SideRows, TrainReport, TrainingSet,
+    self, AdapterOptions, Example, FullOptions, GateReport, Hooks, LossOptions, OnSave, SideRows,
+    TrainReport, TrainingSet,
 };
 
 /// What training made: an encoder, and how its rows come about.
@@ -76,6 +78,8 @@ impl Run<'_> {
             None => FullOptions::of_layers(self.layers()),
         };
         let budget = self.options.time_budget.map(|budget| budget.saturating_sub(self.start.elapsed()));
+        let examples = train.iter().filter_map(|&n| self.material.examples.get(n));
+        let Begun { run, state, budget, saves } = self.keeper.begin(checkpoint::hash(examples), budget)?;
         let mut options = FullOptions { seed: self.options.seed, time_budget: budget, ..defaults };
         options.accumulate = self.options.accumulate.unwrap_or(1);
         if matches!(self.options.method, Method::Full | Method::Lora) {
@@ -84,7 +88,15 @@ impl Run<'_> {
             options.lr = self.options.lr.unwrap_or(options.lr);
         }
         let set = self.training_set(train)?;
-        let trained = trainer::train_full(&self.encoder, &set, &self.ladder, &options, &self.options.task)?;
+        let mut save = |state: &[u8]| {
+            self.keeper.save(state);
+            Ok(())
+        };
+        let save: Option<OnSave<'_>> = if saves { Some(&mut save) } else { None };
+        let mut hooks = Hooks { run, resume: state, save, every: Some(self.keeper.every()), step: None };
+        let task = &self.options.task;
+        let trained =
+            trainer::train_full_from(&self.encoder, &set, &self.ladder, &options, &mut hooks, task)?;
         let encoder = Encoder::from_files(trained.files, self.snapshot.manifest.precision())?;
         let encoder = encoder.with_adapter(trained.adapter)?;
         self.inner.encoders.keep(&encoder);

@@ -12,12 +12,15 @@
 //! | `negatives` | hard negatives from the index |
 //! | `material`, `vectors` | what is learnt from: records with their texts and vectors |
 //! | `candidate` | what training makes, and publishing it |
+//! | `checkpoint`, `saved` | going on with a run that was stopped |
 
 mod candidate;
+mod checkpoint;
 mod corpus;
 mod exam;
 mod material;
 mod negatives;
+mod saved;
 mod searches;
 mod sources;
 mod vectors;
@@ -26,14 +29,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::candidate::Candidate;
+use self::checkpoint::Keeper;
 use self::corpus::Corpus;
 use self::exam::Exam;
 use self::material::Material;
-use self::searches::{Searched, searched};
-use self::sources::{pairs_from_log, pairs_from_structure};
+use self::searches::Searched;
+use self::sources::{Lessons, pairs_from_structure};
 use super::encoders::Encoder;
 use super::feedback::logged_queries;
 use super::snapshot::Snapshot;
@@ -42,7 +46,7 @@ use crate::encoder::LowRank;
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::options::Task;
-use crate::trainer::{self, Data, Example, GateReport, HeldOut, Keyed, LossKind, Shape, Split, TrainReport};
+use crate::trainer::{self, Example, GateReport, HeldOut, Keyed, LossKind, Shape, Split, TrainReport};
 
 /// With fewer queries held out than this, all judge, by cross-validation …
 const CROSSED_BELOW: usize = 400;
@@ -54,7 +58,8 @@ const LEAST_PAIRS: usize = 1_000;
 const MOST_DOCUMENTS: u64 = 50_000;
 
 /// How the encoder learns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Method {
     /// The adapter; if the gate passes it and there is enough to learn from, also the encoder's upper layers.
     /// The better of both is published.
@@ -120,6 +125,11 @@ pub struct RetrainOptions {
     pub plan: bool,
     /// Publish whatever the gate says.
     pub force: bool,
+    /// Go on with the run that was stopped while it trained the encoder, with its options and its data: of these here only
+    /// `checkpoint_every` and `task` count.
+    pub resume: bool,
+    /// How much time passes from one saved state of the encoder's training to the next; by default half a minute.
+    pub checkpoint_every: Option<Duration>,
     /// Progress and cancellation.
     pub task: Task,
 }
@@ -157,6 +167,9 @@ pub struct ReindexReport {
 
 impl Db {
     /// Learns from the log, or from a file; publishes only what is certainly better.
+    ///
+    /// While the encoder is trained, what is needed to go on after a stop is kept in the database, until the run has published
+    /// or refused; see [`RetrainOptions::resume`].
     pub fn retrain(&self, options: RetrainOptions) -> Result<RetrainReport> {
         self.refresh()?;
         let snapshot = self.inner.snapshot();
@@ -168,20 +181,40 @@ impl Db {
                 ));
             }
         };
+        let (keeper, options, lessons) = match options.resume {
+            true if options.plan => {
+                return Err(Error::input(
+                    "a run that goes on has no plan: its options are those it was begun with",
+                ));
+            }
+            true => Keeper::resumed(&self.inner, &generation, &options)?,
+            false => {
+                let lessons = self.lessons(&snapshot, &generation, &options)?;
+                (Keeper::fresh(&self.inner, &generation, &options, &lessons)?, options, lessons)
+            }
+        };
+        let mut report = Run::new(&self.inner, generation, &options, lessons, &keeper)?.learn()?;
+        report.notes.extend(keeper.finish());
+        Ok(report)
+    }
+
+    /// What a new run learns from.
+    fn lessons(
+        &self,
+        snapshot: &Snapshot,
+        generation: &Generation,
+        options: &RetrainOptions,
+    ) -> Result<Lessons> {
         if options.method == Method::Adapter && options.layers.is_some() {
             return Err(Error::input("an adapter trains none of the encoder's layers"));
         }
-        let (data, searched) = match (&options.data, options.source) {
-            (Some(path), _) => (trainer::data::open(path, options.queries.as_deref())?, Vec::new()),
-            (None, Source::Log) => {
-                let queries = logged_queries(&self.log_events()?);
-                (pairs_from_log(&queries), searched(queries))
-            }
+        match (&options.data, options.source) {
+            (Some(path), _) => Ok(Lessons::of(trainer::data::open(path, options.queries.as_deref())?)),
+            (None, Source::Log) => Ok(Lessons::of_log(logged_queries(&self.log_events()?))),
             (None, Source::Structure) => {
-                (pairs_from_structure(&snapshot, &generation, options.seed)?, Vec::new())
+                pairs_from_structure(snapshot, generation, options.seed).map(Lessons::of)
             }
-        };
-        Run::new(&self.inner, generation, &options, (data, searched))?.learn()
+        }
     }
 }
 
@@ -191,6 +224,7 @@ struct Run<'a> {
     snapshot: Arc<Snapshot>,
     generation: Generation,
     options: &'a RetrainOptions,
+    keeper: &'a Keeper<'a>,
     encoder: Encoder,
     ladder: Vec<usize>,
     corpus: Corpus,
@@ -214,9 +248,11 @@ impl<'a> Run<'a> {
         inner: &'a Inner,
         generation: Generation,
         options: &'a RetrainOptions,
-        (mut data, searched): (Data, Vec<Searched>),
+        lessons: Lessons,
+        keeper: &'a Keeper<'a>,
     ) -> Result<Self> {
         let start = Instant::now();
+        let Lessons { mut data, searched, .. } = lessons;
         let snapshot = inner.snapshot();
         let encoder = inner.encoder(&generation.model_id)?;
         let ladder = match &options.dims {
@@ -241,6 +277,7 @@ impl<'a> Run<'a> {
             snapshot,
             generation,
             options,
+            keeper,
             encoder,
             ladder,
             corpus,

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::exam::View;
 use super::{FOLDS, Run, keyed};
 use crate::encoder::Role;
@@ -19,39 +21,52 @@ const DEEP: usize = 100;
 const DEPTH: usize = 10;
 
 /// A query text with the searches for it that count.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Searched {
+    #[serde(rename = "searched")]
     pub text: String,
     /// Its [`query_key`].
     pub key: [u64; 1],
-    /// When it was first searched for.
+    /// When it was first searched for, in microseconds since 1970.
     pub time: u64,
-    /// Each with its weight; the latest [`MOST_SEARCHES`].
-    searches: Vec<(LoggedQuery, f64)>,
+    /// The latest [`MOST_SEARCHES`].
+    searches: Vec<Page>,
+}
+
+/// What one search showed, and what of it was clicked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Page {
+    /// The bits of its weight.
+    weight: u64,
+    shown: Vec<String>,
+    clicked: Vec<String>,
 }
 
 /// The texts of a log, in the order of their keys.
-pub(super) fn searched(queries: Vec<LoggedQuery>) -> Vec<Searched> {
+pub(super) fn searched(mut queries: Vec<LoggedQuery>) -> Vec<Searched> {
+    queries.sort_by(|a, b| b.time.cmp(&a.time));
     let (weights, _) = crowd::weights(&queries, None);
     let mut texts: HashMap<u64, Searched> = HashMap::new();
     for (query, weight) in queries.into_iter().zip(weights) {
-        if weight > 0.0
-            && !query.text.trim().is_empty()
-            && !(query.shown.is_empty() && query.clicks.is_empty())
-        {
-            let key = query_key(&query.text);
-            let (text, time) = (query.text.clone(), query.time);
-            let new = || Searched { text, key: [key], time, searches: Vec::new() };
-            let of_text = texts.entry(key).or_insert_with(new);
-            of_text.time = of_text.time.min(time);
-            of_text.searches.push((query, weight));
+        let empty = query.shown.is_empty() && query.clicks.is_empty();
+        if weight <= 0.0 || empty || query.text.trim().is_empty() {
+            continue;
+        }
+        let key = query_key(&query.text);
+        let (text, time) = (query.text.clone(), query.time);
+        let new = || Searched { text, key: [key], time, searches: Vec::new() };
+        let of_text = texts.entry(key).or_insert_with(new);
+        of_text.time = of_text.time.min(time);
+        if of_text.searches.len() < MOST_SEARCHES {
+            let mut clicked: Vec<String> = query.clicks.iter().map(|click| click.id.clone()).collect();
+            clicked.sort_unstable();
+            clicked.dedup();
+            clicked.retain(|id| query.clicked(id));
+            of_text.searches.push(Page { weight: weight.to_bits(), shown: query.shown, clicked });
         }
     }
     let mut texts: Vec<Searched> = texts.into_values().collect();
     texts.sort_unstable_by_key(|text| text.key);
-    for text in &mut texts {
-        text.searches.sort_by(|(a, _), (b, _)| b.time.cmp(&a.time));
-        text.searches.truncate(MOST_SEARCHES);
-    }
     texts
 }
 
@@ -172,8 +187,9 @@ impl Run<'_> {
         let mut searches: Vec<Search> = text
             .searches
             .iter()
-            .filter_map(|(query, weight)| {
-                Some(Search { weight: *weight, seen: seen(query, by_id, &mut numbers)? })
+            .filter_map(|page| {
+                let weight = f64::from_bits(page.weight);
+                Some(Search { weight, seen: seen(page, by_id, &mut numbers)? })
             })
             .collect();
         let share = 1.0 / searches.len() as f64;
@@ -223,22 +239,19 @@ impl Rankings<'_> {
 }
 
 /// What a search showed and what was clicked; nothing if all that was clicked is gone.
-fn seen(query: &LoggedQuery, by_id: &HashMap<&str, u32>, numbers: &mut Numbers) -> Option<Vec<Seen>> {
-    let mut seen = Vec::new();
+fn seen(page: &Page, by_id: &HashMap<&str, u32>, numbers: &mut Numbers) -> Option<Vec<Seen>> {
+    let clicked: HashSet<&str> = page.clicked.iter().map(String::as_str).collect();
     let mut known = HashSet::new();
-    let shown = query.shown.iter().enumerate().map(|(position, id)| (id, Some(position)));
-    let clicked = query.clicks.iter().map(|click| (&click.id, None));
-    let (mut clicks, mut gone) = (0, 0);
-    for (id, position) in shown.chain(clicked).filter(|(id, _)| known.insert(id.as_str())) {
-        let clicked = query.clicked(id);
-        if position.is_none() && !clicked {
-            continue;
-        }
-        clicks += usize::from(clicked);
-        match by_id.get(id.as_str()) {
-            Some(&document) => seen.push(Seen { document: numbers.of(document), position, clicked }),
-            None => gone += usize::from(clicked),
+    let shown = page.shown.iter().enumerate().map(|(position, id)| (id.as_str(), Some(position)));
+    let off_page = page.clicked.iter().map(|id| (id.as_str(), None));
+    let mut clicks = 0;
+    let mut seen = Vec::new();
+    for (id, position) in shown.chain(off_page).filter(|(id, _)| known.insert(*id)) {
+        let clicked = clicked.contains(id);
+        if let Some(&document) = by_id.get(id) {
+            clicks += usize::from(clicked);
+            seen.push(Seen { document: numbers.of(document), position, clicked });
         }
     }
-    (clicks == 0 || gone < clicks).then_some(seen)
+    (clicks > 0 || clicked.is_empty()).then_some(seen)
 }

@@ -1,20 +1,44 @@
 //! Pairs from the log, and from the documents alone.
 
 use super::corpus::Corpus;
+use super::searches::{Searched, searched};
 use crate::db::snapshot::Snapshot;
 use crate::error::Result;
 use crate::format::manifest::Generation;
 use crate::trainer::{
-    self, ClickOptions, Data, FromLog, LoggedQuery, Pair, StructureOptions, StructurePair, StructureSource,
-    Target,
+    self, ClickOptions, Data, FromLog, LoggedQuery, Pair, PositionBias, StructureOptions, StructurePair,
+    StructureSource, Target,
 };
 
-/// What searches and clicks teach.
-pub(super) fn pairs_from_log(queries: &[LoggedQuery]) -> Data {
+/// What a run learns from, and what judges it.
+#[derive(Debug, Clone)]
+pub(super) struct Lessons {
+    /// The records.
+    pub data: Data,
+    /// Of a log all texts that were searched for: they judge. Otherwise records do that have no part in training.
+    pub searched: Vec<Searched>,
+    /// Position bias of the log.
+    pub bias: Option<PositionBias>,
+}
+
+impl Lessons {
+    /// Records that judge themselves.
+    pub fn of(data: Data) -> Self {
+        Self { data, searched: Vec::new(), bias: None }
+    }
+
+    /// What searches and clicks teach.
+    pub fn of_log(queries: Vec<LoggedQuery>) -> Self {
+        let (data, bias) = pairs_from_log(&queries);
+        Self { data, searched: searched(queries), bias: Some(bias) }
+    }
+}
+
+fn pairs_from_log(queries: &[LoggedQuery]) -> (Data, PositionBias) {
     let FromLog { pairs, bias, report, .. } = trainer::pairs_from_log(queries, &ClickOptions::default());
     let mut data = Data::of_pairs(pairs);
     let notes = &mut data.report.notes;
-    notes.extend(bias.note.filter(|_| report.clicks > 0));
+    notes.extend(bias.note.clone().filter(|_| report.clicks > 0));
     if report.cut.robots > 0 {
         notes.push(format!("{} searches look like those of robots and were left out", report.cut.robots));
     }
@@ -26,7 +50,7 @@ pub(super) fn pairs_from_log(queries: &[LoggedQuery]) -> Data {
         let n = report.improbable;
         notes.push(format!("{n} clicked documents were left out: their clicks look like accidents"));
     }
-    data
+    (data, bias)
 }
 
 /// Each pair's query should find its document, and not the passage without it: the document is what is ranked.

@@ -161,7 +161,7 @@ fn states_are_saved_as_often_as_wanted() {
         run(&schedule(), &mut hooks, &Task::default()).0.unwrap();
         states
     };
-    assert_eq!((count(Some(Duration::ZERO)), count(Some(Duration::MAX)), count(None)), (16, 0, 0));
+    assert_eq!((count(Some(Duration::ZERO)), count(Some(Duration::MAX)), count(None)), (16, 1, 0));
 }
 
 #[test]

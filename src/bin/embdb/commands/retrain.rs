@@ -16,10 +16,37 @@ use crate::context::Context;
 #[cfg(not(feature = "trainer"))]
 use crate::failure::Failure;
 use crate::failure::Outcome;
+#[cfg(feature = "trainer")]
+use embdb::Error;
 
 /// Exit code of a retrain that changed nothing.
 #[cfg(feature = "trainer")]
 const NOT_PUBLISHED: u8 = 7;
+
+/// What a run that goes on has from its beginning.
+const BEGUN_WITH: &[&str] = &[
+    "data",
+    "from",
+    "queries",
+    #[cfg(feature = "trainer")]
+    "loss",
+    "method",
+    "layers",
+    "dims",
+    "rank",
+    "alpha",
+    #[cfg(feature = "trainer")]
+    "targets",
+    "hard_negatives",
+    "accumulate",
+    "epochs",
+    "batch_size",
+    "lr",
+    "seed",
+    "time_budget",
+    "plan",
+    "force",
+];
 
 /// Learn from the log, validate, publish if better
 #[derive(Debug, Args)]
@@ -80,9 +107,15 @@ pub struct Retrain {
     /// Stop training after this time, e.g. 10m
     #[arg(long, value_name = "TIME", value_parser = args::duration)]
     time_budget: Option<Duration>,
+    /// How often training of the encoder is saved, so that `--resume` goes on with it after a stop [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    checkpoint_every: Option<Duration>,
     /// Only tell what would be done, and its cost
     #[arg(long)]
     plan: bool,
+    /// Go on with the run that was stopped, with its options and its data
+    #[arg(long, conflicts_with_all = BEGUN_WITH)]
+    resume: bool,
     /// Publish even if it is not better
     #[arg(long)]
     force: bool,
@@ -144,7 +177,7 @@ impl Retrain {
         let db = context.change()?;
         let work = context.work();
         let plan = self.plan;
-        let report = db.retrain(RetrainOptions {
+        let options = RetrainOptions {
             data: self.data,
             source: match self.from {
                 From::Log => Source::Log,
@@ -170,9 +203,18 @@ impl Retrain {
             time_budget: self.time_budget,
             plan,
             force: self.force,
+            resume: self.resume,
+            checkpoint_every: self.checkpoint_every,
             task: work.task.clone(),
-        })?;
+        };
+        let report = db.retrain(options);
         drop(work);
+        if let Err(Error::Cancelled) = report
+            && db.retrain_was_stopped()?
+        {
+            context.note("stopped; `retrain --resume` goes on from here");
+        }
+        let report = report?;
         context.notes(&report.notes);
         context.out.summary(&report)?;
         Ok(if plan || report.published { 0 } else { NOT_PUBLISHED })
