@@ -19,6 +19,7 @@
 //! | `full` | which weights of the encoder, or of its upper layers, do? |
 //! | `rank`, `metrics`, `trec`, `judge` | how good is a candidate? |
 //! | `gate`, `significance` | is it certainly better, so that it may be published? |
+//! | `report` | how does all of that look on one page? |
 //!
 //! Shared by the methods: `model` (what learns), `losses`, `optimiser`, `fit` (the loop), `checkpoint` (its state as bytes) and
 //! `rng`.
@@ -46,6 +47,7 @@ mod model;
 pub mod negatives;
 pub mod optimiser;
 pub mod rank;
+pub mod report;
 mod rng;
 pub mod significance;
 pub mod split;

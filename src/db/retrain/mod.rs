@@ -11,13 +11,18 @@
 //! | `negatives` | hard negatives from the index |
 //! | `material`, `vectors` | what is learnt from: records with their texts and vectors |
 //! | `candidate` | what training makes, and publishing it |
+//! | `asked` | queries that changed most, with their hits |
+//! | `page`, `spent` | the report of a run, and what the run spent |
 
+mod asked;
 mod candidate;
 mod corpus;
 mod exam;
 mod material;
 mod negatives;
+mod page;
 mod sources;
+mod spent;
 mod vectors;
 
 use std::path::PathBuf;
@@ -30,7 +35,9 @@ use self::candidate::Candidate;
 use self::corpus::Corpus;
 use self::exam::Exam;
 use self::material::Material;
+pub use self::page::Details;
 use self::sources::{pairs_from_log, pairs_from_structure};
+use self::spent::Spent;
 use super::encoders::Encoder;
 use super::feedback::logged_queries;
 use super::snapshot::Snapshot;
@@ -39,6 +46,7 @@ use crate::encoder::LowRank;
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::options::Task;
+use crate::trainer::report::Asked;
 use crate::trainer::{
     self, Data, Example, GateReport, HeldOut, Keyed, LossKind, Shape, SplitOptions, TrainReport,
 };
@@ -119,6 +127,9 @@ pub struct RetrainOptions {
     pub plan: bool,
     /// Publish whatever the gate says.
     pub force: bool,
+    /// Where to write a report of the run, as one page of HTML ([`trainer::report`]), whether or not it publishes. A file
+    /// that is there is replaced once the page is whole.
+    pub report: Option<PathBuf>,
     /// Progress and cancellation.
     pub task: Task,
 }
@@ -143,6 +154,9 @@ pub struct RetrainReport {
     /// For the user.
     #[serde(skip)]
     pub notes: Vec<String>,
+    /// What the report shows beyond that.
+    #[serde(skip)]
+    pub details: Details,
 }
 
 /// What building the new generation took.
@@ -157,7 +171,11 @@ pub struct ReindexReport {
 impl Db {
     /// Learns from the log, or from a file; publishes only what is certainly better.
     pub fn retrain(&self, options: RetrainOptions) -> Result<RetrainReport> {
+        if let Some(path) = &options.report {
+            page::check(path)?;
+        }
         self.refresh()?;
+        let spent = Spent::default();
         let snapshot = self.inner.snapshot();
         let generation = match snapshot.generation() {
             Some(generation) if !generation.model_id.is_empty() => generation.clone(),
@@ -170,12 +188,23 @@ impl Db {
         if options.method == Method::Adapter && options.layers.is_some() {
             return Err(Error::input("an adapter trains none of the encoder's layers"));
         }
-        let data = match (&options.data, options.source) {
-            (Some(path), _) => trainer::data::open(path, options.queries.as_deref())?,
-            (None, Source::Log) => pairs_from_log(&logged_queries(&self.log_events()?)),
-            (None, Source::Structure) => pairs_from_structure(&snapshot, &generation, options.seed)?,
+        let read = || match (&options.data, options.source) {
+            (Some(path), _) => Ok((trainer::data::open(path, options.queries.as_deref())?, None)),
+            (None, Source::Log) => {
+                let (data, bias) = pairs_from_log(&logged_queries(&self.log_events()?));
+                Ok((data, Some(bias)))
+            }
+            (None, Source::Structure) => {
+                Ok((pairs_from_structure(&snapshot, &generation, options.seed)?, None))
+            }
         };
-        Run::new(&self.inner, generation, &options, data)?.learn()
+        let (data, bias) = spent.on("read", read)?;
+        let mut report = Run::new(&self.inner, generation, &options, data, spent)?.learn()?;
+        report.details.bias = bias;
+        if let Some(path) = &options.report {
+            page::write(path, &report, &self.inner.dir, options.plan, self.inner.vfs.now_ms())?;
+        }
+        Ok(report)
     }
 }
 
@@ -193,6 +222,7 @@ struct Run<'a> {
     /// What examples are for training: pairs with mined negatives are triplets.
     learnt: Shape,
     notes: Vec<String>,
+    spent: Spent,
     start: Instant,
 }
 
@@ -207,6 +237,7 @@ impl<'a> Run<'a> {
         generation: Generation,
         options: &'a RetrainOptions,
         mut data: Data,
+        spent: Spent,
     ) -> Result<Self> {
         let start = Instant::now();
         let snapshot = inner.snapshot();
@@ -224,9 +255,9 @@ impl<'a> Run<'a> {
             )));
         }
         let mut notes = std::mem::take(&mut data.report.notes);
-        let mut corpus = Corpus::load(&snapshot, &generation)?;
-        let mut material =
-            Material::new(data, &mut corpus, (&snapshot, &generation, &encoder), &options.task)?;
+        let mut corpus = spent.on("read", || Corpus::load(&snapshot, &generation))?;
+        let find = || Material::new(data, &mut corpus, (&snapshot, &generation, &encoder), &options.task);
+        let mut material = spent.on("encode", find)?;
         notes.append(&mut material.notes);
         Ok(Self {
             inner,
@@ -240,6 +271,7 @@ impl<'a> Run<'a> {
             loss,
             learnt,
             notes,
+            spent,
             start,
         })
     }
@@ -249,7 +281,11 @@ impl<'a> Run<'a> {
         let split = match trainer::split_shape(self.material.shape, &keyed, &SplitOptions::default()) {
             Ok(split) => split,
             Err(too_little) => {
-                return Ok(self.refused(GateReport::refused(too_little.0), TrainReport::default()));
+                return Ok(self.refused(
+                    GateReport::refused(too_little.0),
+                    TrainReport::default(),
+                    Vec::new(),
+                ));
             }
         };
         if split.leaks > 0 {
@@ -260,10 +296,12 @@ impl<'a> Run<'a> {
         }
         if self.options.plan {
             let gate = GateReport::refused(self.plan(split.train.len(), split.held_out_queries));
-            return Ok(self.refused(gate, TrainReport::default()));
+            return Ok(self.refused(gate, TrainReport::default(), Vec::new()));
         }
         if self.options.hard_negatives > 0 {
+            let start = Instant::now();
             self.mine(self.options.hard_negatives)?;
+            self.spent.add("negatives", start.elapsed());
         }
         let guard = self.guard()?;
         let (candidate, mut gate) = match self.options.method {
@@ -279,7 +317,7 @@ impl<'a> Run<'a> {
         }
         if !gate.publish {
             candidate.rows.discard(self.inner)?;
-            return Ok(self.refused(gate, candidate.train));
+            return Ok(self.refused(gate, candidate.train, candidate.asked));
         }
         if self.options.method == Method::Best
             && let Some((better, gate)) = self.better_encoder(&split, &guard)?
@@ -301,23 +339,27 @@ impl<'a> Run<'a> {
         train: impl Fn(&Self, &[usize]) -> Result<Candidate>,
     ) -> Result<(Candidate, GateReport)> {
         let exam = self.exam(&split.held_out)?;
-        let candidate = train(self, &split.train)?;
-        let [held_out, guard] = self.compare(&candidate, [&exam, guard])?;
+        let mut candidate = train(self, &split.train)?;
+        let mut asked = Vec::new();
+        let [held_out, guard] = self.compare(&candidate, [&exam, guard], self.noting(&mut asked))?;
+        candidate.asked = asked;
         Ok((candidate, self.decide(&held_out, guard)))
     }
 
     /// An adapter from all pairs or triplets, judged by those of its like that lacked a fifth of them.
     fn crossed(&self, guard: &Exam) -> Result<(Candidate, GateReport)> {
-        let mut all = HeldOut::default();
+        let (mut all, mut asked) = (HeldOut::default(), Vec::new());
         let keyed: Vec<Keyed<'_>> = self.material.examples.iter().map(keyed).collect();
         for fold in trainer::folds(&keyed, FOLDS) {
             let exam = self.exam(&fold.held_out)?;
-            let [held_out] = self.compare(&self.train_adapter(&fold.train)?, [&exam])?;
+            let judged = self.train_adapter(&fold.train)?;
+            let [held_out] = self.compare(&judged, [&exam], self.noting(&mut asked))?;
             all.append(held_out);
         }
         let pairs: Vec<usize> = (0..self.material.examples.len()).collect();
-        let candidate = self.train_adapter(&pairs)?;
-        let [guard] = self.compare(&candidate, [guard])?;
+        let mut candidate = self.train_adapter(&pairs)?;
+        candidate.asked = asked::most_of_all(asked);
+        let [guard] = self.compare(&candidate, [guard], None)?;
         Ok((candidate, self.decide(&all, guard)))
     }
 
@@ -369,10 +411,11 @@ impl<'a> Run<'a> {
         }
         let all: Vec<usize> = split.train.iter().chain(&split.held_out).copied().collect();
         let mut again = self.train_adapter(&all)?;
-        let [guarded] = self.compare(&again, [guard])?;
+        let [guarded] = self.compare(&again, [guard], None)?;
         if !trainer::harmless(&guarded) {
             return Ok(judged);
         }
+        again.asked = judged.asked;
         again.train.notes.push("after the gate, trained again with the pairs that judged".into());
         Ok(again)
     }
@@ -413,7 +456,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn refused(self, gate: GateReport, train: TrainReport) -> RetrainReport {
+    fn refused(self, gate: GateReport, train: TrainReport, asked: Vec<Asked>) -> RetrainReport {
         let mut notes = self.notes;
         notes.extend(train.notes.iter().cloned());
         RetrainReport {
@@ -425,6 +468,7 @@ impl<'a> Run<'a> {
             gate,
             reindex: ReindexReport::default(),
             notes,
+            details: Details { asked, stages: self.spent.stages(), bias: None },
         }
     }
 }

@@ -5,16 +5,16 @@ use crate::db::snapshot::Snapshot;
 use crate::error::Result;
 use crate::format::manifest::Generation;
 use crate::trainer::{
-    self, ClickOptions, Data, FromLog, LoggedQuery, Pair, StructureOptions, StructurePair, StructureSource,
-    Target,
+    self, ClickOptions, Data, FromLog, LoggedQuery, Pair, PositionBias, StructureOptions, StructurePair,
+    StructureSource, Target,
 };
 
-/// What searches and clicks teach.
-pub(super) fn pairs_from_log(queries: &[LoggedQuery]) -> Data {
+/// What searches and clicks teach, and the position bias that was found in them.
+pub(super) fn pairs_from_log(queries: &[LoggedQuery]) -> (Data, PositionBias) {
     let FromLog { pairs, bias, report, .. } = trainer::pairs_from_log(queries, &ClickOptions::default());
     let mut data = Data::of_pairs(pairs);
     let notes = &mut data.report.notes;
-    notes.extend(bias.note.filter(|_| report.clicks > 0));
+    notes.extend(bias.note.clone().filter(|_| report.clicks > 0));
     if report.cut.robots > 0 {
         notes.push(format!("{} searches look like those of robots and were left out", report.cut.robots));
     }
@@ -26,7 +26,7 @@ pub(super) fn pairs_from_log(queries: &[LoggedQuery]) -> Data {
         let n = report.improbable;
         notes.push(format!("{n} clicked documents were left out: their clicks look like accidents"));
     }
-    data
+    (data, bias)
 }
 
 /// Each pair's query should find its document, and not the passage without it: the document is what is ranked.

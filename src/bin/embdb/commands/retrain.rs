@@ -86,6 +86,9 @@ pub struct Retrain {
     /// Publish even if it is not better
     #[arg(long)]
     force: bool,
+    /// Write a report of the run as one page of HTML, whether or not it publishes
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
 }
 
 /// What `--from` names.
@@ -170,6 +173,7 @@ impl Retrain {
             time_budget: self.time_budget,
             plan,
             force: self.force,
+            report: self.report,
             task: work.task.clone(),
         })?;
         drop(work);
