@@ -182,7 +182,8 @@ fn documents_alone_make_pairs() {
 /// Opens a page in Chromium, where there is one.
 fn renders(page: &Path) {
     let named = std::env::var_os("CHROMIUM");
-    let found = |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|run| run.status.success());
+    let found =
+        |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|run| run.status.success());
     if named.is_none() && !["chromium", "chromium-browser", "google-chrome"].iter().any(found) {
         eprintln!("skipped: there is no Chromium here to open {} in", page.display());
         return;
@@ -219,9 +220,15 @@ fn a_report_shows_every_run() {
     place.run(&[&learn[..], &["one.jsonl"]].concat()).code(7);
     shows(&["Nothing was changed", "too little to learn from", "Nothing was trained"]);
     // A rate of nothing learns nothing, and nothing is refused.
-    let report = place.run(&[&learn[..], &["pairs.jsonl", "--lr", "1e-30", "--json"]].concat()).code(7).object();
+    let report =
+        place.run(&[&learn[..], &["pairs.jsonl", "--lr", "1e-30", "--json"]].concat()).code(7).object();
     let reason = report["gate"]["reason"].as_str().unwrap();
-    shows(&["Nothing was changed", reason, "gain with its 95 % interval", "No held-out query is found better"]);
+    shows(&[
+        "Nothing was changed",
+        reason,
+        "gain with its 95 % interval",
+        "No held-out query is found better",
+    ]);
     place.run(&[&learn[..], &["pairs.jsonl", "--force", "--epochs", "3"]].concat()).code(0);
     shows(&["loss of each step", "&lt;script&gt;alert(1)", "1 → 2", "120 documents were indexed anew"]);
     let log = place.run(&["db", "retrain", "--report", "page.html"]);

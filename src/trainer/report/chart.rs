@@ -34,16 +34,20 @@ impl Axis {
         let finite = values.filter(|value| value.is_finite());
         let (least, most) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
         let (least, most) = if least <= most { (least, most) } else { (0.0, 1.0) };
-        let width = (most - least).max(most.abs().max(least.abs()) * 1e-6).max(1e-9);
+        let (width, size) = (most - least, most.abs().max(least.abs()));
+        // Of one value there is no width: then a tenth of its size.
+        let width = match width > size * 1e-6 {
+            true => width,
+            false if size > 0.0 => size / 10.0,
+            false => 0.1,
+        };
         let size = 10f64.powf((width / ticks).log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].map(|times| times * size).into_iter().find(|s| width / s <= ticks);
         let step = step.unwrap_or(width);
-        Self {
-            from: (least / step).floor() * step,
-            to: (most / step).ceil().max((least / step).floor() + 1.0) * step,
-            step,
-            ends,
-        }
+        // In whole steps; a hair beyond one, which is the arithmetic's, asks for no other.
+        let first = (least / step + 1e-6).floor();
+        let last = (most / step - 1e-6).ceil().max(first + 1.0);
+        Self { from: first * step, to: last * step, step, ends }
     }
 
     fn at(&self, value: f64) -> f64 {
@@ -60,7 +64,7 @@ impl Axis {
     /// A tick's label: as many decimals as ticks need to differ, or a power of ten where these are many.
     fn label(&self, value: f64) -> String {
         let decimals = (-self.step.log10()).ceil().clamp(0.0, 12.0) as usize;
-        if decimals <= 4 {
+        if decimals <= 4 || self.from.abs().max(self.to.abs()) >= 1e-3 {
             return number(value, decimals);
         }
         if value == 0.0 { "0".into() } else { format!("{value:.1e}").replace(".0e", "e").replace('-', "−") }
@@ -189,7 +193,7 @@ impl Mark {
                 line(html, "span", [axis.at(*low), y, axis.at(*high), y]);
                 dot(html, "dot-after", axis.at(*value), y);
             }
-            Self::Bar(value, text) => {
+            Self::Bar(value, text) if value.is_finite() => {
                 let width = axis.at(*value) - axis.at(0.0);
                 html.raw("<rect class=\"bar\" x=\"")
                     .text(near(axis.at(0.0)))
@@ -242,6 +246,7 @@ mod tests {
     fn axes_have_round_ticks_that_cover_everything() {
         assert_eq!(ticks(&[0.0, 9.7]), ["0", "2", "4", "6", "8", "10"]);
         assert_eq!(ticks(&[-0.013, 0.021]), ["−0.02", "−0.01", "0.00", "0.01", "0.02", "0.03"]);
+        assert_eq!(ticks(&[0.06724, 0.06736]), ["0.06720", "0.06725", "0.06730", "0.06735", "0.06740"]);
         assert_eq!(ticks(&[0.0, 2e-5]), ["0", "5e−6", "1e−5", "1.5e−5", "2e−5"]);
         for values in [&[][..], &[f64::NAN], &[5.0, 5.0], &[0.0], &[1e300, -1e300], &[1e-300]] {
             let axis = Axis::covering(values.iter().copied(), 5.0, [0.0, 100.0]);

@@ -82,6 +82,7 @@ pub(super) fn signed(value: f64, decimals: usize) -> String {
 pub(super) fn duration(seconds: f64) -> String {
     match seconds {
         s if !s.is_finite() || s < 0.0 => "–".into(),
+        s if s < 0.0995 => format!("{:.0} ms", s * 1e3),
         s if s < 9.95 => format!("{s:.1} s"),
         s if s < 119.5 => format!("{s:.0} s"),
         s if s < 7200.0 => format!("{:.0} min {:02.0} s", (s.round() / 60.0).floor(), s.round() % 60.0),
@@ -130,7 +131,7 @@ mod tests {
     fn figures_are_written_as_people_write_them() {
         assert_eq!([number(-0.5, 2), number(f64::NAN, 2)], ["−0.50", "–"]);
         assert_eq!([signed(0.5, 1), signed(-0.5, 1), signed(f64::INFINITY, 1)], ["+0.5", "−0.5", "–"]);
-        assert_eq!([duration(0.04), duration(9.94), duration(59.7)], ["0.0 s", "9.9 s", "60 s"]);
+        assert_eq!([duration(0.04), duration(9.94), duration(59.7)], ["40 ms", "9.9 s", "60 s"]);
         assert_eq!(
             [duration(119.6), duration(3599.9), duration(7325.0)],
             ["2 min 00 s", "60 min 00 s", "2 h 02 min"]
