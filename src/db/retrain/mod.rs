@@ -11,6 +11,7 @@
 //! | `negatives` | hard negatives from the index |
 //! | `material`, `vectors` | what is learnt from: records with their texts and vectors |
 //! | `candidate` | what training makes, and publishing it |
+//! | `plan` | what a run would do |
 //! | `asked` | queries that changed most, with their hits |
 //! | `page`, `spent` | the report of a run, and what the run spent |
 
@@ -21,6 +22,7 @@ mod exam;
 mod material;
 mod negatives;
 mod page;
+mod plan;
 mod sources;
 mod spent;
 mod vectors;
@@ -418,42 +420,6 @@ impl<'a> Run<'a> {
         again.asked = judged.asked;
         again.train.notes.push("after the gate, trained again with the pairs that judged".into());
         Ok(again)
-    }
-
-    fn plan(&self, train: usize, held_out: usize) -> String {
-        let documents = self.corpus.documents.len();
-        let adapter = format!(
-            "plan: train a linear adapter on {train} pairs, judge it on {held_out} held-out queries, and map the stored \
-             vectors of {documents} documents; nothing is encoded again"
-        );
-        let layers = match self.layers() {
-            Some(layers) => format!("{layers} upper layers of the encoder"),
-            None => "all weights of the encoder".into(),
-        };
-        match self.options.method {
-            Method::Best if train >= LEAST_PAIRS && documents as u64 <= MOST_DOCUMENTS => format!(
-                "{adapter}; if that is better, train {layers} as well, encode the documents again, and publish the best"
-            ),
-            Method::Best | Method::Adapter => adapter,
-            Method::Lora => format!(
-                "plan: train matrices of the encoder at rank {} on {train} pairs, judge them on {held_out} held-out queries, \
-                 and encode {documents} documents again",
-                self.options.low_rank.rank
-            ),
-            Method::Full => format!(
-                "plan: train {layers} on {train} pairs, judge them on {held_out} held-out queries, and encode \
-                 {documents} documents again"
-            ),
-        }
-    }
-
-    /// How many upper layers are trained; all weights if not given.
-    fn layers(&self) -> Option<usize> {
-        let third = || self.encoder.layers().div_ceil(3);
-        match self.options.method {
-            Method::Full | Method::Lora => self.options.layers,
-            Method::Best | Method::Adapter => Some(self.options.layers.unwrap_or_else(third)),
-        }
     }
 
     fn refused(self, gate: GateReport, train: TrainReport, asked: Vec<Asked>) -> RetrainReport {

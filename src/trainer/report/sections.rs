@@ -211,7 +211,7 @@ impl Page<'_> {
             self.asked.iter().partition(|asked| asked.gain() > 0.0);
         if self.asked.is_empty() {
             html.raw(match self.judged() {
-                true => "<p>No held-out query is found better or worse than before.</p>\n</section>\n",
+                true => "<p>No held-out query is found better or worse than before, or it is not queries that judge.</p>\n</section>\n",
                 false => "<p>No query was judged.</p>\n</section>\n",
             });
             return html;
