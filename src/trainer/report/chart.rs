@@ -8,7 +8,7 @@ use super::html::{Html, number};
 const WIDTH: f64 = 400.0;
 /// Ends of what is drawn, from left to right …
 const LEFT: f64 = 52.0;
-const RIGHT: f64 = 388.0;
+const RIGHT: f64 = 374.0;
 /// … and from top to bottom.
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 180.0;
@@ -262,7 +262,7 @@ mod tests {
         assert!(thinned(&points).iter().all(|(_, y)| (0.4..0.6).contains(y)));
         let svg =
             curves("t", "x", true, &[Curve { raw: false, points: &[(0.0, 0.0), (10.0, 4.0)] }]).finish();
-        assert!(svg.contains("points=\"52,180 388,10 \""), "{svg}");
+        assert!(svg.contains("points=\"52,180 374,10 \""), "{svg}");
         let broken =
             curves("t", "x", true, &[Curve { raw: false, points: &[(f64::NAN, 1.0), (1.0, f64::INFINITY)] }]);
         assert!(!broken.finish().contains("NaN"));
