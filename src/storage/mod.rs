@@ -25,6 +25,7 @@ pub mod real;
 pub mod segment;
 pub mod sim;
 pub mod vfs;
+pub mod whole_file;
 
 use crate::error::{Error, Result};
 use vfs::Vfs;

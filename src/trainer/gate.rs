@@ -112,7 +112,11 @@ impl HeldOut {
         let (scored, _) = scored(&self.searched);
         let evidence = Some(scored.evidence);
         let dims = self.rungs.iter().map(|(dim, _)| *dim);
-        let rungs = dims.zip(scored.rungs).map(|(dim, [before, after])| (dim, Paired { before, after }));
+        let scores = scored.rungs.into_iter().zip(scored.influence).map(|([before, after], influence)| {
+            let after = after.iter().zip(influence).map(|(after, influence)| after + influence).collect();
+            Paired { before, after }
+        });
+        let rungs = dims.zip(scores);
         Cow::Owned(Self { weights: scored.weights, rungs: rungs.collect(), evidence, ..Self::default() })
     }
 
@@ -182,6 +186,8 @@ pub struct GateReport {
     pub ci95: [f64; 2],
     /// Means before and after for each dimension of the ladder.
     pub by_dim: BTreeMap<String, [f64; 2]>,
+    /// 95 % interval of the gain for each of them.
+    pub ci95_by_dim: BTreeMap<String, [f64; 2]>,
     /// Queries that judged.
     pub queries: usize,
     /// The guard set, if there are documents for one.
@@ -205,6 +211,7 @@ impl GateReport {
             gain: 0.0,
             ci95: [0.0, 0.0],
             by_dim: BTreeMap::new(),
+            ci95_by_dim: BTreeMap::new(),
             queries: 0,
             guard: None,
             queries_wanted: None,
@@ -250,6 +257,14 @@ pub fn decide(held_out: &HeldOut, guard: &Paired, options: &GateOptions) -> Gate
             .rungs
             .iter()
             .map(|(dim, paired)| (dim.to_string(), held_out.means(paired)))
+            .collect(),
+        ci95_by_dim: held_out
+            .rungs
+            .iter()
+            .map(|(dim, paired)| match std::ptr::eq(paired, full) {
+                true => (dim.to_string(), ci95),
+                false => (dim.to_string(), held_out.interval(paired, options)),
+            })
             .collect(),
         queries,
         guard: (documents > 0).then_some(GuardReport { documents, before: guard_before, after: guard_after }),
@@ -379,7 +394,9 @@ mod tests {
         let json = serde_json::to_value(&report).unwrap();
         let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
         assert_eq!(keys[..6], ["metric", "before", "after", "gain", "ci95", "by_dim"]);
-        assert_eq!(keys[6..], ["queries", "guard", "queries_wanted", "reason"]);
+        assert_eq!(keys[6..], ["ci95_by_dim", "queries", "guard", "queries_wanted", "reason"]);
+        assert_eq!(report.ci95_by_dim["384"], report.ci95);
+        assert!(report.ci95_by_dim["64"][0] > 0.05 && report.ci95_by_dim["64"][1] < 0.15);
         assert_eq!(json["by_dim"].as_object().unwrap().len(), 2);
         assert_eq!(json["by_dim"]["384"][1], report.after);
     }

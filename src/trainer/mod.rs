@@ -20,6 +20,7 @@
 //! | `rank`, `metrics`, `trec`, `judge` | how good is a candidate? |
 //! | `choice` | what did searchers want whose clicks judge it? |
 //! | `gate`, `significance` | is it certainly better, so that it may be published? |
+//! | `report` | how does all of that look on one page? |
 //!
 //! Shared by the methods: `model` (what learns), `losses`, `optimiser`, `fit` (the loop), `checkpoint` (its state as bytes),
 //! `rng` and `golden` (a search for maxima).
@@ -49,6 +50,7 @@ mod model;
 pub mod negatives;
 pub mod optimiser;
 pub mod rank;
+pub mod report;
 mod rng;
 pub mod significance;
 pub mod split;

@@ -395,6 +395,7 @@ fn learning_publishes_and_rollback_takes_it_back() {
         "gain",
         "ci95",
         "by_dim",
+        "ci95_by_dim",
         "queries",
         "guard",
         "queries_wanted",

@@ -1,5 +1,9 @@
 //! retrain: shapes of data, losses, methods, hard negatives, and data that cannot be learnt from.
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use super::support::{MODEL, Place};
@@ -173,4 +177,72 @@ fn documents_alone_make_pairs() {
     let run = run.code(0).says(&["pairs from the structure of 90 documents"]);
     assert!(run.object()["train"]["pairs"].as_u64().unwrap() >= 40, "{}", run.out);
     place.run(&["db", "retrain", "--from", "nothing"]).code(1).says(&["--from", "structure"]);
+}
+
+/// Opens a page in Chromium, where there is one.
+fn renders(page: &Path) {
+    let named = std::env::var_os("CHROMIUM");
+    let found =
+        |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|run| run.status.success());
+    if named.is_none() && !["chromium", "chromium-browser", "google-chrome"].iter().any(found) {
+        eprintln!("skipped: there is no Chromium here to open {} in", page.display());
+        return;
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/report-check/check.sh");
+    let run = Command::new(script).arg(page).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+}
+
+#[test]
+fn a_report_shows_every_run() {
+    let place = place();
+    let nasty = "<script>alert(1)</script>";
+    let pair = |n: usize| {
+        let query = format!("{} number {n} {nasty}", subject(n));
+        json!({"query": query, "positive": {"id": format!("d{n}")}})
+    };
+    place.write("pairs.jsonl", lines(120, pair));
+    place.write("one.jsonl", lines(1, pair));
+    let page = place.path("page.html");
+    let shows = |needles: &[&str]| {
+        let html = fs::read_to_string(&page).unwrap();
+        for needle in needles {
+            assert!(html.contains(needle), "{needle} is missing");
+        }
+        assert!(html.ends_with("</html>\n") && !html.contains("<script") && !html.contains("http:"));
+        renders(&page);
+        fs::remove_file(&page).unwrap();
+    };
+    let learn = ["db", "retrain", "--method", "adapter", "--report", "page.html", "--data"];
+    let plan = place.run(&[&learn[..], &["pairs.jsonl", "--plan"]].concat());
+    plan.code(0);
+    shows(&["What a run would do", "plan: train a linear adapter"]);
+    place.run(&[&learn[..], &["one.jsonl"]].concat()).code(7);
+    shows(&["Nothing was changed", "too little to learn from", "Nothing was trained"]);
+    // A rate of nothing learns nothing, and nothing is refused.
+    let report =
+        place.run(&[&learn[..], &["pairs.jsonl", "--lr", "1e-30", "--json"]].concat()).code(7).object();
+    let reason = report["gate"]["reason"].as_str().unwrap();
+    shows(&[
+        "Nothing was changed",
+        reason,
+        "gain with its 95 % interval",
+        "No held-out query is found better",
+    ]);
+    place.run(&[&learn[..], &["pairs.jsonl", "--force", "--epochs", "3"]].concat()).code(0);
+    shows(&["loss of each step", "&lt;script&gt;alert(1)", "1 → 2", "120 documents were indexed anew"]);
+    let log = place.run(&["db", "retrain", "--report", "page.html"]);
+    log.code(7);
+    shows(&["Position bias", "Assumed", "The log shows no hits"]);
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_told_before_anything_is_done() {
+    let place = place();
+    place.write("pairs.jsonl", pairs());
+    for (file, needle) in [("none/page.html", "there is no folder none"), ("db", "not the name of a file")] {
+        let learn = ["db", "retrain", "--data", "pairs.jsonl", "--force", "--report", file];
+        place.run(&learn).code(1).says(&[file, needle]);
+    }
+    assert_eq!(place.run(&["db", "generations", "--json"]).objects().len(), 1);
 }

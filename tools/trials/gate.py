@@ -5,12 +5,13 @@
 
 SET is a BEIR folder with queries and judgements. A database is made of it once. Each trial copies it, imports a log of
 searches that were really made there (the first ten hits) with simulated clicks, and runs `retrain --force`: what the
-gate would have said stands in its reason. Poisoned logs come in five kinds, 1 to 4 as long as the good ones:
+gate would have said stands in its reason. Poisoned logs come in six kinds:
 
   shuffled     the right documents, dealt out to the wrong queries
   random       a click on any of the hits shown
   spam         every query is answered by one of three documents
   misled       queries of one half of the documents click those of the other half, always the same way
+  last         a click on the last of the hits shown
   few          20 clicks, all of them right
 
 Good logs are clicks on right documents where they were shown, seen with probability 1/rank, one click in ten random.
@@ -101,6 +102,8 @@ def clicks(kind, names, collection, rng):
         right = [rng.choice(qrels[name]) for name in names]
         rng.shuffle(right)
         return list(zip(names, right))
+    if kind == "last":
+        return [(name, shown[name][-1]) for name in names]
     if kind == "random":
         return [(name, rng.choice(shown[name])) for name in names]
     if kind == "spam":
@@ -169,7 +172,7 @@ def main():
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     collection = Collection(options.embdb, options.set, options.work, options.model)
-    poisons = ["shuffled", "random", "spam", "misled", "few"]
+    poisons = ["shuffled", "random", "spam", "misled", "last", "few"]
     kinds = [poisons[n % len(poisons)] for n in range(options.poisoned)] + ["good"] * options.good
     results = []
     for number, kind in enumerate(kinds):

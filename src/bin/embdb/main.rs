@@ -7,7 +7,6 @@
 //! | `shell` | statements from a terminal or a script |
 //! | `input` | readers of the files that `import` takes |
 //! | `context` | what a statement runs with: database, output, flags |
-//! | `whole_file` | files that get their name when they are whole |
 //! | `pipeline` | reading, work and results in stages |
 //! | `output`, `progress`, `interrupt`, `failure` | results, bars, Ctrl-C, exit codes |
 
@@ -23,7 +22,6 @@ mod output;
 mod pipeline;
 mod progress;
 mod shell;
-mod whole_file;
 
 use std::process::ExitCode;
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Method;
 use super::checkpoint::{self, Begun};
-use super::{ReindexReport, RetrainReport, Run};
+use super::{Details, ReindexReport, RetrainReport, Run};
 use crate::db::Inner;
 use crate::db::encoders::Encoder;
 use crate::db::generations::{Embedded, NewGeneration, RowSource};
@@ -12,6 +12,7 @@ use crate::db::mapped::Mapped;
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::trainer::adapter::apply;
+use crate::trainer::report::Asked;
 use crate::trainer::{
     self, AdapterOptions, Example, FullOptions, GateReport, Hooks, LossOptions, OnSave, SideRows,
     TrainReport, TrainingSet,
@@ -23,6 +24,8 @@ pub(super) struct Candidate {
     /// Pairs that it learnt from.
     pub pairs: usize,
     pub train: TrainReport,
+    /// Queries of those that judged it that changed most.
+    pub asked: Vec<Asked>,
     /// The adapter, or else the rows made by the new encoder.
     pub rows: CandidateRows,
 }
@@ -58,9 +61,11 @@ impl Run<'_> {
         let rows = self.material.vectors.rows_of(texts.map(|(text, role)| (text.as_str(), *role)));
         let rows = SideRows { rows: &rows, dim };
         let task = &self.options.task;
-        let (matrix, report) = trainer::train_adapter(rows, &set, &self.ladder, &options, task)?;
+        let train_adapter = || trainer::train_adapter(rows, &set, &self.ladder, &options, task);
+        let (matrix, report) = self.spent.on("train", train_adapter)?;
         let encoder = self.encoder.with_adapter(matrix.clone())?;
-        Ok(Candidate { encoder, pairs: train.len(), train: report, rows: CandidateRows::Mapped(matrix) })
+        let rows = CandidateRows::Mapped(matrix);
+        Ok(Candidate { encoder, pairs: train.len(), train: report, asked: Vec::new(), rows })
     }
 
     /// Examples as training takes them.
@@ -95,15 +100,17 @@ impl Run<'_> {
         let save: Option<OnSave<'_>> = if saves { Some(&mut save) } else { None };
         let mut hooks = Hooks { run, resume: state, save, every: Some(self.keeper.every()), step: None };
         let task = &self.options.task;
-        let trained =
-            trainer::train_full_from(&self.encoder, &set, &self.ladder, &options, &mut hooks, task)?;
+        let train_full =
+            || trainer::train_full_from(&self.encoder, &set, &self.ladder, &options, &mut hooks, task);
+        let trained = self.spent.on("train", train_full)?;
         let encoder = Encoder::from_files(trained.files, self.snapshot.manifest.precision())?;
         let encoder = encoder.with_adapter(trained.adapter)?;
         self.inner.encoders.keep(&encoder);
         let mut embedded = Box::<Embedded>::default();
-        embedded.before(self.inner, &self.draft(&encoder), &self.options.task)?;
+        let encode = || embedded.before(self.inner, &self.draft(&encoder), &self.options.task);
+        self.spent.on("encode", encode)?;
         let rows = CandidateRows::Embedded(embedded);
-        Ok(Candidate { encoder, pairs: train.len(), train: trained.report, rows })
+        Ok(Candidate { encoder, pairs: train.len(), train: trained.report, asked: Vec::new(), rows })
     }
 
     /// The candidate's generation, before it has a number.
@@ -172,12 +179,13 @@ impl Run<'_> {
             }
             CandidateRows::Embedded(embedded) => (embedded, None),
         };
-        let id = inner.publish_generation(&new, source, &self.options.task, || {
-            inner.store_model(encoder, base.as_deref())
-        })?;
+        let store = || inner.store_model(encoder, base.as_deref());
+        let publish = || inner.publish_generation(&new, source, &self.options.task, store);
+        let id = self.spent.on("reindex", publish)?;
         let documents = inner.snapshot().count();
         let mut notes = self.notes;
         notes.extend(candidate.train.notes.iter().cloned());
+        let details = Details { asked: candidate.asked, stages: self.spent.stages(), bias: None };
         Ok(RetrainReport {
             published: true,
             generation: id,
@@ -187,6 +195,7 @@ impl Run<'_> {
             gate,
             reindex: ReindexReport { documents, seconds: start.elapsed().as_secs_f64() },
             notes,
+            details,
         })
     }
 }

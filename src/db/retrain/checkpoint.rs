@@ -123,8 +123,12 @@ impl<'a> Keeper<'a> {
             )));
         }
         let options = run.options().map_err(odd)?;
-        let options =
-            RetrainOptions { task: asked.task.clone(), checkpoint_every: asked.checkpoint_every, ..options };
+        let options = RetrainOptions {
+            task: asked.task.clone(),
+            checkpoint_every: asked.checkpoint_every,
+            report: asked.report.clone(),
+            ..options
+        };
         let lessons = run.lessons(&contents.data).map_err(odd)?;
         let Contents { run: bytes, data: lines, state, .. } = contents;
         let kept = Kept { place: Some(place), run: bytes, state: Some(state), notes: Vec::new() };

@@ -15,6 +15,7 @@ use crate::encoder::Role;
 use crate::error::Result;
 use crate::trainer::adapter::apply;
 use crate::trainer::judge::{Classed, class_ndcg, cosines};
+use crate::trainer::report::Asked;
 use crate::trainer::{self, GateOptions, GateReport, HeldOut, Judged, Paired, Shape};
 
 /// Documents that must be found by words of their own, at most.
@@ -26,12 +27,12 @@ const GUARD_WORDS: usize = 8;
 
 /// What judges, and how well the generation that answers does.
 pub(super) struct Exam {
-    questions: Questions,
+    pub questions: Questions,
     /// What each question scores, for each rung.
     before: Vec<(usize, Vec<f64>)>,
 }
 
-enum Questions {
+pub(super) enum Questions {
     /// Queries that should find documents: NDCG@10 of each.
     Search(Vec<Judged>),
     /// Texts of a log by their numbers: what was shown and clicked there. The verdict is on all of them together.
@@ -74,34 +75,38 @@ impl Run<'_> {
             }
         }
         let texts = judged.iter().map(|judged| judged.query.as_str());
-        self.material.vectors.encode(&self.encoder, texts, Role::Query, &self.options.task)?;
+        let vectors = &mut self.material.vectors;
+        let encode = || vectors.encode(&self.encoder, texts, Role::Query, &self.options.task);
+        self.spent.on("encode", encode)?;
         self.examined(Questions::Search(judged), &[self.encoder.dim()])
     }
 
     fn examined(&self, questions: Questions, rungs: &[usize]) -> Result<Exam> {
         let (rows, documents) = (self.corpus.rows.as_slice(), self.corpus.document_of.as_slice());
         let view = View { candidate: None, rows, documents };
-        let before = self.answer(&questions, &view, rungs)?;
+        let before = self.spent.on("judge", || self.answer(&questions, &view, rungs))?;
         Ok(Exam { questions, before: rungs.iter().copied().zip(before).collect() })
     }
 
-    /// How a candidate does in each exam, beside the generation that answers.
+    /// How a candidate does in each exam, beside the generation that answers. Notes which queries of the first exam
+    /// changed most, if asked to.
     pub(super) fn compare<const N: usize>(
         &self,
         candidate: &Candidate,
         exams: [&Exam; N],
+        asked: Option<&mut Vec<Asked>>,
     ) -> Result<[HeldOut; N]> {
-        let (rows, documents) = self.candidate_corpus(candidate)?;
+        let (rows, documents) = self.spent.on("judge", || self.candidate_corpus(candidate))?;
         let view = View { candidate: Some(candidate), rows: &rows, documents: &documents };
         let mut results = std::array::from_fn(|_| HeldOut::default());
         for (result, exam) in results.iter_mut().zip(exams) {
             let rungs: Vec<usize> = exam.before.iter().map(|(rung, _)| *rung).collect();
             if let Questions::Searched(numbers) = &exam.questions {
                 result.rungs = rungs.iter().map(|&rung| (rung, Paired::default())).collect();
-                result.searched = self.choices(numbers, &view, &rungs)?;
+                result.searched = self.spent.on("judge", || self.choices(numbers, &view, &rungs))?;
                 continue;
             }
-            let after = self.answer(&exam.questions, &view, &rungs)?;
+            let after = self.spent.on("judge", || self.answer(&exam.questions, &view, &rungs))?;
             let pairs = exam.before.iter().cloned().zip(after);
             result.rungs = pairs.map(|((rung, before), after)| (rung, Paired { before, after })).collect();
             match &exam.questions {
@@ -109,6 +114,9 @@ impl Run<'_> {
                 Questions::Likeness { scores, .. } => result.scores = Some(scores.clone()),
                 Questions::Searched(_) | Questions::Classes(_) => {}
             }
+        }
+        if let (Some(asked), Some(exam), Some(result)) = (asked, exams.first(), results.first()) {
+            asked.extend(self.most_changed(exam, &view, result)?);
         }
         Ok(results)
     }

@@ -13,18 +13,26 @@
 //! | `material`, `vectors` | what is learnt from: records with their texts and vectors |
 //! | `candidate` | what training makes, and publishing it |
 //! | `checkpoint`, `saved` | going on with a run that was stopped |
+//! | `plan` | what a run would do |
+//! | `asked` | queries that changed most, with their hits |
+//! | `page`, `spent` | the report of a run, and what the run spent |
 
+mod asked;
 mod candidate;
 mod checkpoint;
 mod corpus;
 mod exam;
 mod material;
 mod negatives;
+mod page;
+mod plan;
 mod saved;
 mod searches;
 mod sources;
+mod spent;
 mod vectors;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,8 +44,10 @@ use self::checkpoint::Keeper;
 use self::corpus::Corpus;
 use self::exam::Exam;
 use self::material::Material;
+pub use self::page::Details;
 use self::searches::Searched;
 use self::sources::{Lessons, pairs_from_structure};
+use self::spent::Spent;
 use super::encoders::Encoder;
 use super::feedback::logged_queries;
 use super::snapshot::Snapshot;
@@ -46,10 +56,13 @@ use crate::encoder::LowRank;
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::options::Task;
+use crate::trainer::report::Asked;
 use crate::trainer::{self, Example, GateReport, HeldOut, Keyed, LossKind, Shape, Split, TrainReport};
 
 /// With fewer queries held out than this, all judge, by cross-validation …
 const CROSSED_BELOW: usize = 400;
+/// … or of a log with fewer than this, for a click tells less than a judgement …
+const CROSSED_SEARCHES_BELOW: usize = 1_000;
 /// … in so many parts.
 const FOLDS: usize = 5;
 /// Pairs from which on the encoder itself is trained unasked.
@@ -126,10 +139,13 @@ pub struct RetrainOptions {
     /// Publish whatever the gate says.
     pub force: bool,
     /// Go on with the run that was stopped while it trained the encoder, with its options and its data: of these here only
-    /// `checkpoint_every` and `task` count.
+    /// `checkpoint_every`, `report` and `task` count.
     pub resume: bool,
     /// How much time passes from one saved state of the encoder's training to the next; by default half a minute.
     pub checkpoint_every: Option<Duration>,
+    /// Where to write a report of the run, as one page of HTML ([`trainer::report`]), whether or not it publishes. A file
+    /// that is there is replaced once the page is whole.
+    pub report: Option<PathBuf>,
     /// Progress and cancellation.
     pub task: Task,
 }
@@ -154,6 +170,9 @@ pub struct RetrainReport {
     /// For the user.
     #[serde(skip)]
     pub notes: Vec<String>,
+    /// What the report shows beyond that.
+    #[serde(skip)]
+    pub details: Details,
 }
 
 /// What building the new generation took.
@@ -171,7 +190,11 @@ impl Db {
     /// While the encoder is trained, what is needed to go on after a stop is kept in the database, until the run has published
     /// or refused; see [`RetrainOptions::resume`].
     pub fn retrain(&self, options: RetrainOptions) -> Result<RetrainReport> {
+        if let Some(path) = &options.report {
+            page::check(path)?;
+        }
         self.refresh()?;
+        let spent = Spent::default();
         let snapshot = self.inner.snapshot();
         let generation = match snapshot.generation() {
             Some(generation) if !generation.model_id.is_empty() => generation.clone(),
@@ -189,12 +212,17 @@ impl Db {
             }
             true => Keeper::resumed(&self.inner, &generation, &options)?,
             false => {
-                let lessons = self.lessons(&snapshot, &generation, &options)?;
+                let lessons = spent.on("read", || self.lessons(&snapshot, &generation, &options))?;
                 (Keeper::fresh(&self.inner, &generation, &options, &lessons)?, options, lessons)
             }
         };
-        let mut report = Run::new(&self.inner, generation, &options, lessons, &keeper)?.learn()?;
+        let bias = lessons.bias.clone();
+        let mut report = Run::new(&self.inner, generation, &options, lessons, &keeper, spent)?.learn()?;
         report.notes.extend(keeper.finish());
+        report.details.bias = bias;
+        if let Some(path) = &options.report {
+            page::write(path, &report, &self.inner.dir, options.plan, self.inner.vfs.now_ms())?;
+        }
         Ok(report)
     }
 
@@ -235,6 +263,7 @@ struct Run<'a> {
     /// What examples are for training: pairs with mined negatives are triplets.
     learnt: Shape,
     notes: Vec<String>,
+    spent: Spent,
     start: Instant,
 }
 
@@ -250,9 +279,10 @@ impl<'a> Run<'a> {
         options: &'a RetrainOptions,
         lessons: Lessons,
         keeper: &'a Keeper<'a>,
+        spent: Spent,
     ) -> Result<Self> {
         let start = Instant::now();
-        let Lessons { mut data, searched, .. } = lessons;
+        let Lessons { mut data, mut searched, .. } = lessons;
         let snapshot = inner.snapshot();
         let encoder = inner.encoder(&generation.model_id)?;
         let ladder = match &options.dims {
@@ -268,9 +298,11 @@ impl<'a> Run<'a> {
             )));
         }
         let mut notes = std::mem::take(&mut data.report.notes);
-        let mut corpus = Corpus::load(&snapshot, &generation)?;
-        let mut material =
-            Material::new(data, &mut corpus, (&snapshot, &generation, &encoder), &options.task)?;
+        let mut corpus = spent.on("read", || Corpus::load(&snapshot, &generation))?;
+        let known: HashSet<&str> = corpus.ids.iter().map(String::as_str).collect();
+        searched.retain_mut(|text| text.keep_known(&known));
+        let find = || Material::new(data, &mut corpus, (&snapshot, &generation, &encoder), &options.task);
+        let mut material = spent.on("encode", find)?;
         notes.append(&mut material.notes);
         Ok(Self {
             inner,
@@ -286,6 +318,7 @@ impl<'a> Run<'a> {
             loss,
             learnt,
             notes,
+            spent,
             start,
         })
     }
@@ -294,7 +327,11 @@ impl<'a> Run<'a> {
         let split = match self.split() {
             Ok(split) => split,
             Err(too_little) => {
-                return Ok(self.refused(GateReport::refused(too_little.0), TrainReport::default()));
+                return Ok(self.refused(
+                    GateReport::refused(too_little.0),
+                    TrainReport::default(),
+                    Vec::new(),
+                ));
             }
         };
         if split.leaks > 0 {
@@ -305,14 +342,17 @@ impl<'a> Run<'a> {
         }
         if self.options.plan {
             let gate = GateReport::refused(self.plan(split.train.len(), split.held_out_queries));
-            return Ok(self.refused(gate, TrainReport::default()));
+            return Ok(self.refused(gate, TrainReport::default(), Vec::new()));
         }
         if self.options.hard_negatives > 0 {
+            let start = Instant::now();
             self.mine(self.options.hard_negatives)?;
+            self.spent.add("negatives", start.elapsed());
         }
+        let few = if self.searched.is_empty() { CROSSED_BELOW } else { CROSSED_SEARCHES_BELOW };
         let crossed = matches!(self.options.method, Method::Best | Method::Adapter)
             && self.material.shape.has_query()
-            && split.held_out_queries < CROSSED_BELOW;
+            && split.held_out_queries < few;
         let folds = if crossed { self.folds() } else { Vec::new() };
         let judges: Vec<usize> = folds.iter().chain([&split]).flat_map(|s| &s.held_out).copied().collect();
         self.read_searched(&judges)?;
@@ -328,7 +368,7 @@ impl<'a> Run<'a> {
         }
         if !gate.publish {
             candidate.rows.discard(self.inner)?;
-            return Ok(self.refused(gate, candidate.train));
+            return Ok(self.refused(gate, candidate.train, candidate.asked));
         }
         if self.options.method == Method::Best
             && let Some((better, gate)) = self.better_encoder(&split, &guard)?
@@ -350,22 +390,26 @@ impl<'a> Run<'a> {
         train: impl Fn(&Self, &[usize]) -> Result<Candidate>,
     ) -> Result<(Candidate, GateReport)> {
         let exam = self.exam(&split.held_out)?;
-        let candidate = train(self, &split.train)?;
-        let [held_out, guard] = self.compare(&candidate, [&exam, guard])?;
+        let mut candidate = train(self, &split.train)?;
+        let mut asked = Vec::new();
+        let [held_out, guard] = self.compare(&candidate, [&exam, guard], self.noting(&mut asked))?;
+        candidate.asked = asked;
         Ok((candidate, self.decide(&held_out, guard)))
     }
 
     /// An adapter from all pairs or triplets, judged by those of its like that lacked a fifth of them.
     fn crossed(&self, folds: &[Split], guard: &Exam) -> Result<(Candidate, GateReport)> {
-        let mut all = HeldOut::default();
+        let (mut all, mut asked) = (HeldOut::default(), Vec::new());
         for fold in folds {
             let exam = self.exam(&fold.held_out)?;
-            let [held_out] = self.compare(&self.train_adapter(&fold.train)?, [&exam])?;
+            let judged = self.train_adapter(&fold.train)?;
+            let [held_out] = self.compare(&judged, [&exam], self.noting(&mut asked))?;
             all.append(held_out);
         }
         let pairs: Vec<usize> = (0..self.material.examples.len()).collect();
-        let candidate = self.train_adapter(&pairs)?;
-        let [guard] = self.compare(&candidate, [guard])?;
+        let mut candidate = self.train_adapter(&pairs)?;
+        candidate.asked = asked::most_of_all(asked);
+        let [guard] = self.compare(&candidate, [guard], None)?;
         Ok((candidate, self.decide(&all, guard)))
     }
 
@@ -413,51 +457,16 @@ impl<'a> Run<'a> {
         }
         let all: Vec<usize> = (0..self.material.examples.len()).collect();
         let mut again = self.train_adapter(&all)?;
-        let [guarded] = self.compare(&again, [guard])?;
+        let [guarded] = self.compare(&again, [guard], None)?;
         if !trainer::harmless(&guarded) {
             return Ok(judged);
         }
+        again.asked = judged.asked;
         again.train.notes.push("after the gate, trained again with the pairs that judged".into());
         Ok(again)
     }
 
-    fn plan(&self, train: usize, held_out: usize) -> String {
-        let documents = self.corpus.documents.len();
-        let adapter = format!(
-            "plan: train a linear adapter on {train} pairs, judge it on {held_out} held-out queries, and map the stored \
-             vectors of {documents} documents; nothing is encoded again"
-        );
-        let layers = match self.layers() {
-            Some(layers) => format!("{layers} upper layers of the encoder"),
-            None => "all weights of the encoder".into(),
-        };
-        match self.options.method {
-            Method::Best if train >= LEAST_PAIRS && documents as u64 <= MOST_DOCUMENTS => format!(
-                "{adapter}; if that is better, train {layers} as well, encode the documents again, and publish the best"
-            ),
-            Method::Best | Method::Adapter => adapter,
-            Method::Lora => format!(
-                "plan: train matrices of the encoder at rank {} on {train} pairs, judge them on {held_out} held-out queries, \
-                 and encode {documents} documents again",
-                self.options.low_rank.rank
-            ),
-            Method::Full => format!(
-                "plan: train {layers} on {train} pairs, judge them on {held_out} held-out queries, and encode \
-                 {documents} documents again"
-            ),
-        }
-    }
-
-    /// How many upper layers are trained; all weights if not given.
-    fn layers(&self) -> Option<usize> {
-        let third = || self.encoder.layers().div_ceil(3);
-        match self.options.method {
-            Method::Full | Method::Lora => self.options.layers,
-            Method::Best | Method::Adapter => Some(self.options.layers.unwrap_or_else(third)),
-        }
-    }
-
-    fn refused(self, gate: GateReport, train: TrainReport) -> RetrainReport {
+    fn refused(self, gate: GateReport, train: TrainReport, asked: Vec<Asked>) -> RetrainReport {
         let mut notes = self.notes;
         notes.extend(train.notes.iter().cloned());
         RetrainReport {
@@ -469,6 +478,7 @@ impl<'a> Run<'a> {
             gate,
             reindex: ReindexReport::default(),
             notes,
+            details: Details { asked, stages: self.spent.stages(), bias: None },
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The searches of a log as judges: what their searchers may have wanted of what two generations find.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use crate::error::Result;
 use crate::kernel::dot_f32;
 use crate::trainer::choice::{Search, Seen, Text};
 use crate::trainer::metrics::discount;
-use crate::trainer::{self, Keyed, LoggedQuery, Split, SplitOptions, TooLittle, crowd, query_key};
+use crate::trainer::{self, Judged, Keyed, LoggedQuery, Split, SplitOptions, TooLittle, crowd, query_key};
 
 /// Searches for one text that judge: the latest.
 const MOST_SEARCHES: usize = 20;
@@ -44,7 +45,7 @@ struct Page {
 
 /// The texts of a log, in the order of their keys.
 pub(super) fn searched(mut queries: Vec<LoggedQuery>) -> Vec<Searched> {
-    queries.sort_by(|a, b| b.time.cmp(&a.time));
+    queries.sort_by_key(|query| Reverse(query.time));
     let (weights, _) = crowd::weights(&queries, None);
     let mut texts: HashMap<u64, Searched> = HashMap::new();
     for (query, weight) in queries.into_iter().zip(weights) {
@@ -71,6 +72,22 @@ pub(super) fn searched(mut queries: Vec<LoggedQuery>) -> Vec<Searched> {
 }
 
 impl Searched {
+    /// Leaves out searches that led to documents of which none is stored any more; false if no search is left.
+    pub fn keep_known(&mut self, known: &HashSet<&str>) -> bool {
+        let led = |page: &Page| {
+            page.clicked.is_empty() || page.clicked.iter().any(|id| known.contains(id.as_str()))
+        };
+        self.searches.retain(led);
+        !self.searches.is_empty()
+    }
+
+    /// The text with what was clicked.
+    pub fn judged(&self) -> Judged {
+        let clicked = self.searches.iter().flat_map(|page| &page.clicked);
+        let grades = clicked.map(|id| (id.clone(), 1.0)).collect();
+        Judged { query: self.text.clone(), grades, weight: 1.0 }
+    }
+
     pub fn keyed(&self) -> Keyed<'_> {
         Keyed { keys: &self.key, class: 0, time: self.time }
     }
@@ -160,7 +177,7 @@ impl Run<'_> {
         let current = View { candidate: None, rows: &self.corpus.rows, documents: &self.corpus.document_of };
         let both = [self.rankings(&texts, &current, rungs)?, self.rankings(&texts, candidate, rungs)?];
         let by_id: HashMap<&str, u32> = self.corpus.ids.iter().map(String::as_str).zip(0..).collect();
-        Ok(texts.iter().enumerate().filter_map(|(at, text)| self.choice((at, text), &both, &by_id)).collect())
+        Ok(texts.iter().enumerate().map(|(at, text)| self.choice((at, text), &both, &by_id)).collect())
     }
 
     fn rankings<'a>(&self, texts: &[&Searched], view: &'a View<'a>, rungs: &[usize]) -> Result<Rankings<'a>> {
@@ -176,31 +193,22 @@ impl Run<'_> {
         Ok(Rankings { view, queries, deep, rungs })
     }
 
-    /// One text; nothing if no document that it was about is stored any more.
+    /// One text, by its number in both rankings.
     fn choice(
         &self,
         (at, text): (usize, &Searched),
         both: &[Rankings<'_>; 2],
         by_id: &HashMap<&str, u32>,
-    ) -> Option<Text> {
+    ) -> Text {
         let mut numbers = Numbers::default();
-        let mut searches: Vec<Search> = text
-            .searches
-            .iter()
-            .filter_map(|page| {
-                let weight = f64::from_bits(page.weight);
-                Some(Search { weight, seen: seen(page, by_id, &mut numbers)? })
-            })
-            .collect();
-        let share = 1.0 / searches.len() as f64;
-        searches.iter_mut().for_each(|search| search.weight *= share);
-        if searches.is_empty() {
-            return None;
-        }
-        for ranking in both {
-            ranking.deep.get(at)?.iter().for_each(|&document| {
-                numbers.of(document);
-            });
+        let share = 1.0 / text.searches.len().max(1) as f64;
+        let search = |page: &Page| Search {
+            weight: share * f64::from_bits(page.weight),
+            seen: seen(page, by_id, &mut numbers),
+        };
+        let searches = text.searches.iter().map(search).collect();
+        for document in both.iter().filter_map(|ranking| ranking.deep.get(at)).flatten() {
+            numbers.of(*document);
         }
         let dim = self.encoder.dim();
         let scores =
@@ -218,7 +226,7 @@ impl Run<'_> {
             }
             discounts
         });
-        Some(Text { discounts: discounts.collect(), scores, searches })
+        Text { discounts: discounts.collect(), scores, searches }
     }
 }
 
@@ -238,20 +246,15 @@ impl Rankings<'_> {
     }
 }
 
-/// What a search showed and what was clicked; nothing if all that was clicked is gone.
-fn seen(page: &Page, by_id: &HashMap<&str, u32>, numbers: &mut Numbers) -> Option<Vec<Seen>> {
+/// What a search showed and what was clicked, of documents that are still stored.
+fn seen(page: &Page, by_id: &HashMap<&str, u32>, numbers: &mut Numbers) -> Vec<Seen> {
     let clicked: HashSet<&str> = page.clicked.iter().map(String::as_str).collect();
-    let mut known = HashSet::new();
     let shown = page.shown.iter().enumerate().map(|(position, id)| (id.as_str(), Some(position)));
     let off_page = page.clicked.iter().map(|id| (id.as_str(), None));
-    let mut clicks = 0;
-    let mut seen = Vec::new();
-    for (id, position) in shown.chain(off_page).filter(|(id, _)| known.insert(*id)) {
-        let clicked = clicked.contains(id);
-        if let Some(&document) = by_id.get(id) {
-            clicks += usize::from(clicked);
-            seen.push(Seen { document: numbers.of(document), position, clicked });
-        }
-    }
-    (clicks > 0 || clicked.is_empty()).then_some(seen)
+    let mut known = HashSet::new();
+    let stored = shown.chain(off_page).filter(|(id, _)| known.insert(*id)).filter_map(|(id, position)| {
+        let document = numbers.of(*by_id.get(id)?);
+        Some(Seen { document, position, clicked: clicked.contains(id) })
+    });
+    stored.collect()
 }

@@ -96,15 +96,13 @@ impl Clicks {
         let used = counts.shown.iter().rposition(|c| *c != [0.0; 4]).map_or(0, |last| last + 1);
         let shown = counts.shown.get(..used).unwrap_or_default();
         let mut next = self;
-        let parameters: [([f64; 2], fn(Self, f64) -> Self); 4] = [
-            (ETAS, |clicks, eta| Self { eta, ..clicks }),
-            (ODDS, |clicks, odds| Self { wanted: rate(odds), ..clicks }),
-            (ODDS, |clicks, odds| Self { unwanted: rate(odds), ..clicks }),
-            (ODDS, |clicks, odds| Self { anywhere: rate(odds), ..clicks }),
-        ];
-        for (range, with) in parameters {
+        let mut improve = |range, with: fn(Self, f64) -> Self| {
             next = with(next, highest(range, |value| with(next, value).posterior(shown, counts.off)));
-        }
+        };
+        improve(ETAS, |clicks, eta| Self { eta, ..clicks });
+        improve(ODDS, |clicks, odds| Self { wanted: rate(odds), ..clicks });
+        improve(ODDS, |clicks, odds| Self { unwanted: rate(odds), ..clicks });
+        improve(ODDS, |clicks, odds| Self { anywhere: rate(odds), ..clicks });
         next
     }
 

@@ -17,9 +17,11 @@ pub const CERTAIN: f64 = 10.83;
 pub struct Scored {
     /// How much each text judges.
     pub weights: Vec<f64>,
-    /// For each rung the expected NDCG@10 of each text by the generation that answers and by the candidate. The latter
-    /// holds the text's influence on the model, too; over all texts that is zero.
+    /// For each rung the expected NDCG@10 of each text by the generation that answers and by the candidate.
     pub rungs: Vec<[Vec<f64>; 2]>,
+    /// For each rung what each text did to the mean gain through the model, to be added to its own gain; over all texts that
+    /// is zero.
+    pub influence: Vec<Vec<f64>>,
     /// By how much the candidate's scores make the searches more probable than they are without: twice the
     /// difference of the likelihoods' logarithms. Chance alone makes this a χ² of one degree of freedom (Wilks: The
     /// Large-Sample Distribution of the Likelihood Ratio, 1938).
@@ -43,17 +45,22 @@ pub fn scored(texts: &[Text]) -> (Scored, Wanting) {
     let moves = moves(&model, texts, rungs);
     let weights: Vec<f64> = texts.iter().map(Text::weight).collect();
     let rung = |number: usize| {
-        let sum = |told: &Told| told.expected.get(number).copied().unwrap_or_default();
-        let influence = moves.get(number).copied().unwrap_or_default();
-        let before = told.iter().zip(&weights).map(|(told, weight)| sum(told)[0] / weight);
-        let after = told.iter().zip(&weights).map(|(told, weight)| {
-            let influence: f64 = told.pull.iter().zip(influence).map(|(pull, moves)| pull * moves).sum();
-            (sum(told)[1] + influence) / weight
-        });
-        [before.collect(), after.collect()]
+        [0, 1].map(|side| {
+            let of = |told: &Told| told.expected.get(number).map_or(0.0, |expected| expected[side]);
+            told.iter().zip(&weights).map(|(told, weight)| of(told) / weight).collect()
+        })
     };
-    let evidence = 2.0 * (likelihood - without).max(0.0);
-    (Scored { rungs: (0..rungs).map(rung).collect(), weights, evidence }, model)
+    let influence = |moves: &[f64; ALL]| {
+        let of = |told: &Told| told.pull.iter().zip(moves).map(|(pull, moves)| pull * moves).sum::<f64>();
+        told.iter().zip(&weights).map(|(told, weight)| of(told) / weight).collect()
+    };
+    let scored = Scored {
+        rungs: (0..rungs).map(rung).collect(),
+        influence: moves.iter().map(influence).collect(),
+        evidence: 2.0 * (likelihood - without).max(0.0),
+        weights,
+    };
+    (scored, model)
 }
 
 impl Wanting {

@@ -72,15 +72,20 @@ impl World {
     }
 }
 
-fn mean_gain(scored: &Scored) -> f64 {
+/// Gain of each text, with its influence.
+fn gains(scored: &Scored) -> Vec<f64> {
     let [before, after] = &scored.rungs[0];
-    let gains = before.iter().zip(after).zip(&scored.weights).map(|((b, a), w)| w * (a - b));
+    let gains = before.iter().zip(after).zip(&scored.influence[0]);
+    gains.map(|((before, after), influence)| after - before + influence).collect()
+}
+
+fn mean_gain(scored: &Scored) -> f64 {
+    let gains = gains(scored).into_iter().zip(&scored.weights).map(|(gain, weight)| weight * gain);
     gains.sum::<f64>() / scored.weights.iter().sum::<f64>()
 }
 
 fn gain_interval(scored: &Scored) -> [f64; 2] {
-    let [before, after] = &scored.rungs[0];
-    let differences: Vec<(f64, f64)> = before.iter().zip(after).map(|(b, a)| (1.0, a - b)).collect();
+    let differences: Vec<(f64, f64)> = gains(scored).into_iter().map(|gain| (1.0, gain)).collect();
     interval(&differences, 2000, 0)
 }
 
@@ -152,8 +157,7 @@ fn influence_is_what_leaving_a_text_out_does() {
         let (without, _) = scored(&others);
         // First order: the mean moves by a text's share of its distance from the mean.
         let moved = (of_all - mean_gain(&without)) * (n - 1.0);
-        let [before, after] = &whole.rungs[0];
-        let told = after[out] - before[out] - of_all;
+        let told = gains(&whole)[out] - of_all;
         product += moved * told;
         squares = [squares[0] + moved * moved, squares[1] + told * told];
     }
@@ -210,7 +214,7 @@ fn any_log_gives_numbers() {
         let text = Text { scores: same.clone(), discounts: discounts.clone(), searches: searches.clone() };
         let bare = Text { searches, discounts: vec![vec![]], scores: vec![] };
         let (scored, model) = scored(&[text, bare]);
-        let numbers = scored.rungs[0].iter().flatten().chain(&model.taste);
+        let numbers = scored.rungs[0].iter().flatten().chain(&scored.influence[0]).chain(&model.taste);
         assert!(numbers.copied().all(f64::is_finite), "{scored:?} {model:?}");
     }
 }

@@ -119,6 +119,9 @@ pub struct Retrain {
     /// Publish even if it is not better
     #[arg(long)]
     force: bool,
+    /// Write a report of the run as one page of HTML, whether or not it publishes
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
 }
 
 /// What `--from` names.
@@ -205,6 +208,7 @@ impl Retrain {
             force: self.force,
             resume: self.resume,
             checkpoint_every: self.checkpoint_every,
+            report: self.report,
             task: work.task.clone(),
         };
         let report = db.retrain(options);

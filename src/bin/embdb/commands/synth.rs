@@ -40,6 +40,7 @@ mod with_trainer {
     use clap::{Args, Subcommand};
     use embdb::Result;
     use embdb::db::synth::DrawOptions;
+    use embdb::storage::whole_file::WholeFile;
     use embdb::trainer::synth::prompt::Style;
     use serde::Serialize;
     use serde_json::Value;
@@ -48,7 +49,6 @@ mod with_trainer {
     use crate::args::positive;
     use crate::context::Context;
     use crate::failure::Outcome;
-    use crate::whole_file::WholeFile;
 
     #[derive(Debug, Subcommand)]
     pub enum Action {

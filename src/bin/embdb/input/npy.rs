@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use embdb::options::limits;
+use embdb::storage::whole_file::WholeFile;
 use embdb::types::Document;
 use embdb::{Error, Result};
 
 use super::lines::Metered;
 use super::{Located, ReadProgress, over};
-use crate::whole_file::WholeFile;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// Longest header, in bytes; those of arrays have about 100.
