@@ -4,8 +4,8 @@
     gate.py EMBDB SET [--poisoned 200] [--good 50] [--seed 0] [--work DIR] [--model DIR] [--out FILE]
 
 SET is a BEIR folder with queries and judgements. A database is made of it once. Each trial copies it, imports a log of
-searches that were really made there (the first ten hits) with simulated clicks, and runs `retrain --force`: what the
-gate would have said stands in its reason. Poisoned logs come in six kinds:
+searches that were really made there (the first ten hits) with simulated clicks, and runs `retrain`, of good logs with
+`--force`: what the gate would have said stands in its reason. Poisoned logs come in six kinds:
 
   shuffled     the right documents, dealt out to the wrong queries
   random       a click on any of the hits shown
@@ -44,7 +44,7 @@ class Collection:
     """Queries, judgements and what a database shows for each query."""
 
     def __init__(self, embdb, folder, work, model):
-        self.embdb, self.work = embdb, work
+        self.embdb, self.work, self.scores = embdb, work, None
         self.queries = {}
         for line in (folder / "queries.jsonl").open():
             query = json.loads(line)
@@ -76,12 +76,23 @@ class Collection:
             shown.setdefault(query, []).append(document)
         return shown
 
+    def base_score(self, names):
+        if self.scores is None:
+            file = self.work / "scores.jsonl"
+            self.evaluated(self.base, self.names, "--per-query", file)
+            lines = map(json.loads, file.read_text().splitlines())
+            self.scores = {line["query"]: line["ndcg@10"] for line in lines}
+        return sum(self.scores[name] for name in names) / len(names)
+
     def true_score(self, database, names):
+        return self.evaluated(database, names)[0]["ndcg@10"]
+
+    def evaluated(self, database, names, *flags):
         judged, grades = self.work / "judged.jsonl", self.work / "judged.tsv"
         judged.write_text("".join(json.dumps({"_id": n, "text": self.queries[n]}) + "\n" for n in names))
         rows = [f"{n}\t{document}\t1\n" for n in names for document in self.qrels[n]]
         grades.write_text("query-id\tcorpus-id\tscore\n" + "".join(rows))
-        return run(self.embdb, database, "eval", "--queries", judged, "--qrels", grades)[0]["ndcg@10"]
+        return run(self.embdb, database, "eval", "--queries", judged, "--qrels", grades, *flags)
 
 
 def clicks(kind, names, collection, rng):
@@ -146,14 +157,14 @@ def trial(kind, seed, collection, method):
     pairs = clicks(kind, inside, collection, rng)
     log.write_text("".join(json.dumps(line) + "\n" for line in log_lines(inside, pairs, collection)))
     run(collection.embdb, database, "log", "import", log)
-    report = run(collection.embdb, database, "retrain", "--force", "--method", method, "--seed", seed, codes=(0, 7))[0]
+    force = ["--force"] if kind == "good" else []
+    report = run(collection.embdb, database, "retrain", *force, "--method", method, "--seed", seed, codes=(0, 7))[0]
     gate = report["gate"]
     passed = report["published"] and "by force" not in gate["reason"]
     result = {"kind": kind, "seed": seed, "clicks": len(pairs), "published": passed, "gain": gate["gain"],
               "ci95": gate["ci95"], "reason": gate["reason"]}
     if report["published"] and outside:
-        before = collection.true_score(collection.base, outside)
-        result["true_gain"] = collection.true_score(database, outside) - before
+        result["true_gain"] = collection.true_score(database, outside) - collection.base_score(outside)
     shutil.rmtree(database)
     return result
 
