@@ -8,7 +8,7 @@
 //! | `data` | what is in this file? |
 //! | `crowd` | which searches count, and how much? |
 //! | `bias` | how probably does anybody look at a rank? |
-//! | `appeal` | how probably is a clicked document what people want? |
+//! | `choice` | what did searchers want who clicked, or did not? |
 //! | `clicks` | which pairs does the log make, and how much does each weigh? |
 //! | `structure` | which pairs do the documents make by themselves? |
 //! | `synth` | which queries does a language model make up, and which of them are any good? |
@@ -18,7 +18,6 @@
 //! | `adapter` | which linear map on frozen embeddings ranks better? |
 //! | `full` | which weights of the encoder, or of its upper layers, do? |
 //! | `rank`, `metrics`, `trec`, `judge` | how good is a candidate? |
-//! | `choice` | what did searchers want whose clicks judge it? |
 //! | `gate`, `significance` | is it certainly better, so that it may be published? |
 //! | `report` | how does all of that look on one page? |
 //!
@@ -29,7 +28,6 @@
 //! published without a lower bound above zero.
 
 pub mod adapter;
-pub mod appeal;
 pub mod bias;
 mod checkpoint;
 pub mod choice;

@@ -6,6 +6,7 @@ use crate::db::encoders::passage;
 use crate::db::snapshot::{Place, Snapshot};
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
+use crate::kernel::dot_f32;
 use crate::trainer;
 
 /// All rows of a generation in one array, for ranking.
@@ -69,8 +70,15 @@ impl Corpus {
         if vector.len() != self.dim {
             return rows.into_iter().next();
         }
-        let score = |&row: &usize| crate::kernel::dot_f32(vector, self.row(row));
+        let score = |&row: &usize| dot_f32(vector, self.row(row));
         rows.max_by(|a, b| score(a).total_cmp(&score(b)))
+    }
+
+    /// Cosine of a vector with a stored document: with its nearest row.
+    pub fn cosine(&self, document: u32, vector: &[f32]) -> Option<f64> {
+        let at = document as usize;
+        let rows = self.rows.get(*self.firsts.get(at)? * self.dim..*self.firsts.get(at + 1)? * self.dim)?;
+        (vector.len() == self.dim).then(|| best_cosine(vector, rows))
     }
 
     /// What the encoder read to make a row of a stored document.
@@ -97,6 +105,15 @@ impl Corpus {
         }
         Ok(numbers)
     }
+}
+
+/// Cosine of a vector with the nearest of some rows; -1 if there are none.
+pub(super) fn best_cosine(vector: &[f32], rows: &[f32]) -> f64 {
+    let cosine = |row: &[f32]| {
+        let norms = f64::from(dot_f32(vector, vector)) * f64::from(dot_f32(row, row));
+        if norms > 0.0 { f64::from(dot_f32(vector, row)) / norms.sqrt() } else { 0.0 }
+    };
+    rows.chunks_exact(vector.len().max(1)).map(cosine).fold(-1.0, f64::max)
 }
 
 /// What stands for the id of a text that is not stored: no document has an id that begins so.

@@ -47,9 +47,9 @@ struct Named {
 }
 
 impl Material {
-    /// Finds what records name. Texts of pairs and triplets that the database lacks join the corpus.
+    /// Finds what records name; some vectors may be known already. Texts of pairs and triplets that the database lacks join the corpus.
     pub fn new(
-        data: Data,
+        (data, vectors): (Data, Vectors),
         corpus: &mut Corpus,
         (snapshot, generation, encoder): (&Snapshot, &Generation, &Encoder),
         task: &Task,
@@ -59,7 +59,7 @@ impl Material {
             shape,
             examples: Vec::with_capacity(data.records.len()),
             positives: Vec::new(),
-            vectors: Vectors::new(encoder.dim()),
+            vectors,
             notes: Vec::new(),
         };
         if shape.has_query() {

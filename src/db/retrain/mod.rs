@@ -48,6 +48,7 @@ pub use self::page::Details;
 use self::searches::Searched;
 use self::sources::{Lessons, pairs_from_structure};
 use self::spent::Spent;
+use self::vectors::Vectors;
 use super::encoders::Encoder;
 use super::feedback::logged_queries;
 use super::snapshot::Snapshot;
@@ -204,6 +205,7 @@ impl Db {
                 ));
             }
         };
+        let corpus = spent.on("read", || Corpus::load(&snapshot, &generation))?;
         let (keeper, options, lessons) = match options.resume {
             true if options.plan => {
                 return Err(Error::input(
@@ -212,12 +214,13 @@ impl Db {
             }
             true => Keeper::resumed(&self.inner, &generation, &options)?,
             false => {
-                let lessons = spent.on("read", || self.lessons(&snapshot, &generation, &options))?;
+                let lessons = spent.on("read", || self.lessons(&snapshot, &corpus, &generation, &options))?;
                 (Keeper::fresh(&self.inner, &generation, &options, &lessons)?, options, lessons)
             }
         };
         let bias = lessons.bias.clone();
-        let mut report = Run::new(&self.inner, generation, &options, lessons, &keeper, spent)?.learn()?;
+        let mut report =
+            Run::new(&self.inner, generation, &options, (lessons, corpus), &keeper, spent)?.learn()?;
         report.notes.extend(keeper.finish());
         report.details.bias = bias;
         if let Some(path) = &options.report {
@@ -230,6 +233,7 @@ impl Db {
     fn lessons(
         &self,
         snapshot: &Snapshot,
+        corpus: &Corpus,
         generation: &Generation,
         options: &RetrainOptions,
     ) -> Result<Lessons> {
@@ -238,9 +242,13 @@ impl Db {
         }
         match (&options.data, options.source) {
             (Some(path), _) => Ok(Lessons::of(trainer::data::open(path, options.queries.as_deref())?)),
-            (None, Source::Log) => Ok(Lessons::of_log(logged_queries(&self.log_events()?))),
+            (None, Source::Log) => {
+                let queries = logged_queries(&self.log_events()?);
+                let encoder = self.inner.encoder(&generation.model_id)?;
+                Lessons::of_log(queries, corpus, &encoder, &options.task)
+            }
             (None, Source::Structure) => {
-                pairs_from_structure(snapshot, generation, options.seed).map(Lessons::of)
+                pairs_from_structure(snapshot, corpus, options.seed).map(Lessons::of)
             }
         }
     }
@@ -277,12 +285,12 @@ impl<'a> Run<'a> {
         inner: &'a Inner,
         generation: Generation,
         options: &'a RetrainOptions,
-        lessons: Lessons,
+        (lessons, mut corpus): (Lessons, Corpus),
         keeper: &'a Keeper<'a>,
         spent: Spent,
     ) -> Result<Self> {
         let start = Instant::now();
-        let Lessons { mut data, mut searched, .. } = lessons;
+        let Lessons { mut data, mut searched, vectors, .. } = lessons;
         let snapshot = inner.snapshot();
         let encoder = inner.encoder(&generation.model_id)?;
         let ladder = match &options.dims {
@@ -298,10 +306,11 @@ impl<'a> Run<'a> {
             )));
         }
         let mut notes = std::mem::take(&mut data.report.notes);
-        let mut corpus = spent.on("read", || Corpus::load(&snapshot, &generation))?;
         let known: HashSet<&str> = corpus.ids.iter().map(String::as_str).collect();
         searched.retain_mut(|text| text.keep_known(&known));
-        let find = || Material::new(data, &mut corpus, (&snapshot, &generation, &encoder), &options.task);
+        let vectors = vectors.unwrap_or_else(|| Vectors::new(encoder.dim()));
+        let find =
+            || Material::new((data, vectors), &mut corpus, (&snapshot, &generation, &encoder), &options.task);
         let mut material = spent.on("encode", find)?;
         notes.append(&mut material.notes);
         Ok(Self {

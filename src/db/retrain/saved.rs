@@ -160,7 +160,7 @@ impl SavedRun {
         (data.shape, data.labels) = (shape, self.labels.clone());
         (data.report.lines, data.report.records) = (data.records.len(), data.records.len());
         data.report.notes.clone_from(&self.notes);
-        Ok(Lessons { data, searched, bias: None })
+        Ok(Lessons { searched, ..Lessons::of(data) })
     }
 }
 
@@ -288,7 +288,7 @@ mod tests {
             clicks: vec![Click { id: "a".into(), grade: 1.0, time: 3 }],
             ..LoggedQuery::default()
         }]);
-        let lessons = Lessons { data, searched: searches, bias: None };
+        let lessons = Lessons { searched: searches, ..Lessons::of(data) };
         let back = read.lessons(&lines(&lessons).unwrap()).unwrap();
         let data = lessons.data;
         assert_eq!(

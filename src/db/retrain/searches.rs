@@ -5,11 +5,11 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::corpus::best_cosine;
 use super::exam::View;
 use super::{FOLDS, Run, keyed};
 use crate::encoder::Role;
 use crate::error::Result;
-use crate::kernel::dot_f32;
 use crate::trainer::choice::{Search, Seen, Text};
 use crate::trainer::metrics::discount;
 use crate::trainer::{self, Judged, Keyed, LoggedQuery, Split, SplitOptions, TooLittle, crowd, query_key};
@@ -238,11 +238,7 @@ impl Rankings<'_> {
         let first = self.view.documents.partition_point(|&d| d < document);
         let count = self.view.documents.iter().skip(first).take_while(|&&d| d == document).count();
         let rows = self.view.rows.get(first * dim..(first + count) * dim).unwrap_or_default();
-        let cosine = |row: &[f32]| {
-            let norms = f64::from(dot_f32(query, query)) * f64::from(dot_f32(row, row));
-            if norms > 0.0 { f64::from(dot_f32(query, row)) / norms.sqrt() } else { 0.0 }
-        };
-        rows.chunks_exact(dim.max(1)).map(cosine).fold(-1.0, f64::max)
+        best_cosine(query, rows)
     }
 }
 

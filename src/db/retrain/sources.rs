@@ -2,12 +2,15 @@
 
 use super::corpus::Corpus;
 use super::searches::{Searched, searched};
+use super::vectors::Vectors;
+use crate::db::encoders::Encoder;
 use crate::db::snapshot::Snapshot;
+use crate::encoder::Role;
 use crate::error::Result;
-use crate::format::manifest::Generation;
+use crate::options::Task;
 use crate::trainer::{
     self, ClickOptions, Data, FromLog, LoggedQuery, Pair, PositionBias, StructureOptions, StructurePair,
-    StructureSource, Target,
+    StructureSource, Target, clicks::Score,
 };
 
 /// What a run learns from, and what judges it.
@@ -19,26 +22,38 @@ pub(super) struct Lessons {
     pub searched: Vec<Searched>,
     /// Position bias of the log.
     pub bias: Option<PositionBias>,
+    /// Vectors of texts that were encoded on the way.
+    pub vectors: Option<Vectors>,
 }
 
 impl Lessons {
     /// Records that judge themselves.
     pub fn of(data: Data) -> Self {
-        Self { data, searched: Vec::new(), bias: None }
+        Self { data, searched: Vec::new(), bias: None, vectors: None }
     }
 
     /// What searches and clicks teach.
-    pub fn of_log(queries: Vec<LoggedQuery>) -> Self {
-        let (data, bias) = pairs_from_log(&queries);
-        Self { data, searched: searched(queries), bias: Some(bias) }
+    pub fn of_log(
+        queries: Vec<LoggedQuery>,
+        corpus: &Corpus,
+        encoder: &Encoder,
+        task: &Task,
+    ) -> Result<Self> {
+        let mut vectors = Vectors::new(encoder.dim());
+        let texts = queries.iter().map(|query| query.text.as_str()).filter(|text| !text.trim().is_empty());
+        vectors.encode(encoder, texts, Role::Query, task)?;
+        let by_id = corpus.by_id();
+        let score = |text: &str, id: &str| corpus.cosine(*by_id.get(id)?, vectors.row(text, Role::Query));
+        let (data, bias) = pairs_from_log(&queries, &score);
+        Ok(Self { data, searched: searched(queries), bias: Some(bias), vectors: Some(vectors) })
     }
 }
 
-fn pairs_from_log(queries: &[LoggedQuery]) -> (Data, PositionBias) {
-    let FromLog { pairs, bias, report, .. } = trainer::pairs_from_log(queries, &ClickOptions::default());
+fn pairs_from_log(queries: &[LoggedQuery], score: Score<'_>) -> (Data, PositionBias) {
+    let FromLog { pairs, bias, report, .. } =
+        trainer::pairs_from_log(queries, &ClickOptions::default(), score);
     let mut data = Data::of_pairs(pairs);
     let notes = &mut data.report.notes;
-    notes.extend(bias.note.clone().filter(|_| report.clicks > 0));
     if report.cut.robots > 0 {
         notes.push(format!("{} searches look like those of robots and were left out", report.cut.robots));
     }
@@ -54,8 +69,7 @@ fn pairs_from_log(queries: &[LoggedQuery]) -> (Data, PositionBias) {
 }
 
 /// Each pair's query should find its document, and not the passage without it: the document is what is ranked.
-pub(super) fn pairs_from_structure(snapshot: &Snapshot, generation: &Generation, seed: u64) -> Result<Data> {
-    let corpus = Corpus::load(snapshot, generation)?;
+pub(super) fn pairs_from_structure(snapshot: &Snapshot, corpus: &Corpus, seed: u64) -> Result<Data> {
     let mut sources = Vec::with_capacity(corpus.documents.len());
     for ((place, _), id) in corpus.documents.iter().zip(&corpus.ids) {
         let document = snapshot.document(*place)?;

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::options::Task;
 
 /// Vectors of texts, of each as what it is read as.
+#[derive(Debug, Clone)]
 pub(super) struct Vectors {
     queries: HashMap<String, usize>,
     documents: HashMap<String, usize>,

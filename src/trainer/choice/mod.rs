@@ -34,7 +34,7 @@ mod tests;
 
 pub use self::clicks::Clicks;
 pub use self::fit::Wanting;
-pub use self::score::{CERTAIN, Scored, scored};
+pub use self::score::{CERTAIN, Scored, scored, wanted};
 
 /// A query text with the documents that its searchers may have wanted.
 #[derive(Debug, Clone, PartialEq, Default)]

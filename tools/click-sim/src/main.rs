@@ -55,7 +55,9 @@ fn main() -> Result<()> {
         let shown = trained(&collection, &judged(&collection, Some(&pages)), seed)?;
         for eta in [0.0, 1.0, 2.0] {
             let sessions = people::search(&collection, &pages, &People { eta, ..people }, seed * 1000 + 7);
-            let found = pairs_from_log(&log(&collection, &sessions, people.fixed), &ClickOptions::default());
+            let log = log(&collection, &sessions, people.fixed);
+            let found =
+                pairs_from_log(&log, &ClickOptions::default(), &|text, id| cosine(&collection, text, id));
             let corrected: Labels = found.pairs.iter().filter_map(label).collect();
             let relevant = corrected.iter().filter(|(q, d, _)| collection.judged[*q].contains_key(d)).count();
             println!(
@@ -167,6 +169,18 @@ fn log(collection: &Collection, sessions: &[Session], fixed: usize) -> Vec<Logge
         }
     };
     sessions.iter().enumerate().map(entry).collect()
+}
+
+/// Cosine of a query with a document, as the log names them.
+fn cosine(collection: &Collection, text: &str, id: &str) -> Option<f64> {
+    let row = |rows: &[f32], number: usize| -> Option<Vec<f64>> {
+        let row = rows.get(number * collection.dim..(number + 1) * collection.dim)?;
+        Some(row.iter().map(|&value| f64::from(value)).collect())
+    };
+    let query = row(&collection.queries, text.split(' ').next()?.parse().ok()?)?;
+    let document = row(&collection.documents, id.parse().ok()?)?;
+    let dot = |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
+    Some(dot(&query, &document) / (dot(&query, &query) * dot(&document, &document)).sqrt())
 }
 
 /// A pair by numbers.
