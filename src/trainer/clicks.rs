@@ -4,9 +4,10 @@
 //! - **Evidence.** All searches, also those without clicks, tell how probably each document was wanted: by the scores of
 //!   the generation that answers, by where it stood, and by whether it was clicked ([`choice`](super::choice)). A click
 //!   where hardly anybody looks says more than one at the top, and one click in ten showings says little.
-//! - **Weight.** That probability, in the mean of a text's searches. It is not divided by how probably the document was looked at (inverse propensity:
-//!   Joachims, Swaminathan and Schnabel: Unbiased Learning-to-Rank with Biased Feedback, 2017), which in simulations made
-//!   training worse: .029 against .034 NDCG@10 gained on a financial corpus. Whoever uses weights divides by their sum.
+//! - **Weight.** That probability, in the mean of a text's searches. It is not divided by how probably the document was
+//!   looked at (inverse propensity: Joachims, Swaminathan and Schnabel: Unbiased Learning-to-Rank with Biased Feedback,
+//!   2017), which in simulations made training worse: .029 against .034 NDCG@10 gained on a financial corpus. Whoever uses
+//!   weights divides by their sum.
 //! - **Repetition.** Clicks on one document for the same query text make one pair.
 //! - **Floods.** A query text keeps at most [`MAX_TARGETS`] documents, those most probably wanted.
 //! - **Retraction.** The latest grade counts; one that is not above zero withdraws the click.

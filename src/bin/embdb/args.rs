@@ -203,9 +203,11 @@ pub fn duration(text: &str) -> std::result::Result<Duration, String> {
         "s" => 1.0,
         "m" => 60.0,
         "h" => 3600.0,
-        _ => return Err("expected a time such as 90s, 10m or 2h".into()),
+        "d" => 86_400.0,
+        _ => return Err("expected a time such as 90s, 10m, 2h or 30d".into()),
     };
-    let number: f64 = number.parse().map_err(|_| "expected a time such as 90s, 10m or 2h".to_string())?;
+    let number: f64 =
+        number.parse().map_err(|_| "expected a time such as 90s, 10m, 2h or 30d".to_string())?;
     seconds(&(number * factor).to_string())
 }
 

@@ -58,7 +58,9 @@ use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::options::Task;
 use crate::trainer::report::Asked;
-use crate::trainer::{self, Example, GateReport, HeldOut, Keyed, LossKind, Shape, Split, TrainReport};
+use crate::trainer::{
+    self, ClickOptions, Example, GateReport, HeldOut, Keyed, LossKind, Shape, Split, TrainReport,
+};
 
 /// With fewer queries held out than this, all judge, by cross-validation …
 const CROSSED_BELOW: usize = 400;
@@ -106,6 +108,9 @@ pub struct RetrainOptions {
     pub data: Option<PathBuf>,
     /// What to learn from without `data`.
     pub source: Source,
+    /// A search older than the newest of the log by this counts half, in training and where it judges; without it, age
+    /// does not matter.
+    pub half_life: Option<Duration>,
     /// How to learn.
     pub method: Method,
     /// What is made small; by default what suits the data's shape.
@@ -245,7 +250,8 @@ impl Db {
             (None, Source::Log) => {
                 let queries = logged_queries(&self.log_events()?);
                 let encoder = self.inner.encoder(&generation.model_id)?;
-                Lessons::of_log(queries, corpus, &encoder, &options.task)
+                let click_options = ClickOptions { half_life: options.half_life };
+                Lessons::of_log(queries, &click_options, (corpus, &encoder), &options.task)
             }
             (None, Source::Structure) => {
                 pairs_from_structure(snapshot, corpus, options.seed).map(Lessons::of)

@@ -249,7 +249,7 @@ impl From<SavedRecord> for Record {
 mod tests {
     use super::super::searches::searched;
     use super::*;
-    use crate::trainer::{Click, LoggedQuery};
+    use crate::trainer::{Click, ClickOptions, LoggedQuery};
 
     #[test]
     fn run_and_records_come_back_to_the_bit() {
@@ -282,12 +282,15 @@ mod tests {
         assert_eq!(read, run);
         let again = SavedRun::new(&generation, &read.options().unwrap(), &data);
         assert_eq!(again.begun(5, Some(9)), run);
-        let searches = searched(vec![LoggedQuery {
-            text: "a query".into(),
-            shown: vec!["a".into(), "\"b".into()],
-            clicks: vec![Click { id: "a".into(), grade: 1.0, time: 3 }],
-            ..LoggedQuery::default()
-        }]);
+        let searches = searched(
+            vec![LoggedQuery {
+                text: "a query".into(),
+                shown: vec!["a".into(), "\"b".into()],
+                clicks: vec![Click { id: "a".into(), grade: 1.0, time: 3 }],
+                ..LoggedQuery::default()
+            }],
+            &ClickOptions::default(),
+        );
         let lessons = Lessons { searched: searches, ..Lessons::of(data) };
         let back = read.lessons(&lines(&lessons).unwrap()).unwrap();
         let data = lessons.data;

@@ -12,7 +12,9 @@ use crate::encoder::Role;
 use crate::error::Result;
 use crate::trainer::choice::{Search, Seen, Text};
 use crate::trainer::metrics::discount;
-use crate::trainer::{self, Judged, Keyed, LoggedQuery, Split, SplitOptions, TooLittle, crowd, query_key};
+use crate::trainer::{
+    self, ClickOptions, Judged, Keyed, LoggedQuery, Split, SplitOptions, TooLittle, crowd, query_key,
+};
 
 /// Searches for one text that judge: the latest.
 const MOST_SEARCHES: usize = 20;
@@ -44,9 +46,9 @@ struct Page {
 }
 
 /// The texts of a log, in the order of their keys.
-pub(super) fn searched(mut queries: Vec<LoggedQuery>) -> Vec<Searched> {
+pub(super) fn searched(mut queries: Vec<LoggedQuery>, options: &ClickOptions) -> Vec<Searched> {
     queries.sort_by_key(|query| Reverse(query.time));
-    let (weights, _) = crowd::weights(&queries, None);
+    let (weights, _) = crowd::weights(&queries, options.half_life);
     let mut texts: HashMap<u64, Searched> = HashMap::new();
     for (query, weight) in queries.into_iter().zip(weights) {
         let empty = query.shown.is_empty() && query.clicks.is_empty();

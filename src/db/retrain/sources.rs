@@ -35,8 +35,8 @@ impl Lessons {
     /// What searches and clicks teach.
     pub fn of_log(
         queries: Vec<LoggedQuery>,
-        corpus: &Corpus,
-        encoder: &Encoder,
+        options: &ClickOptions,
+        (corpus, encoder): (&Corpus, &Encoder),
         task: &Task,
     ) -> Result<Self> {
         let mut vectors = Vectors::new(encoder.dim());
@@ -44,14 +44,13 @@ impl Lessons {
         vectors.encode(encoder, texts, Role::Query, task)?;
         let by_id = corpus.by_id();
         let score = |text: &str, id: &str| corpus.cosine(*by_id.get(id)?, vectors.row(text, Role::Query));
-        let (data, bias) = pairs_from_log(&queries, &score);
-        Ok(Self { data, searched: searched(queries), bias: Some(bias), vectors: Some(vectors) })
+        let (data, bias) = pairs_from_log(&queries, options, &score);
+        Ok(Self { data, searched: searched(queries, options), bias: Some(bias), vectors: Some(vectors) })
     }
 }
 
-fn pairs_from_log(queries: &[LoggedQuery], score: Score<'_>) -> (Data, PositionBias) {
-    let FromLog { pairs, bias, report, .. } =
-        trainer::pairs_from_log(queries, &ClickOptions::default(), score);
+fn pairs_from_log(queries: &[LoggedQuery], options: &ClickOptions, score: Score<'_>) -> (Data, PositionBias) {
+    let FromLog { pairs, bias, report, .. } = trainer::pairs_from_log(queries, options, score);
     let mut data = Data::of_pairs(pairs);
     let notes = &mut data.report.notes;
     if report.cut.robots > 0 {

@@ -28,13 +28,15 @@
 mod clicks;
 mod fit;
 mod score;
+mod wanted;
 
 #[cfg(test)]
 mod tests;
 
 pub use self::clicks::Clicks;
 pub use self::fit::Wanting;
-pub use self::score::{CERTAIN, Scored, scored, wanted};
+pub use self::score::{CERTAIN, Scored, scored};
+pub use self::wanted::wanted;
 
 /// A query text with the documents that its searchers may have wanted.
 #[derive(Debug, Clone, PartialEq, Default)]

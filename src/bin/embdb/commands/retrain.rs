@@ -27,6 +27,7 @@ const NOT_PUBLISHED: u8 = 7;
 const BEGUN_WITH: &[&str] = &[
     "data",
     "from",
+    "half_life",
     "queries",
     #[cfg(feature = "trainer")]
     "loss",
@@ -59,6 +60,9 @@ pub struct Retrain {
     /// Learn from this: log (searches and clicks), or structure (titles, headings, sentences and words of the documents)
     #[arg(long, value_name = "SOURCE", default_value = "log", value_parser = source, conflicts_with = "data")]
     from: From,
+    /// A search that is so much older than the newest counts half, e.g. 30d
+    #[arg(long, value_name = "TIME", value_parser = args::duration, conflicts_with = "data")]
+    half_life: Option<Duration>,
     /// Queries of the judgements in --data
     #[arg(long, value_name = "FILE", requires = "data")]
     queries: Option<PathBuf>,
@@ -186,6 +190,7 @@ impl Retrain {
                 From::Log => Source::Log,
                 From::Structure => Source::Structure,
             },
+            half_life: self.half_life,
             queries: self.queries,
             loss: self.loss,
             method: match self.method {
