@@ -29,6 +29,11 @@ impl Spent {
         }
     }
 
+    /// Time that a stage has taken so far, in seconds.
+    pub fn seconds(&self, name: &str) -> f64 {
+        self.0.lock().iter().find(|stage| stage.name == name).map_or(0.0, |stage| stage.seconds)
+    }
+
     /// The stages.
     pub fn stages(&self) -> Vec<Stage> {
         self.0.lock().clone()
@@ -37,8 +42,18 @@ impl Spent {
 
 /// The most memory that this process ever had, in bytes; nothing where the system does not tell.
 pub(super) fn peak_bytes() -> Option<u64> {
+    told("VmHWM:")
+}
+
+/// The memory that this process has now, in bytes; nothing where the system does not tell.
+pub(super) fn present_bytes() -> Option<u64> {
+    told("VmRSS:")
+}
+
+/// What Linux tells of this process, in bytes.
+fn told(name: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib = status.lines().find_map(|line| line.strip_prefix(name))?;
     kib.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
@@ -57,6 +72,7 @@ mod tests {
         let twice = spent.stages();
         assert_eq!(twice.iter().map(|stage| stage.name).collect::<Vec<_>>(), ["train", "judge"]);
         assert!(twice[0].seconds >= once[0].seconds + 0.002 && twice[1] == once[1]);
+        assert_eq!((spent.seconds("train"), spent.seconds("sleep")), (twice[0].seconds, 0.0));
     }
 
     #[test]
@@ -64,5 +80,6 @@ mod tests {
     fn memory_at_its_peak_is_at_least_what_was_held() {
         let held = vec![1_u8; 32 << 20];
         assert!(held.iter().map(|&one| u64::from(one)).sum::<u64>() <= peak_bytes().unwrap());
+        assert!((1..=peak_bytes().unwrap()).contains(&present_bytes().unwrap()));
     }
 }
