@@ -58,6 +58,7 @@ fn a_plan_tells_gain_and_cost_and_changes_nothing() {
                 "gain",
                 "ci95",
                 "sample_queries",
+                "sample_pairs",
                 "seconds",
                 "memory_bytes",
                 "disk_bytes",

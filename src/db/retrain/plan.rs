@@ -14,7 +14,7 @@ use std::fmt;
 use serde::Serialize;
 
 use self::course::Course;
-use super::spent::present_bytes;
+use super::spent::peak_bytes;
 use super::{LEAST_PAIRS, MOST_DOCUMENTS, Method, Run};
 use crate::error::Result;
 use crate::trainer::Split;
@@ -30,6 +30,8 @@ pub struct Plan {
     pub ci95: Option<[f64; 2]>,
     /// Queries of the sample that judged.
     pub sample_queries: usize,
+    /// Examples from which each adapter of the sample learnt: more of them teach more.
+    pub sample_pairs: usize,
     /// Wall time of a run that the gate passes.
     pub seconds: PlannedSeconds,
     /// The process's memory at its peak.
@@ -77,7 +79,11 @@ impl fmt::Display for Plan {
             return write!(f, "no query of a sample could tell the gain");
         };
         let least = if self.method == Method::Adapter { "gain" } else { "gain of the adapter alone" };
-        write!(f, "{least} {low:+.3} to {high:+.3} by a sample of {} queries", self.sample_queries)
+        write!(
+            f,
+            "{least} {low:+.3} to {high:+.3} by a sample of {} queries and {} pairs",
+            self.sample_queries, self.sample_pairs
+        )
     }
 }
 
@@ -100,20 +106,21 @@ fn megabytes(bytes: u64) -> String {
 impl Run<'_> {
     /// The prediction.
     pub(super) fn plan(&mut self, split: &Split) -> Result<Plan> {
-        let present = present_bytes().unwrap_or_else(|| self.held_bytes());
         let sample = self.sample(split)?;
         let course = Course::of(self, split);
         let encoding = self.encoding()?;
         let training = if course.encoder { Some(self.training(split, &encoding)?) } else { None };
         let indexing = self.indexing()?;
         let seconds = self.predicted(&course, &sample, &encoding, training.as_ref(), &indexing);
+        let peak = peak_bytes().unwrap_or_else(|| self.held_bytes(training.as_ref()));
         let judged = sample.verdict.queries > 0 && sample.verdict.gain.is_finite();
         Ok(Plan {
             method: self.options.method,
             gain: judged.then_some(sample.verdict.gain),
             ci95: judged.then_some(sample.verdict.ci95),
             sample_queries: sample.verdict.queries,
-            memory_bytes: present + self.memory(&course, training.as_ref(), &indexing),
+            sample_pairs: sample.pairs,
+            memory_bytes: peak + self.memory(&course, training.as_ref(), &indexing),
             disk_bytes: self.disk(&seconds, training.as_ref(), &indexing)?,
             seconds,
             pairs: split.train.len(),
@@ -172,6 +179,7 @@ mod tests {
             gain: Some(0.035),
             ci95: Some([0.02, 0.05]),
             sample_queries: 300,
+            sample_pairs: 800,
             seconds: PlannedSeconds { encode: 30.0, train: 9.6, ..PlannedSeconds::default() }.summed(),
             memory_bytes: 900_000_000,
             disk_bytes: 4_250_000,
@@ -179,8 +187,7 @@ mod tests {
             held_out_queries: 150,
             documents: 5000,
         };
-        let told =
-            "about 40 s, 900 MB of memory, 4.2 MB of disk; gain +0.020 to +0.050 by a sample of 300 queries";
+        let told = "about 40 s, 900 MB of memory, 4.2 MB of disk; gain +0.020 to +0.050 by a sample of 300 queries and 800 pairs";
         assert_eq!(plan.to_string(), told);
         let full = Plan { method: Method::Full, ..plan.clone() };
         assert!(full.to_string().contains("gain of the adapter alone +0.020"));

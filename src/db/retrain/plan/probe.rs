@@ -41,6 +41,8 @@ const INDEXED: usize = 1024;
 /// What the sample told.
 pub(super) struct Sample {
     pub verdict: GateReport,
+    /// Examples of the largest adapter.
+    pub pairs: usize,
     /// Seconds that reading and encoding took until here: a run does the same.
     pub read: f64,
     pub encoded: f64,
@@ -67,8 +69,9 @@ pub(super) struct Training {
     pub passes: f64,
     /// Seconds whatever the number of steps is.
     pub fixed: f64,
-    /// Bytes held while it trains.
+    /// Bytes held while it trains, and how many more these are than were held for the measurement.
     pub held_bytes: usize,
+    pub grown_bytes: usize,
     /// Bytes of a saved state.
     pub state_bytes: usize,
     /// Bytes of the new model.
@@ -91,7 +94,7 @@ impl Run<'_> {
         let judging = halved(JUDGING, |n| self.ranking(2 * n, shape.rungs));
         let folds = if self.material.shape.has_query() { self.folds() } else { vec![split.clone()] };
         let before = ["train", "judge"].map(|stage| self.spent.seconds(stage));
-        let (start, mut all, mut work) = (Instant::now(), HeldOut::default(), [0.0; 2]);
+        let (start, mut all, mut pairs, mut work) = (Instant::now(), HeldOut::default(), 0, [0.0; 2]);
         // Where time decides, the last part is what people search for now.
         for fold in folds.iter().rev() {
             let train = thinned(&fold.train, learning, |n| self.group(n));
@@ -108,6 +111,7 @@ impl Run<'_> {
             work[0] += adapter_work(train.len(), shape, &options, true);
             work[1] += self.ranking(2 * queries, shape.rungs) + self.mapping();
             all.append(judged);
+            pairs = train.len().max(pairs);
             if start.elapsed().as_secs_f64() > ENOUGH {
                 break;
             }
@@ -117,7 +121,7 @@ impl Run<'_> {
         let resampling = start.elapsed().as_secs_f64() / verdict.queries.max(1) as f64;
         let after = ["train", "judge"].map(|stage| self.spent.seconds(stage));
         let [training, judging] = [0, 1].map(|n| (after[n] - before[n]) / work[n].max(1.0));
-        Ok(Sample { verdict, read, encoded, training, judging, resampling })
+        Ok(Sample { verdict, pairs, read, encoded, training, judging, resampling })
     }
 
     /// What examples of one query have in common.
@@ -216,13 +220,15 @@ impl Run<'_> {
                 _ => parameter.values.len(),
             }
         });
+        let bytes = |batch: usize| copy.bytes((batch.min(pairs) as f64 * sides as f64 * tokens) as usize);
+        let held = bytes(options.batch);
         Ok(Training {
             pairs,
             steps,
             passes: forward * texts.len() as f64,
             fixed,
-            held_bytes: copy.bytes((options.batch.min(pairs) as f64 * sides as f64 * tokens) as usize)
-                + states,
+            held_bytes: held + states,
+            grown_bytes: held.saturating_sub(bytes(batch)) + states,
             state_bytes: 3 * size_of::<f32>() * state.sum::<usize>(),
             file_bytes: trained.files.total_bytes() as usize,
         })
