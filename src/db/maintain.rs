@@ -33,7 +33,7 @@ use crate::storage::vfs::Vfs;
 use crate::storage::{LOG_DIR, SEGMENT_DIR, feedback, manifests, models, numbered_path};
 
 /// Below this many rows a scan is as fast as a graph.
-const GRAPH_ROWS: usize = 4096;
+pub(super) const GRAPH_ROWS: usize = 4096;
 /// Segments of similar size that are merged into one.
 const FAN_IN: usize = 4;
 /// Share of deleted documents at which a segment is rewritten.

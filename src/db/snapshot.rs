@@ -332,7 +332,8 @@ fn sealed_rows<'a>(vectors: &'a SegmentVectors, documents: u32, shape: &'a Shape
     Ok(Rows { vectors: rows, graph, first, spans, base: 0 })
 }
 
-fn block<'a>(
+/// Columns as a block.
+pub(super) fn block<'a>(
     shape: &'a Shape,
     len: usize,
     codes: Codes<'a>,

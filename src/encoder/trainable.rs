@@ -7,7 +7,7 @@ use super::family::Family;
 use super::family::bert::{BertConfig, DISTANCES, Kind};
 use super::files::ModelFiles;
 use super::packed::{HeadTape, LOW, LOW_SCALE, MATRICES, PackedHead, Tape, Transformer};
-use super::parameters::{Parameter, Parameters};
+use super::parameters::{Gradient, Parameter, Parameters};
 use super::pooling::write_dense;
 use super::prepared::{PrepareLimits, PreparedTexts};
 use super::weights::{self, Weights};
@@ -170,6 +170,21 @@ impl TrainableEncoder {
     /// Threads to work with; 0: one a core.
     pub fn threads(&self) -> usize {
         self.source.threads
+    }
+
+    /// Bytes that training holds while no batch has more than so many tokens: parameters, gradients, the two moments of
+    /// each number that learns, and what a pass keeps.
+    pub fn bytes(&self, tokens: usize) -> usize {
+        let numbers = |parameter: &Parameter| {
+            let each = match parameter.gradient {
+                Gradient::Frozen => 1,
+                Gradient::Dense(_) => 4,
+                Gradient::Rows(_) => 3,
+            };
+            each * parameter.values.len()
+        };
+        let numbers: usize = self.parameters.iter().map(numbers).sum();
+        numbers * size_of::<f32>() + self.transformer.bytes(tokens)
     }
 
     /// All parameters: the transformer's, those of dense layers, and those of low rank.

@@ -22,6 +22,8 @@ mod learning;
 #[cfg(feature = "trainer")]
 mod maintenance;
 #[cfg(feature = "trainer")]
+mod planning;
+#[cfg(feature = "trainer")]
 mod resuming;
 #[cfg(feature = "trainer")]
 mod searching;

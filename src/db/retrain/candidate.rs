@@ -46,16 +46,38 @@ impl CandidateRows {
 }
 
 impl Run<'_> {
-    pub(super) fn train_adapter(&self, train: &[usize]) -> Result<Candidate> {
-        let dim = self.encoder.dim();
+    /// How an adapter is trained.
+    pub(super) fn adapter_options(&self) -> AdapterOptions {
         let defaults = AdapterOptions::default();
-        let options = AdapterOptions {
+        AdapterOptions {
             epochs: self.options.epochs.unwrap_or(defaults.epochs),
             batch: self.options.batch_size.unwrap_or(defaults.batch),
             lr: self.options.lr.unwrap_or(defaults.lr),
             seed: self.options.seed,
             ..defaults
+        }
+    }
+
+    /// How the encoder is trained, without a time budget.
+    pub(super) fn full_options(&self) -> FullOptions {
+        let low_rank = (self.options.method == Method::Lora).then(|| self.options.low_rank.clone());
+        let defaults = match low_rank {
+            Some(low_rank) => FullOptions::of_low_rank(self.layers(), low_rank),
+            None => FullOptions::of_layers(self.layers()),
         };
+        let mut options = FullOptions { seed: self.options.seed, ..defaults };
+        options.accumulate = self.options.accumulate.unwrap_or(1);
+        if matches!(self.options.method, Method::Full | Method::Lora) {
+            options.epochs = self.options.epochs.unwrap_or(options.epochs);
+            options.batch = self.options.batch_size.unwrap_or(options.batch);
+            options.lr = self.options.lr.unwrap_or(options.lr);
+        }
+        options
+    }
+
+    pub(super) fn train_adapter(&self, train: &[usize]) -> Result<Candidate> {
+        let dim = self.encoder.dim();
+        let options = self.adapter_options();
         let set = self.training_set(train)?;
         let texts = set.sides().iter().flatten().filter_map(|&text| set.texts.get(text));
         let rows = self.material.vectors.rows_of(texts.map(|(text, role)| (text.as_str(), *role)));
@@ -69,7 +91,7 @@ impl Run<'_> {
     }
 
     /// Examples as training takes them.
-    fn training_set(&self, train: &[usize]) -> Result<TrainingSet> {
+    pub(super) fn training_set(&self, train: &[usize]) -> Result<TrainingSet> {
         let examples: Vec<Example> =
             train.iter().filter_map(|&n| self.material.examples.get(n)).cloned().collect();
         let loss = (self.loss, LossOptions::default());
@@ -77,21 +99,10 @@ impl Run<'_> {
     }
 
     pub(super) fn train_encoder(&self, train: &[usize]) -> Result<Candidate> {
-        let low_rank = (self.options.method == Method::Lora).then(|| self.options.low_rank.clone());
-        let defaults = match low_rank {
-            Some(low_rank) => FullOptions::of_low_rank(self.layers(), low_rank),
-            None => FullOptions::of_layers(self.layers()),
-        };
         let budget = self.options.time_budget.map(|budget| budget.saturating_sub(self.start.elapsed()));
         let examples = train.iter().filter_map(|&n| self.material.examples.get(n));
         let Begun { run, state, budget, saves } = self.keeper.begin(checkpoint::hash(examples), budget)?;
-        let mut options = FullOptions { seed: self.options.seed, time_budget: budget, ..defaults };
-        options.accumulate = self.options.accumulate.unwrap_or(1);
-        if matches!(self.options.method, Method::Full | Method::Lora) {
-            options.epochs = self.options.epochs.unwrap_or(options.epochs);
-            options.batch = self.options.batch_size.unwrap_or(options.batch);
-            options.lr = self.options.lr.unwrap_or(options.lr);
-        }
+        let options = FullOptions { time_budget: budget, ..self.full_options() };
         let set = self.training_set(train)?;
         let mut save = |state: &[u8]| {
             self.keeper.save(state);
@@ -194,6 +205,7 @@ impl Run<'_> {
             train: candidate.train,
             gate,
             reindex: ReindexReport { documents, seconds: start.elapsed().as_secs_f64() },
+            plan: None,
             notes,
             details,
         })

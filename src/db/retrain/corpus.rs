@@ -91,6 +91,11 @@ impl Corpus {
         Ok(passage(&snapshot.document(place)?, span))
     }
 
+    /// Rows of the stored documents.
+    pub fn stored_rows(&self) -> usize {
+        self.spans.len()
+    }
+
     /// Numbers of the stored documents by id.
     pub fn by_id(&self) -> HashMap<String, u32> {
         self.ids.iter().take(self.documents.len()).cloned().zip(0..).collect()

@@ -19,7 +19,7 @@ use crate::trainer::report::Asked;
 use crate::trainer::{self, GateOptions, GateReport, HeldOut, Judged, Paired, Shape};
 
 /// Documents that must be found by words of their own, at most.
-const GUARD_DOCUMENTS: usize = 1000;
+pub(super) const GUARD_DOCUMENTS: usize = 1000;
 /// Words of a document by which it must be found. Whole sentences find their documents however much harm was
 /// done: on fin10k, with clicks dealt out to the wrong queries, the share found by their longest sentence rose
 /// by .009 while that by eight words fell by .017.

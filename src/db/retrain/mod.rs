@@ -13,7 +13,7 @@
 //! | `material`, `vectors` | what is learnt from: records with their texts and vectors |
 //! | `candidate` | what training makes, and publishing it |
 //! | `checkpoint`, `saved` | going on with a run that was stopped |
-//! | `plan` | what a run would do |
+//! | `plan` | what a run would do, gain and cost |
 //! | `asked` | queries that changed most, with their hits |
 //! | `page`, `spent` | the report of a run, and what the run spent |
 
@@ -45,6 +45,7 @@ use self::corpus::Corpus;
 use self::exam::Exam;
 use self::material::Material;
 pub use self::page::Details;
+pub use self::plan::{Plan, PlannedSeconds};
 use self::searches::Searched;
 use self::sources::{Lessons, pairs_from_structure};
 use self::spent::Spent;
@@ -173,6 +174,9 @@ pub struct RetrainReport {
     pub gate: GateReport,
     /// Building the new generation.
     pub reindex: ReindexReport,
+    /// What a run would gain and cost, if that is all that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
     /// For the user.
     #[serde(skip)]
     pub notes: Vec<String>,
@@ -356,18 +360,18 @@ impl<'a> Run<'a> {
             self.notes.push(format!("{} triplets have a negative that also judges", split.shared));
         }
         if self.options.plan {
-            let gate = GateReport::refused(self.plan(split.train.len(), split.held_out_queries));
-            return Ok(self.refused(gate, TrainReport::default(), Vec::new()));
+            let plan = self.plan(&split)?;
+            let reason = format!("plan: {}; {plan}", self.steps(&split));
+            let mut report = self.refused(GateReport::refused(reason), TrainReport::default(), Vec::new());
+            report.plan = Some(plan);
+            return Ok(report);
         }
         if self.options.hard_negatives > 0 {
             let start = Instant::now();
             self.mine(self.options.hard_negatives)?;
             self.spent.add("negatives", start.elapsed());
         }
-        let few = if self.searched.is_empty() { CROSSED_BELOW } else { CROSSED_SEARCHES_BELOW };
-        let crossed = matches!(self.options.method, Method::Best | Method::Adapter)
-            && self.material.shape.has_query()
-            && split.held_out_queries < few;
+        let crossed = self.crosses(&split);
         let folds = if crossed { self.folds() } else { Vec::new() };
         let judges: Vec<usize> = folds.iter().chain([&split]).flat_map(|s| &s.held_out).copied().collect();
         self.read_searched(&judges)?;
@@ -395,6 +399,14 @@ impl<'a> Run<'a> {
             _ => self.with_all_pairs(candidate, &guard)?,
         };
         self.publish(candidate, gate)
+    }
+
+    /// Whether all queries judge, by cross-validation.
+    fn crosses(&self, split: &Split) -> bool {
+        let few = if self.searched.is_empty() { CROSSED_BELOW } else { CROSSED_SEARCHES_BELOW };
+        matches!(self.options.method, Method::Best | Method::Adapter)
+            && self.material.shape.has_query()
+            && split.held_out_queries < few
     }
 
     /// Trains on the older pairs and judges by the newer.
@@ -492,6 +504,7 @@ impl<'a> Run<'a> {
             train,
             gate,
             reindex: ReindexReport::default(),
+            plan: None,
             notes,
             details: Details { asked, stages: self.spent.stages(), bias: None },
         }

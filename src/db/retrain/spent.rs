@@ -29,6 +29,11 @@ impl Spent {
         }
     }
 
+    /// Time that a stage has taken so far, in seconds.
+    pub fn seconds(&self, name: &str) -> f64 {
+        self.0.lock().iter().find(|stage| stage.name == name).map_or(0.0, |stage| stage.seconds)
+    }
+
     /// The stages.
     pub fn stages(&self) -> Vec<Stage> {
         self.0.lock().clone()
@@ -57,6 +62,7 @@ mod tests {
         let twice = spent.stages();
         assert_eq!(twice.iter().map(|stage| stage.name).collect::<Vec<_>>(), ["train", "judge"]);
         assert!(twice[0].seconds >= once[0].seconds + 0.002 && twice[1] == once[1]);
+        assert_eq!((spent.seconds("train"), spent.seconds("sleep")), (twice[0].seconds, 0.0));
     }
 
     #[test]

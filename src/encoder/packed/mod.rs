@@ -8,6 +8,7 @@
 //! | `ends` | embeddings before the layers, pooling behind them, both ways |
 //! | `back` | the way back through a strip, and the gradients of matrices |
 //! | `head` | dense layers and adapter behind pooling |
+//! | `held` | the memory that a pass takes |
 //! | `places`, `values` | where the parameters stand, and what they are |
 //!
 //! Texts lie one after the other without padding. On the way forward a tile, some 128 tokens, passes all layers on one
@@ -25,6 +26,7 @@ mod attention;
 mod back;
 mod ends;
 mod head;
+mod held;
 mod layer;
 mod linear;
 mod places;

@@ -9,7 +9,7 @@ use super::super::run::runs;
 const TILE: usize = 128;
 
 /// Tokens of a strip: enough for a product over them, few enough for what is kept of them on the way back.
-const STRIP: usize = 2048;
+pub(super) const STRIP: usize = 2048;
 
 /// Consecutive texts of a strip, and their tokens, both counted from the strip's first.
 #[derive(Debug, Clone, PartialEq, Eq)]
