@@ -2,7 +2,7 @@
 //!
 //! - **Who counts.** Robots, floods and age: [`crowd`](mod@super::crowd) gives each search its weight.
 //! - **Evidence.** All searches, also those without clicks, tell how probably each document was wanted: by the scores of
-//!   the generation that answers, by where it stood, and by whether it was clicked ([`choice`](super::choice)). A click
+//!   the generation that answers, by where it stood, and by whether it was clicked ([`choice`]). A click
 //!   where hardly anybody looks says more than one at the top, and one click in ten showings says little.
 //! - **Weight.** That probability, in the mean of a text's searches. It is not divided by how probably the document was
 //!   looked at (inverse propensity: Joachims, Swaminathan and Schnabel: Unbiased Learning-to-Rank with Biased Feedback,

@@ -2,7 +2,7 @@
 //!
 //! Judged is the difference in NDCG@10 of each held-out query, candidate against current, so that
 //! easy and hard queries cancel out. What searches of a log say is first made into such scores
-//! ([`choice`](super::choice)), for people click what they were shown. A paired bootstrap
+//! ([`choice`]), for people click what they were shown. A paired bootstrap
 //! ([`significance`](super::significance)) gives the 95 % interval of the mean difference. A candidate passes if
 //! 1. the lower bound of its gain at the full dimension is above zero, and the gain itself not below
 //!    [`GateOptions::least_gain`]: what clicks that are always wrong in the same way teach is certain, but little;
