@@ -276,8 +276,9 @@ mod tests {
     fn times_and_numbers() {
         assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
         assert_eq!(duration("1.5h"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("2d"), Ok(Duration::from_secs(172_800)));
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
-        for bad in ["", "m", "-1s", "5d", "nan", "1e99h"] {
+        for bad in ["", "m", "-1s", "5w", "nan", "1e99h"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert_eq!(hits("-k", 10_000).unwrap(), 10_000);
