@@ -87,7 +87,7 @@ fn run(encoder: &Encoder, pairs: &TrainingSet, steps: usize) -> Vec<(StepRecord,
     let mut hooks = Hooks { step: Some(&mut step), ..Hooks::default() };
     let ladder: Vec<usize> =
         [64, 128, 256, encoder.dim()].into_iter().filter(|&r| r <= encoder.dim()).collect();
-    let outcome = train_full_from(encoder, pairs, &ladder, &options, &mut hooks, &task);
+    let outcome = train_full_from(encoder, pairs, &ladder, &options, (&mut hooks, &|_| Ok(true)), &task);
     assert!(matches!(outcome, Err(Error::Cancelled)));
     records.remove(0);
     records

@@ -125,7 +125,7 @@ fn an_exported_model_is_the_same_and_takes_its_adapter_along() {
         let plain = load(name, Precision::F32);
         let dim = plain.dim();
         let map = (0..dim * dim).map(|i| if i / dim == i % dim { 1.0 } else { (i * 31 % 17) as f32 / 99.0 });
-        let adapted = plain.with_adapter(map.collect()).unwrap();
+        let adapted = plain.with_adapter(&map.collect::<Vec<_>>()).unwrap();
         for encoder in [plain, adapted] {
             let target = tempfile::tempdir().unwrap();
             encoder.export(target.path()).unwrap();

@@ -12,7 +12,8 @@ use std::sync::Mutex;
 
 use embdb::Error;
 use embdb::encoder::{
-    Encoder, Gradient, ModelFiles, Parameter, PrepareLimits, PreparedTexts, TrainOptions, TrainableEncoder,
+    Encoder, Gradient, ModelFiles, Parameter, PrepareLimits, PreparedTexts, Role, TrainOptions,
+    TrainableEncoder,
 };
 use embdb::options::Task;
 use embdb::types::Precision;
@@ -391,27 +392,27 @@ fn adapters_are_applied_in_order_and_survive_storage() {
     let plain = tiny("tiny-cls");
     let dim = plain.dim();
     let (first, second) = (map(dim, 3), map(dim, 11));
-    let once = plain.with_adapter(first.clone()).unwrap();
-    let twice = once.with_adapter(second.clone()).unwrap();
+    let once = plain.with_adapter(&first).unwrap();
+    let twice = once.with_adapter(&second).unwrap();
     let expected_once = apply(&first, &encode(&plain, &TRAINING_TEXTS), dim);
     assert_agree(&encode(&once, &TRAINING_TEXTS), &expected_once, dim, 0.999999);
     let expected_twice = apply(&second, &expected_once, dim);
     assert_agree(&encode(&twice, &TRAINING_TEXTS), &expected_twice, dim, 0.999999);
 
-    assert!(plain.adapter().is_none());
-    assert_eq!(once.adapter(), Some(first.as_slice()));
+    assert!(plain.adapter(Role::Document).is_none());
+    assert_eq!(once.adapter(Role::Document), Some(first.as_slice()));
     assert_ne!(once.model_id(), plain.model_id());
     assert_ne!(twice.model_id(), once.model_id());
 
     let stored = Encoder::from_files(twice.files().clone(), Precision::F32).unwrap();
     assert_eq!(stored.model_id(), twice.model_id());
-    assert_eq!(stored.adapter(), twice.adapter());
+    assert_eq!(stored.adapter(Role::Document), twice.adapter(Role::Document));
     assert_eq!(encode(&stored, &TRAINING_TEXTS), encode(&twice, &TRAINING_TEXTS));
     let trainable = twice.trainable(&everything()).unwrap().embed(&TRAINING_TEXTS).unwrap();
     assert_agree(&trainable, &encode(&twice, &TRAINING_TEXTS), dim, 0.999999);
 
     for wrong in [vec![0.0; 3], vec![f32::NAN; dim * dim]] {
-        assert!(matches!(plain.with_adapter(wrong), Err(Error::Input(_))));
+        assert!(matches!(plain.with_adapter(&wrong), Err(Error::Input(_))));
     }
 }
 
@@ -419,13 +420,13 @@ fn adapters_are_applied_in_order_and_survive_storage() {
 fn an_exported_adapter_is_a_dense_module() {
     for variant in ["tiny-bert", "tiny-cls", "tiny-dense"] {
         let plain = tiny(variant);
-        let adapted = plain.with_adapter(map(plain.dim(), 5)).unwrap();
+        let adapted = plain.with_adapter(&map(plain.dim(), 5)).unwrap();
         let folder = tempfile::tempdir().unwrap();
         adapted.export(folder.path()).unwrap();
         assert!(!folder.path().join("adapter.safetensors").exists());
         let files = ModelFiles::read_dir(folder.path()).unwrap();
         let read = Encoder::from_files(files, Precision::F32).unwrap();
-        assert!(read.adapter().is_none());
+        assert!(read.adapter(Role::Document).is_none());
         assert_eq!(read.normalizes(), plain.normalizes());
         assert_eq!(encode(&read, &TRAINING_TEXTS), encode(&adapted, &TRAINING_TEXTS), "{variant}");
     }
@@ -535,4 +536,27 @@ fn a_token_beyond_the_vocabulary_is_corrupt() {
     let encoder = Encoder::from_files(files, Precision::F32).unwrap();
     let error = encoder.encode(&["the ferry"], &Task::default()).unwrap_err();
     assert!(matches!(&error, Error::Corrupt { file, .. } if file.ends_with("tokenizer.json")), "{error}");
+}
+
+#[test]
+fn a_map_of_queries_leaves_documents_as_they_are() {
+    let plain = tiny("tiny-cls");
+    let dim = plain.dim();
+    let (both, queries) = (map(dim, 3), map(dim, 11));
+    let as_queries = |encoder: &Encoder| encoder.encode_queries(&TRAINING_TEXTS, &Task::default()).unwrap();
+    let sided = plain.with_adapter(&both).unwrap().with_query_adapter(&queries).unwrap();
+    let expected = apply(&both, &encode(&plain, &TRAINING_TEXTS), dim);
+    assert_agree(&encode(&sided, &TRAINING_TEXTS), &expected, dim, 0.999999);
+    assert_agree(&as_queries(&sided), &apply(&queries, &expected, dim), dim, 0.999999);
+
+    let stored = Encoder::from_files(sided.files().clone(), Precision::F32).unwrap();
+    assert_eq!(stored.model_id(), sided.model_id());
+    assert_eq!(as_queries(&stored), as_queries(&sided));
+    // What would become of the queries' map is not known.
+    assert!(matches!(sided.trainable(&everything()), Err(Error::Input(_))));
+
+    let folder = tempfile::tempdir().unwrap();
+    sided.export(folder.path()).unwrap();
+    let modules = std::fs::read_to_string(folder.path().join("modules.json")).unwrap();
+    assert!(modules.contains("models.Router"), "{modules}");
 }

@@ -150,7 +150,7 @@ impl Call {
 fn retrain(db: &Db, dir: &Path) -> embdb::Result<()> {
     let file = dir.join("pairs.jsonl");
     fs::write(&file, workload::pairs()).map_err(embdb::Error::io("write", &file))?;
-    workload::retrain(db, &file)
+    workload::retrain(db, &file, embdb::Method::Adapter)
 }
 
 #[cfg(not(feature = "trainer"))]

@@ -245,6 +245,11 @@ fn generation_info(snapshot: &Snapshot, generation: &Generation) -> Result<Gener
 
 /// Where a cut-over gets rows that a generation lacks.
 pub(crate) trait RowSource {
+    /// The generation whose rows are these, so that a segment's files of it may be copied.
+    fn copied(&self) -> Option<u32> {
+        None
+    }
+
     /// Does as much as possible before the writer's lock is taken.
     fn before(&mut self, inner: &Inner, generation: &Generation, task: &Task) -> Result<()>;
 
@@ -486,11 +491,24 @@ impl Inner {
             if lacking.is_empty() && segment.vectors(generation.id).is_some() {
                 continue;
             }
-            let columns =
-                self.complete(&snapshot, number as u32, &generation, &lacking, source.as_mut(), task)?;
             let target =
                 Target { vfs: self.vfs.as_ref(), dir: &self.dir, database: snapshot.manifest.database };
-            written.insert(segment.entry.id, target.write_vectors(segment.entry.id, set, &columns)?);
+            let sets = &segment.entry.vectors;
+            let copied = source.copied().and_then(|from| sets.iter().find(|set| set.generation == from));
+            let files = match copied {
+                Some(&from) => {
+                    task.step("index", number as u64, snapshot.parts.len() as u64)?;
+                    segment.vectors(from.generation).map_or(Ok(()), |vectors| vectors.verify())?;
+                    target.copy_vectors(&segment.entry, from, set)?
+                }
+                None => {
+                    let number = number as u32;
+                    let columns =
+                        self.complete(&snapshot, number, &generation, &lacking, source.as_mut(), task)?;
+                    target.write_vectors(segment.entry.id, set, &columns)?
+                }
+            };
+            written.insert(segment.entry.id, files);
         }
         writing.commit_manifest(|manifest| {
             if manifest.generation(generation.id).is_none() {

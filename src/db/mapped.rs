@@ -1,4 +1,4 @@
-//! Rows of a new generation as a map of an older one's: what publishes a linear adapter in seconds.
+//! Rows of a new generation as a map of an older one's, or the same: what publishes a linear adapter in seconds.
 
 use super::Inner;
 use super::generations::RowSource;
@@ -42,6 +42,38 @@ impl<F: Fn(&[f32]) -> Result<Vec<f32>>> RowSource for Mapped<F> {
             rows.vectors = vectors.by_ref().take(rows.spans.len()).flatten().collect();
         }
         Ok(all)
+    }
+
+    fn finish(self: Box<Self>, inner: &Inner) -> Result<()> {
+        crate::storage::job::clean(inner.vfs.as_ref(), &inner.dir, None)
+    }
+}
+
+/// The rows of another generation as they are: those of segments are copied as files, graphs included.
+pub(crate) struct Same {
+    /// The generation.
+    pub from: u32,
+}
+
+impl RowSource for Same {
+    fn copied(&self) -> Option<u32> {
+        Some(self.from)
+    }
+
+    fn before(&mut self, _: &Inner, _: &Generation, _: &Task) -> Result<()> {
+        Ok(())
+    }
+
+    fn rows(
+        &mut self,
+        inner: &Inner,
+        snapshot: &Snapshot,
+        generation: &Generation,
+        documents: &[(Place, u64)],
+        task: &Task,
+    ) -> Result<Vec<DocumentRows>> {
+        let map = |rows: &[f32]| Ok(rows.to_vec());
+        Mapped { from: self.from, map }.rows(inner, snapshot, generation, documents, task)
     }
 
     fn finish(self: Box<Self>, inner: &Inner) -> Result<()> {

@@ -1,23 +1,20 @@
-//! A model as sentence-transformers reads it: the adapter becomes a dense module.
+//! A model as sentence-transformers reads it: the adapter becomes a dense module, one for each side a router of two.
 
 use serde_json::{Value, json};
 
+use super::adapter::Adapters;
 use super::config::{ModelConfig, Pooling};
 use super::failed;
 use super::family::fixed::TABLES;
 use super::family::{Family, FixedConfig};
 use super::files::{ADAPTER, MODULES, ModelFiles, SENTENCE_CONFIG, WEIGHTS};
-use super::pooling::ADAPTER_TENSOR;
+use super::prompts::Role;
 use super::tokenize::cutting;
 use super::weights::{self, Weights};
 use crate::error::{Error, Result};
 
-/// The files of a model with `adapter`, if there is one, as a dense module before the normalisation.
-pub(crate) fn portable(
-    files: &ModelFiles,
-    config: &ModelConfig,
-    adapter: Option<&candle_core::Tensor>,
-) -> Result<ModelFiles> {
+/// The files of a model with its adapters, if there are any, as a module before the normalisation.
+pub(crate) fn portable(files: &ModelFiles, config: &ModelConfig, adapters: &Adapters) -> Result<ModelFiles> {
     let mut files = files.clone();
     files.remove(ADAPTER);
     write_values(&mut files)?;
@@ -25,9 +22,13 @@ pub(crate) fn portable(
     if let Family::Fixed(fixed) = &config.family {
         flatten(&mut files, fixed, &mut modules)?;
     }
-    if let Some(adapter) = adapter {
-        let folder = free_folder(&files, &modules);
-        let at = modules.len() - usize::from(config.normalize);
+    let at = modules.len() - usize::from(config.normalize);
+    if adapters.sided() {
+        let folder = free_folder(&files, &modules, "Router");
+        modules.insert(at, module("Router", &folder));
+        insert_router(&mut files, &folder, config.dim(), adapters)?;
+    } else if let Some(adapter) = adapters.tensor(Role::Document) {
+        let folder = free_folder(&files, &modules, "Dense");
         modules.insert(at, module("Dense", &folder));
         insert_adapter(&mut files, &folder, config.dim(), adapter)?;
     }
@@ -128,26 +129,41 @@ fn insert_adapter(
     Ok(())
 }
 
-/// `adapter.safetensors` of a map, outputs × inputs.
-pub(crate) fn adapter_file(adapter: &candle_core::Tensor) -> Result<Vec<u8>> {
-    weights::write(ADAPTER, &Weights::from([(ADAPTER_TENSOR.to_string(), adapter.clone())]))
+/// A module for each side. Texts that are not said to be queries are documents.
+fn insert_router(files: &mut ModelFiles, folder: &str, dim: usize, adapters: &Adapters) -> Result<()> {
+    let (mut types, mut structure) = (serde_json::Map::new(), serde_json::Map::new());
+    for (role, route) in [(Role::Query, "query"), (Role::Document, "document")] {
+        let name = format!("{route}_0_Dense");
+        let identity = candle_core::Tensor::eye(dim, candle_core::DType::F32, &candle_core::Device::Cpu);
+        let map = match adapters.tensor(role) {
+            Some(map) => map.clone(),
+            None => identity.map_err(failed)?,
+        };
+        insert_adapter(files, &format!("{folder}/{name}"), dim, &map)?;
+        types.insert(name.clone(), json!("sentence_transformers.models.Dense"));
+        structure.insert(route.to_owned(), json!([name]));
+    }
+    let parameters = json!({"default_route": "document", "allow_empty_key": true});
+    let router = json!({"types": types, "structure": structure, "parameters": parameters});
+    files.insert(format!("{folder}/router_config.json"), pretty(&router));
+    Ok(())
 }
 
 fn module(kind: &str, path: &str) -> Value {
     json!({"idx": 0, "name": "", "path": path, "type": format!("sentence_transformers.models.{kind}")})
 }
 
-/// A folder name for another dense module.
-fn free_folder(files: &ModelFiles, modules: &[Value]) -> String {
+/// A folder name for another module of a kind.
+fn free_folder(files: &ModelFiles, modules: &[Value], kind: &str) -> String {
     let taken = |folder: &str| {
         let inside = format!("{folder}/");
         files.iter().any(|(path, _)| path.starts_with(&inside)) || modules.iter().any(|m| m["path"] == folder)
     };
     let mut number = modules.len();
-    while taken(&format!("{number}_Dense")) {
+    while taken(&format!("{number}_{kind}")) {
         number += 1;
     }
-    format!("{number}_Dense")
+    format!("{number}_{kind}")
 }
 
 /// JSON as people read it.

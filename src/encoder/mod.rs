@@ -9,6 +9,7 @@
 //! | `prompts` | what is read before queries and documents |
 //! | `tokenize`, `chunks` | text to ids, long texts to chunks |
 //! | `fast` | ids to vectors |
+//! | `adapter` | linear maps to follow the model |
 //! | `precision` | whether a model bears int8 |
 //! | `run` | many texts on several threads |
 //! | `packed` | texts to vectors and back, for training |
@@ -23,6 +24,7 @@
 //! Invariants: a text's vector does not depend on the texts encoded with it, to the bit.
 //! Files are checked before anything in them is used.
 
+mod adapter;
 mod admission;
 mod batch;
 mod bert;
@@ -56,7 +58,6 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-use candle_core::Tensor;
 use parking_lot::Mutex;
 
 pub use self::batch::TokenBatch;
@@ -70,6 +71,7 @@ pub use self::prompts::Role;
 pub use self::shrink::Kept;
 pub use self::trainable::{EncoderTape, LowRank, Target, TrainOptions, TrainableEncoder};
 
+use self::adapter::Adapters;
 use self::config::ModelConfig;
 use self::family::Family;
 use self::family::fixed::TOKENS;
@@ -99,30 +101,17 @@ struct Inner {
     tokenizer: Arc<TextTokenizer>,
     model: Arc<Model>,
     head: Arc<FastHead>,
-    adapter: Option<Adapter>,
+    adapters: Adapters,
 }
 
 /// Encoders in use, by id, which tells their content.
 static LOADED: Mutex<BTreeMap<String, Weak<Inner>>> = Mutex::new(BTreeMap::new());
 
-/// A linear map over the vectors, as the model applies it and as numbers.
-struct Adapter {
-    tensor: Tensor,
-    values: Vec<f32>,
-}
-
-impl Adapter {
-    fn new(tensor: Tensor) -> Result<Self> {
-        let values = tensor.flatten_all().and_then(|t| t.to_vec1()).map_err(failed)?;
-        Ok(Self { tensor, values })
-    }
-}
-
 impl Encoder {
     /// Loads a model.
     ///
     /// `files` may hold `adapter.safetensors`: a tensor `adapter`, dim × dim (outputs × inputs), applied
-    /// after pooling and dense layers, before the last normalisation.
+    /// after pooling and dense layers, before the last normalisation; for queries `query_adapter` in its place, if it is there.
     ///
     /// In int8 it may turn the vectors more than [`INT8_COSINE_MIN`] allows; [`with_precision`](Self::with_precision) checks.
     ///
@@ -159,7 +148,7 @@ impl Encoder {
             }
         }
         let dense = pooling::read_dense(&files, &config)?;
-        let adapter = pooling::read_adapter(&files, config.dim())?.map(Adapter::new).transpose()?;
+        let adapters = Adapters::read(&files, config.dim())?;
         Ok(Self::shared(Inner {
             model_id,
             precision,
@@ -167,7 +156,7 @@ impl Encoder {
             tokenizer: Arc::new(tokenizer),
             model: Arc::new(model?),
             head: Arc::new(FastHead::new(&config, &dense)?),
-            adapter,
+            adapters,
             config,
             files,
         }))
@@ -270,18 +259,18 @@ impl Encoder {
 
     /// The encoder followed by a linear map, dim × dim (outputs × inputs, row by row). A map that is
     /// there already is applied first. The model id changes.
-    pub fn with_adapter(&self, adapter: Vec<f32>) -> Result<Self> {
-        let dim = self.dim();
-        if adapter.len() != dim * dim || adapter.iter().any(|v| !v.is_finite()) {
-            let what = format!("an adapter for this model has {dim} × {dim} finite values");
-            return Err(Error::Input(what));
-        }
-        let mut tensor = pooling::adapter_tensor(adapter, dim)?;
-        if let Some(old) = &self.inner.adapter {
-            tensor = tensor.matmul(&old.tensor).map_err(failed)?;
-        }
+    pub fn with_adapter(&self, adapter: &[f32]) -> Result<Self> {
+        self.with_adapters(self.inner.adapters.then(adapter, self.dim())?)
+    }
+
+    /// The same for queries alone: documents have the vectors that they had.
+    pub fn with_query_adapter(&self, adapter: &[f32]) -> Result<Self> {
+        self.with_adapters(self.inner.adapters.then_of_queries(adapter, self.dim())?)
+    }
+
+    fn with_adapters(&self, adapters: Adapters) -> Result<Self> {
         let mut files = self.inner.files.clone();
-        files.insert(ADAPTER, export::adapter_file(&tensor)?);
+        files.insert(ADAPTER, adapters.to_file()?);
         let encoder = Self::shared(Inner {
             model_id: files.model_id(self.inner.precision),
             files,
@@ -291,14 +280,14 @@ impl Encoder {
             tokenizer: Arc::clone(&self.inner.tokenizer),
             model: Arc::clone(&self.inner.model),
             head: Arc::clone(&self.inner.head),
-            adapter: Some(Adapter::new(tensor)?),
+            adapters,
         });
         Ok(encoder.with_threads(self.threads))
     }
 
-    /// The linear map after the model, dim × dim, if there is one.
-    pub fn adapter(&self) -> Option<&[f32]> {
-        self.inner.adapter.as_ref().map(|adapter| adapter.values.as_slice())
+    /// The linear map after the model for texts of a role, dim × dim, if there is one.
+    pub fn adapter(&self, role: Role) -> Option<&[f32]> {
+        self.inner.adapters.of(role)
     }
 
     /// Fails with [`Error::Input`], and says why, if the parameters of a model of this kind cannot be trained. A linear
@@ -306,6 +295,10 @@ impl Encoder {
     pub fn check_trainable(&self) -> Result<()> {
         let unpooled = !self.inner.config.include_prompt && !self.inner.prompts.is_empty();
         match self.inner.config.family {
+            _ if self.inner.adapters.sided() => Err(Error::input(
+                "a model with a map of its queries alone cannot be trained itself; use the methods adapter or query-adapter, \
+                 or roll back first",
+            )),
             Family::Bert(_) if !unpooled => Ok(()),
             _ => Err(self.untrainable()),
         }
@@ -331,7 +324,7 @@ impl Encoder {
     /// Writes the model to a folder that sentence-transformers loads; an adapter becomes a dense
     /// module before the normalisation.
     pub fn export(&self, folder: &Path) -> Result<()> {
-        export::portable(&self.inner.files, &self.inner.config, self.adapter_tensor())?.write_dir(folder)
+        export::portable(&self.inner.files, &self.inner.config, &self.inner.adapters)?.write_dir(folder)
     }
 
     pub(crate) fn config(&self) -> &ModelConfig {
@@ -342,8 +335,8 @@ impl Encoder {
         &self.inner.tokenizer
     }
 
-    pub(crate) fn adapter_tensor(&self) -> Option<&Tensor> {
-        self.inner.adapter.as_ref().map(|adapter| &adapter.tensor)
+    pub(crate) fn adapters(&self) -> &Adapters {
+        &self.inner.adapters
     }
 
     /// The parameters of transformer and dense layers, read from the files again.
@@ -364,10 +357,10 @@ impl Encoder {
         }
     }
 
-    /// Vectors of texts given by their tokens, normalised if the model does so.
+    /// Vectors of texts of a role given by their tokens, normalised if the model does so.
     /// `skipped`: tokens at the beginning that are read but not pooled.
-    pub(crate) fn embed(&self, texts: &[&[u32]], skipped: usize) -> Result<Vec<Vec<f32>>> {
-        let (head, adapter) = (&self.inner.head, self.adapter());
+    pub(crate) fn embed(&self, texts: &[&[u32]], role: Role, skipped: usize) -> Result<Vec<Vec<f32>>> {
+        let (head, adapter) = (&self.inner.head, self.adapter(role));
         self.inner.model.vectors(texts, head, adapter, skipped)
     }
 }

@@ -1,15 +1,9 @@
-//! The parameters behind the transformer, dense layers and adapter, in and out of files; and the last normalisation.
-
-use candle_core::{Device, Tensor};
+//! The parameters of the dense layers behind the transformer, in and out of files; and the last normalisation.
 
 use super::config::{DenseConfig, ModelConfig};
-use super::failed;
-use super::files::{ADAPTER, ModelFiles, WEIGHTS};
+use super::files::{ModelFiles, WEIGHTS};
 use super::weights::{self, Weights};
 use crate::error::Result;
-
-/// Name of the adapter's tensor.
-pub(crate) const ADAPTER_TENSOR: &str = "adapter";
 
 /// Norm below which a vector is left as it is: a zero vector has no direction.
 const NORM_MIN: f64 = 1e-12;
@@ -51,20 +45,6 @@ pub(crate) fn write_dense(files: &mut ModelFiles, config: &ModelConfig, all: &We
         files.insert(file, bytes);
     }
     Ok(())
-}
-
-/// The adapter among the files, dim × dim.
-pub(crate) fn read_adapter(files: &ModelFiles, dim: usize) -> Result<Option<Tensor>> {
-    let Some(bytes) = files.get(ADAPTER) else {
-        return Ok(None);
-    };
-    let shapes = vec![(ADAPTER_TENSOR.to_string(), vec![dim, dim])];
-    Ok(weights::read(ADAPTER, bytes, &shapes)?.remove(ADAPTER_TENSOR))
-}
-
-/// An adapter, dim × dim, from its values.
-pub(crate) fn adapter_tensor(values: Vec<f32>, dim: usize) -> Result<Tensor> {
-    Tensor::from_vec(values, (dim, dim), &Device::Cpu).map_err(failed)
 }
 
 pub(crate) fn parameter(dense: &DenseConfig, kind: &str) -> String {

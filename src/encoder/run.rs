@@ -128,7 +128,7 @@ impl Work<'_> {
         let mut vectors = Vec::with_capacity(texts.len());
         for tile in runs(ids.iter().map(Vec::len), TILE_TOKENS) {
             let tile: Vec<&[u32]> = ids.get(tile).unwrap_or_default().iter().map(Vec::as_slice).collect();
-            vectors.extend(self.encoder.embed(&tile, self.skipped)?);
+            vectors.extend(self.encoder.embed(&tile, self.role, self.skipped)?);
         }
         Ok(vectors)
     }

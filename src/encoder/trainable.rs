@@ -10,6 +10,7 @@ use super::packed::{HeadTape, LOW, LOW_SCALE, MATRICES, PackedHead, Tape, Transf
 use super::parameters::{Gradient, Parameter, Parameters};
 use super::pooling::write_dense;
 use super::prepared::{PrepareLimits, PreparedTexts};
+use super::prompts::Role;
 use super::weights::{self, Weights};
 use super::{Encoder, failed};
 use crate::error::{Error, Result};
@@ -106,6 +107,7 @@ impl std::str::FromStr for Target {
 /// the layer's folder and `/`.
 pub struct TrainableEncoder {
     source: Encoder,
+    options: TrainOptions,
     parameters: Parameters,
     kind: Kind,
     transformer: Transformer,
@@ -153,11 +155,12 @@ impl TrainableEncoder {
         let threads = source.threads;
         Ok(Self {
             transformer: Transformer::new(shape, config.pooling, &parameters, options.kept_bytes, threads)?,
-            head: PackedHead::new(&config.dense, source.dim(), &parameters, source.adapter())?,
+            head: PackedHead::new(&config.dense, source.dim(), &parameters, source.adapter(Role::Document))?,
             hidden: shape.hidden,
             below: options.first(shape) > 0,
             kind: shape.kind,
             source: source.clone(),
+            options: options.clone(),
             parameters,
         })
     }
@@ -195,6 +198,32 @@ impl TrainableEncoder {
     /// The same, to change; [`changed`](Self::changed) must be called then.
     pub fn parameters_mut(&mut self) -> &mut Parameters {
         &mut self.parameters
+    }
+
+    /// Sets the weights to `share` of the way from those that the model had to `learnt`, the values of all parameters. Of
+    /// what is learnt at low rank the product counts, not its factors.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there are not as many values.
+    pub fn interpolate(&mut self, learnt: &[Vec<f32>], share: f32) -> Result<()> {
+        let before = Self::new(&self.source, &self.options)?;
+        let fits = |(a, b): (&Parameter, &Vec<f32>)| a.values.len() == b.len();
+        if learnt.len() != before.parameters.iter().count() || !before.parameters.iter().zip(learnt).all(fits)
+        {
+            return Err(Error::input("these are not the values of this encoder's parameters"));
+        }
+        let all = self.parameters.iter_mut().zip(before.parameters.iter()).zip(learnt);
+        for ((parameter, before), learnt) in all {
+            // B begins at zero: with A as learnt, the product is a share of what was learnt.
+            if parameter.name.ends_with(LOW[0]) {
+                parameter.values.clone_from(learnt);
+                continue;
+            }
+            let between = |(old, new): (&f32, &f32)| old + share * (new - old);
+            parameter.values = before.values.iter().zip(learnt).map(between).collect();
+        }
+        self.changed();
+        Ok(())
     }
 
     /// Takes up values of parameters that have changed.

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub mod checkpoint;
 pub mod container;
+mod copy;
 pub mod documents;
 pub mod feedback;
 pub mod job;

@@ -11,9 +11,6 @@
 //! - **Repetition.** Clicks on one document for the same query text make one pair.
 //! - **Floods.** A query text keeps at most [`MAX_TARGETS`] documents, those most probably wanted.
 //! - **Retraction.** The latest grade counts; one that is not above zero withdraws the click.
-//! - **Skipped.** What stood above the lowest click and was not clicked itself was probably seen and not wanted
-//!   (Joachims et al.: Accurately Interpreting Clickthrough Data as Implicit Feedback, 2005): candidates for hard
-//!   negatives.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -30,8 +27,6 @@ pub const MAX_TARGETS: usize = 10;
 pub const LEAST_PROBABLE: f64 = 0.03;
 /// … nor with less than this share of what its text's most probable one has.
 pub const LEAST_SHARE: f64 = 0.2;
-/// Skipped documents kept for one query text.
-pub const MAX_SKIPPED: usize = 10;
 
 /// A click on a document of a logged search.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,24 +75,11 @@ pub struct ClickOptions {
     pub half_life: Option<Duration>,
 }
 
-/// A document that was shown above a click and not clicked.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Skipped {
-    /// Text of the query.
-    pub query: String,
-    /// Id of the document.
-    pub id: String,
-    /// In how many searches, by their weights.
-    pub times: f64,
-}
-
 /// What a log teaches.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct FromLog {
     /// What queries should find, by the time of their first search.
     pub pairs: Vec<Pair>,
-    /// What was passed over, most often first; nothing of it was ever clicked for the same text.
-    pub skipped: Vec<Skipped>,
     /// Position bias.
     pub bias: PositionBias,
     /// Counts.
@@ -144,8 +126,6 @@ struct Known {
     graded_at: u64,
     /// Time of the first search in which it was clicked.
     first: u64,
-    /// Weight of the searches in which it was skipped.
-    skipped: f64,
 }
 
 /// Makes pairs of clicks, ordered by the time of their first search. A document without a score was wanted as much, before
@@ -166,19 +146,15 @@ pub fn pairs_from_log(queries: &[LoggedQuery], options: &ClickOptions, score: Sc
     texts.sort_unstable_by_key(|(key, _)| *key);
     let texts: Vec<Text<'_>> = texts.into_iter().map(|(_, text)| text).collect();
     let probable = choice::wanted(&texts.iter().map(|text| text.choice(score)).collect::<Vec<_>>());
-    let (mut pairs, mut skipped) = (Vec::new(), Vec::new());
+    let mut pairs = Vec::new();
     for (text, probable) in texts.into_iter().zip(probable) {
-        skipped.append(&mut text.passed_over());
         pairs.append(&mut text.wanted(&probable, &mut report));
     }
     pairs.sort_unstable_by(|a, b| {
         (a.time, &a.query).cmp(&(b.time, &b.query)).then_with(|| target(a).cmp(target(b)))
     });
-    skipped.sort_unstable_by(|a: &Skipped, b| {
-        b.times.total_cmp(&a.times).then_with(|| (&a.query, &a.id).cmp(&(&b.query, &b.id)))
-    });
     report.pairs = pairs.len();
-    FromLog { pairs, skipped, bias, report }
+    FromLog { pairs, bias, report }
 }
 
 impl<'a> Text<'a> {
@@ -196,18 +172,11 @@ impl<'a> Text<'a> {
 
     /// Adds a search for the text.
     fn note(&mut self, query: &'a LoggedQuery, weight: f64) {
-        let lowest = query.shown.iter().rposition(|id| query.clicked(id));
         let mut met = HashSet::new();
         let mut seen = Vec::new();
         for (position, id) in query.shown.iter().enumerate().filter(|(_, id)| met.insert(id.as_str())) {
             let (document, clicked) = (self.number(id), query.clicked(id));
             seen.push(Seen { document, position: Some(position), clicked });
-            if let Some((_, known)) = self.documents.get_mut(document)
-                && !clicked
-                && lowest.is_some_and(|lowest| position < lowest)
-            {
-                known.skipped += weight;
-            }
         }
         for click in query.clicks.iter().filter(|click| click.grade.is_finite()) {
             let document = self.number(&click.id);
@@ -236,20 +205,6 @@ impl<'a> Text<'a> {
             discounts: Vec::new(),
             searches: self.searches.iter().map(search).collect(),
         }
-    }
-
-    /// The documents that were skipped, most often first.
-    fn passed_over(&self) -> Vec<Skipped> {
-        let skipped = self.documents.iter().filter(|(_, known)| known.skipped > 0.0 && known.clicks == 0);
-        let skipped = skipped.map(|(id, known)| Skipped {
-            query: self.text.to_owned(),
-            id: (*id).to_owned(),
-            times: known.skipped,
-        });
-        let mut skipped: Vec<Skipped> = skipped.collect();
-        skipped.sort_by(|a, b| b.times.total_cmp(&a.times));
-        skipped.truncate(MAX_SKIPPED);
-        skipped
     }
 
     /// The pairs, given how probably each document was wanted.
@@ -422,20 +377,6 @@ mod tests {
         assert!(others < 0.1 * (first + third), "{others}");
         let clicks_on_others = log.iter().flat_map(|q| &q.clicks).count();
         assert!(found.report.improbable > 100, "{:?} of {clicks_on_others}", found.report);
-    }
-
-    #[test]
-    fn what_stood_above_a_click_and_was_never_clicked_is_skipped() {
-        let log = [
-            search("q", 1, &["a", "b", "c", "d"], &[("c", 1.0)]),
-            search("Q", 2, &["b", "a", "c", "d"], &[("c", 1.0)]),
-            search("q", 3, &["e", "b"], &[("b", 1.0)]),
-            search("none", 4, &["a", "b"], &[]),
-        ];
-        let skipped = made(&log).skipped;
-        let brief: Vec<(&str, &str, f64)> =
-            skipped.iter().map(|s| (s.query.as_str(), s.id.as_str(), s.times)).collect();
-        assert_eq!(brief, [("q", "a", 2.0), ("q", "e", 1.0)]);
     }
 
     #[test]

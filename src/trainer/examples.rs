@@ -182,6 +182,11 @@ impl TrainingSet {
         self.targets.get(example).map_or(&[], Vec::as_slice)
     }
 
+    /// Share of an example in the loss.
+    pub fn weight(&self, example: usize) -> f64 {
+        self.weights.get(example).map_or(0.0, |&weight| f64::from(weight))
+    }
+
     /// Rows of the texts by number, each of `dim` values, as the examples have them: side after side.
     pub fn side_rows(&self, rows: &[f32], dim: usize) -> Vec<f32> {
         let row = |&text: &usize| rows.get(text * dim..(text + 1) * dim).unwrap_or_default();

@@ -45,6 +45,8 @@ pub struct FullOptions {
     pub at_once: usize,
     /// Highest learning rate.
     pub lr: f64,
+    /// Factor on the learning rate from one layer to the one below (Howard and Ruder 2018, arXiv:1801.06146).
+    pub layer_rate: f32,
     /// Weight decay of everything but biases and normalisations.
     pub weight_decay: f64,
     /// Bounds on the texts trained on.
@@ -68,6 +70,7 @@ impl FullOptions {
             accumulate: 1,
             at_once: 0,
             lr,
+            layer_rate: 1.0,
             weight_decay: 0.01,
             limits,
             seed: 0,
@@ -88,6 +91,13 @@ impl Default for FullOptions {
         Self::of_layers(None)
     }
 }
+
+/// Whether the guard set has nothing against an encoder of these files.
+pub type Harmless<'a> = &'a (dyn Fn(ModelFiles) -> Result<bool> + Sync + 'a);
+
+/// How far from the old weights to the new ones a model may stay, the farthest that does no harm being taken (Wortsman et
+/// al.: Robust fine-tuning of zero-shot models, 2021, arXiv:2109.01903).
+const SHARES: [f32; 4] = [1.0, 0.75, 0.5, 0.25];
 
 /// What training made of an encoder.
 pub struct Trained {
@@ -110,10 +120,11 @@ pub fn train_full(
     options: &FullOptions,
     task: &Task,
 ) -> Result<Trained> {
-    train_full_from(encoder, set, ladder, options, &mut Hooks::default(), task)
+    train_full_from(encoder, set, ladder, options, (&mut Hooks::default(), &|_| Ok(true)), task)
 }
 
-/// The same with what happens beside it; the identity of the run is completed here.
+/// The same with what happens beside it; the identity of the run is completed here. Where `harmless` objects to the new
+/// weights, the model keeps to the middle between them and the old ones.
 ///
 /// # Errors
 /// As of [`train_full`]; and [`Error::Input`] or [`Error::Corrupt`] if a state to resume is another run's or damaged.
@@ -122,7 +133,7 @@ pub fn train_full_from(
     set: &TrainingSet,
     ladder: &[usize],
     options: &FullOptions,
-    hooks: &mut Hooks<'_>,
+    (hooks, harmless): (&mut Hooks<'_>, Harmless<'_>),
     task: &Task,
 ) -> Result<Trained> {
     let read: Vec<_> = set.texts.iter().map(|(text, role)| encoder.prompted(text, *role)).collect();
@@ -136,11 +147,13 @@ pub fn train_full_from(
     let run = || {
         crate::kernel::flush_denormals();
         let low_rank = options.low_rank.clone().map(|low_rank| LowRank { seed: options.seed, ..low_rank });
-        let learning = TrainOptions { top: options.layers, low_rank, ..TrainOptions::default() };
+        let (top, layer_rate) = (options.layers, options.layer_rate);
+        let learning = TrainOptions { top, low_rank, layer_rate, ..TrainOptions::default() };
         let encoder = encoder.trainable(&learning)?;
         let texts = encoder.prepare(&read, &limits, task)?;
         let mut model = Prepared { encoder, texts };
-        let report = train(&mut model, set, ladder, options, hooks, task)?;
+        let mut report = train(&mut model, set, ladder, options, hooks, task)?;
+        report.notes.extend(kept_harmless(&mut model.encoder, harmless)?);
         let (adapter, _) = train_adapter_after(&model, set, ladder, options.seed, &task.quiet())?;
         Ok(Trained { files: model.encoder.to_files()?, adapter, report })
     };
@@ -160,10 +173,29 @@ fn identity(run: u64, encoder: &Encoder, set: &TrainingSet, ladder: &[usize], op
     set.texts.iter().for_each(|(each, _)| text(each));
     text(&format!("{:?} {:?}", set.loss(ladder), options.low_rank));
     let layers = options.layers.map_or(u64::MAX, |layers| layers as u64);
-    let bits =
-        [options.lr.to_bits(), options.weight_decay.to_bits(), options.limits.tokens as u64, layers, run];
-    bits.into_iter().chain(set.numbers()).for_each(|number| hash.update(&number.to_le_bytes()));
+    let rates = [options.lr, options.weight_decay, f64::from(options.layer_rate)].map(f64::to_bits);
+    let bits = rates.into_iter().chain([options.limits.tokens as u64, layers, run]);
+    bits.chain(set.numbers()).for_each(|number| hash.update(&number.to_le_bytes()));
     hash.digest()
+}
+
+/// Leaves the encoder as far from the old weights as does no harm, at least a quarter of the way; says how far, if not all.
+fn kept_harmless(encoder: &mut TrainableEncoder, harmless: Harmless<'_>) -> Result<Option<String>> {
+    let learnt: Vec<Vec<f32>> =
+        encoder.parameters().iter().map(|parameter| parameter.values.clone()).collect();
+    let mut kept = None;
+    for share in SHARES {
+        if share < 1.0 {
+            encoder.interpolate(&learnt, share)?;
+            kept = Some(format!(
+                "the encoder was taken {share} of the way to its new weights: farther harms the guard set"
+            ));
+        }
+        if harmless(encoder.to_files()?)? {
+            break;
+        }
+    }
+    Ok(kept)
 }
 
 /// An encoder with the texts made ready.

@@ -7,9 +7,8 @@
 //! 1. the lower bound of its gain at the full dimension is above zero, and the gain itself not below
 //!    [`GateOptions::least_gain`]: what clicks that are always wrong in the same way teach is certain, but little;
 //! 2. at no dimension of the ladder the mean falls by more than [`GateOptions::tolerance`];
-//! 3. on the guard set, where documents are to be found by passages of their own and nobody clicked,
-//!    the mean does not fall by more than [`GateOptions::guard_tolerance`]. What clicks at random teach
-//!    is forgetting, and this is where it shows even if the held-out clicks are as random.
+//! 3. the guard set does not object ([`guard`](super::guard)): documents are found by passages of their own as before, and
+//!    older queries are not answered certainly worse.
 //!
 //! Refusing is a result, not an error.
 
@@ -19,6 +18,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::choice::{self, scored};
+use super::guard::{Guard, GuardReport};
 use super::judge::RankCorrelation;
 use super::rng::Rng;
 use super::significance::{interval, percentiles};
@@ -30,7 +30,7 @@ pub struct GateOptions {
     pub least_gain: f64,
     /// Fall of the mean NDCG@10 that is allowed at a lower dimension.
     pub tolerance: f64,
-    /// Fall of the mean NDCG@10 that is allowed on the guard set.
+    /// Fall of the mean NDCG@10 that is allowed for documents that are searched for by their own words.
     pub guard_tolerance: f64,
     /// Bootstrap resamples.
     pub resamples: usize,
@@ -55,7 +55,7 @@ pub struct Paired {
 }
 
 impl Paired {
-    fn means(&self, weights: &[f64]) -> [f64; 2] {
+    pub(super) fn means(&self, weights: &[f64]) -> [f64; 2] {
         [weighted_mean(&self.before, weights), weighted_mean(&self.after, weights)]
     }
 
@@ -105,7 +105,7 @@ impl HeldOut {
     }
 
     /// With what searches say made into scores.
-    fn settled(&self) -> Cow<'_, Self> {
+    pub(super) fn settled(&self) -> Cow<'_, Self> {
         if self.searched.is_empty() {
             return Cow::Borrowed(self);
         }
@@ -126,7 +126,7 @@ impl HeldOut {
     }
 
     /// The measure before and after.
-    fn means(&self, paired: &Paired) -> [f64; 2] {
+    pub(super) fn means(&self, paired: &Paired) -> [f64; 2] {
         match &self.scores {
             None => paired.means(&self.weights),
             Some(_) => self.correlations(paired).map(|c| c.map_or(f64::NAN, |c| c.whole())),
@@ -139,7 +139,7 @@ impl HeldOut {
     }
 
     /// The 95 % interval of the gain, by bootstrap.
-    fn interval(&self, paired: &Paired, options: &GateOptions) -> [f64; 2] {
+    pub(super) fn interval(&self, paired: &Paired, options: &GateOptions) -> [f64; 2] {
         if self.scores.is_none() {
             return interval(&paired.differences(&self.weights), options.resamples, options.seed);
         }
@@ -158,17 +158,6 @@ impl HeldOut {
         let gains = (0..options.resamples.min(CORRELATION_RESAMPLES)).map(|_| resampled()).collect();
         percentiles(gains)
     }
-}
-
-/// What the guard set says.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct GuardReport {
-    /// Documents searched for by words of their own.
-    pub documents: usize,
-    /// Mean NDCG@10 of the current generation.
-    pub before: f64,
-    /// Mean NDCG@10 of the candidate.
-    pub after: f64,
 }
 
 /// The verdict; serialises to the `gate` object of `retrain`.
@@ -223,8 +212,8 @@ impl GateReport {
 
 const METRIC: &str = "ndcg@10";
 
-/// Decides. `guard`: NDCG@10 at the full dimension for each query of the guard set, which may be empty.
-pub fn decide(held_out: &HeldOut, guard: &Paired, options: &GateOptions) -> GateReport {
+/// Decides.
+pub fn decide(held_out: &HeldOut, guard: &Guard, options: &GateOptions) -> GateReport {
     let held_out = &*held_out.settled();
     let Some((_, full)) = held_out.rungs.last().filter(|(_, full)| !full.before.is_empty()) else {
         return GateReport::refused("nothing to judge by: no held-out query has a stored document to find");
@@ -232,7 +221,8 @@ pub fn decide(held_out: &HeldOut, guard: &Paired, options: &GateOptions) -> Gate
     let [before, after] = held_out.means(full);
     let ci95 = held_out.interval(full, options);
     let (metric, judges) = held_out.metric();
-    let objection = objection(held_out, guard, after - before, ci95, options);
+    let guard = guard.report(options);
+    let objection = objection(held_out, guard.as_ref(), after - before, ci95, options);
     let queries = full.before.len();
     let mut reason = format!(
         "{metric} on {queries} held-out {judges} goes from {before:.4} to {after:.4}, 95 % interval of the gain {:+.4} to {:+.4}",
@@ -245,8 +235,6 @@ pub fn decide(held_out: &HeldOut, guard: &Paired, options: &GateOptions) -> Gate
     } else if let Some(objection) = &objection {
         reason = format!("{objection}; {reason}");
     }
-    let [guard_before, guard_after] = guard.means(&[]);
-    let documents = guard.before.len();
     GateReport {
         metric,
         before,
@@ -267,20 +255,11 @@ pub fn decide(held_out: &HeldOut, guard: &Paired, options: &GateOptions) -> Gate
             })
             .collect(),
         queries,
-        guard: (documents > 0).then_some(GuardReport { documents, before: guard_before, after: guard_after }),
+        guard,
         queries_wanted,
         publish: objection.is_none(),
         reason,
     }
-}
-
-/// Whether the guard set alone has nothing against a candidate, by the usual tolerance.
-pub fn harmless(guard: &HeldOut) -> bool {
-    let fall = |paired: &Paired| {
-        let [before, after] = paired.means(&[]);
-        before - after
-    };
-    guard.rungs.iter().all(|(_, paired)| fall(paired) <= GateOptions::default().guard_tolerance)
 }
 
 /// Queries at which the lower bound of a gain like this would be above zero: the bound's distance from the gain
@@ -294,7 +273,7 @@ fn wanted(judged: usize, gain: f64, ci95: [f64; 2]) -> Option<usize> {
 /// The first rule that the candidate breaks.
 fn objection(
     held_out: &HeldOut,
-    guard: &Paired,
+    guard: Option<&GuardReport>,
     gain: f64,
     ci95: [f64; 2],
     options: &GateOptions,
@@ -306,11 +285,8 @@ fn objection(
         (before - after > tolerance)
             .then(|| format!("from {before:.4} to {after:.4}, by more than {tolerance}"))
     };
-    if let Some(fall) = fallen(guard.means(&[]), options.guard_tolerance) {
-        return Some(format!(
-            "documents are found less well by their own words: ndcg@10 on {} of them falls {fall}",
-            guard.before.len()
-        ));
+    if let Some(objection) = guard.and_then(|guard| guard.objection(options)) {
+        return Some(objection);
     }
     for (dim, scores) in &held_out.rungs {
         if let Some(fall) = fallen(held_out.means(scores), options.tolerance) {
@@ -359,6 +335,10 @@ mod tests {
         Paired { before, after }
     }
 
+    fn documents(documents: Paired) -> Guard {
+        Guard { documents, ..Guard::default() }
+    }
+
     fn held_out(rungs: Vec<(usize, Paired)>) -> HeldOut {
         HeldOut { rungs, ..HeldOut::default() }
     }
@@ -377,7 +357,7 @@ mod tests {
             let rungs = vec![(8, Paired { before: before.clone(), after: after.clone() })];
             decide(
                 &HeldOut { weights, rungs, ..HeldOut::default() },
-                &Paired::default(),
+                &Guard::default(),
                 &GateOptions::default(),
             )
         };
@@ -388,7 +368,7 @@ mod tests {
     #[test]
     fn a_certain_gain_is_published_and_serialises_with_the_agreed_keys() {
         let rungs = vec![(64, scores(200, 0.1)), (384, scores(200, 0.05))];
-        let report = decide(&held_out(rungs), &scores(50, 0.05), &GateOptions::default());
+        let report = decide(&held_out(rungs), &documents(scores(50, 0.05)), &GateOptions::default());
         assert!(report.publish, "{}", report.reason);
         assert!((report.gain - (report.after - report.before)).abs() < 1e-12 && report.ci95[0] > 0.0);
         let json = serde_json::to_value(&report).unwrap();
@@ -403,7 +383,7 @@ mod tests {
 
     #[test]
     fn what_would_do_is_told_and_enough_when_it_is_there() {
-        let few = decide(&held_out(vec![(8, scores(20, 0.03))]), &Paired::default(), &GateOptions::default());
+        let few = decide(&held_out(vec![(8, scores(20, 0.03))]), &Guard::default(), &GateOptions::default());
         let wanted = few.queries_wanted.unwrap();
         assert!(!few.publish && few.reason.contains(&format!("about {wanted} queries")), "{}", few.reason);
         assert!((25..400).contains(&wanted), "{wanted}");
@@ -411,7 +391,7 @@ mod tests {
         let many =
             |values: &[f64]| values.iter().cycle().take(wanted.next_multiple_of(20)).copied().collect();
         let paired = Paired { before: many(&paired.before), after: many(&paired.after) };
-        assert!(decide(&held_out(vec![(8, paired)]), &Paired::default(), &GateOptions::default()).publish);
+        assert!(decide(&held_out(vec![(8, paired)]), &Guard::default(), &GateOptions::default()).publish);
     }
 
     #[test]
@@ -437,7 +417,7 @@ mod tests {
             let paired = Paired { before: before.clone(), after: after.to_vec() };
             let held_out =
                 HeldOut { rungs: vec![(8, paired)], scores: Some(scores.clone()), ..HeldOut::default() };
-            decide(&held_out, &Paired::default(), &GateOptions::default())
+            decide(&held_out, &Guard::default(), &GateOptions::default())
         };
         let report = judged(&after);
         assert!(report.publish && report.metric == "spearman", "{}", report.reason);
@@ -448,7 +428,7 @@ mod tests {
     #[test]
     fn each_rule_refuses_alone_and_says_so() {
         let good = scores(200, 0.05);
-        let none = Paired::default();
+        let none = Guard::default();
         let unchanged = Paired { before: good.before.clone(), after: good.before.clone() };
         let small =
             Paired { before: good.before.clone(), after: good.before.iter().map(|b| b + 0.004).collect() };
@@ -457,7 +437,7 @@ mod tests {
             (vec![(384, unchanged)], &none, "lower bound"),
             (vec![(384, small)], &none, "certain but small"),
             (vec![(64, scores(200, -0.05)), (384, good.clone())], &none, "at 64 dimensions"),
-            (vec![(384, good.clone())], &scores(50, -0.05), "by their own words"),
+            (vec![(384, good.clone())], &documents(scores(50, -0.05)), "by their own words"),
             (vec![(384, Paired::default())], &none, "nothing to judge by"),
             (vec![], &none, "nothing to judge by"),
             (vec![(384, Paired { before: vec![0.5; 9], after: vec![f64::NAN; 9] })], &none, "not finite"),

@@ -18,7 +18,7 @@
 //! | `adapter` | which linear map on frozen embeddings ranks better? |
 //! | `full` | which weights of the encoder, or of its upper layers, do? |
 //! | `rank`, `metrics`, `trec`, `judge` | how good is a candidate? |
-//! | `gate`, `significance` | is it certainly better, so that it may be published? |
+//! | `gate`, `guard`, `significance` | is it certainly better, and nothing worse, so that it may be published? |
 //! | `report` | how does all of that look on one page? |
 //!
 //! Shared by the methods: `model` (what learns), `losses`, `optimiser`, `fit` (the loop), `checkpoint` (its state as bytes),
@@ -41,6 +41,7 @@ pub mod folds;
 pub mod full;
 pub mod gate;
 mod golden;
+pub mod guard;
 pub mod judge;
 pub mod losses;
 pub mod metrics;
@@ -59,15 +60,16 @@ pub mod trec;
 pub use adapter::{AdapterOptions, SideRows, train_adapter};
 pub use bias::PositionBias;
 pub use clicks::{
-    Click, ClickOptions, ClickReport, FromLog, Judged, LoggedQuery, Skipped, judgements, pairs_from_log,
+    Click, ClickOptions, ClickReport, FromLog, Judged, LoggedQuery, judgements, pairs_from_log,
 };
 pub use data::{Data, DataReport, Pair, Record, Shape, Target};
 pub use distil::{DistilOptions, Distilled, distil};
 pub use examples::{Example, TrainingSet};
 pub use fit::{Hooks, OnSave, OnStep, StepRecord, TrainReport};
 pub use folds::folds;
-pub use full::{FullOptions, Trained, train_full, train_full_from};
-pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide, harmless};
+pub use full::{FullOptions, Harmless, Trained, train_full, train_full_from};
+pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide};
+pub use guard::{Guard, harmless};
 pub use losses::{LossKind, LossOptions};
 pub use metrics::{Scores, ndcg};
 pub use rank::rank_exact;

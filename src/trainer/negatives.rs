@@ -5,7 +5,9 @@
 //! taken that
 //! - are not known to answer it (all pairs of all queries of this text count);
 //! - are no near copy of the positive;
-//! - are less like the query than the positive by a margin: below a share of the positive's similarity (Moreira et al.:
+//! - are less like the query than the positive by a margin, unless searchers passed them over for another (what stood above
+//!   a click and was not clicked was probably seen and not wanted: Joachims et al.: Accurately Interpreting Clickthrough Data
+//!   as Implicit Feedback, 2005): below a share of the positive's similarity (Moreira et al.:
 //!   NV-Retriever, 2024, arXiv:2407.15831, found .95 best). The margin is a share of the similarity's size, for a plain
 //!   factor would turn around where similarities are negative.
 //!
@@ -47,6 +49,8 @@ pub struct Found {
     pub to_positive: f32,
     /// Whether it is known to answer the query.
     pub known: bool,
+    /// Whether it was passed over in searches for the query.
+    pub passed_over: bool,
 }
 
 /// What became of the documents found.
@@ -84,7 +88,7 @@ pub fn choose(
             report.known += 1;
         } else if one.to_positive >= options.copy {
             report.copies += 1;
-        } else if one.to_query >= most {
+        } else if one.to_query >= most && !one.passed_over {
             report.near += 1;
         } else if pool.len() < options.pool {
             pool.push(one.document);
@@ -101,7 +105,7 @@ mod tests {
     use super::*;
 
     fn found(document: u32, to_query: f32) -> Found {
-        Found { document, to_query, to_positive: 0.5, known: false }
+        Found { document, to_query, to_positive: 0.5, known: false, passed_over: false }
     }
 
     fn chosen(found: &[Found], positive: f32, options: &NegativeOptions) -> (Vec<u32>, NegativeReport) {
@@ -119,11 +123,13 @@ mod tests {
             found(2, 0.77),
             found(3, 0.75),
             found(4, 0.2),
+            Found { passed_over: true, ..found(5, 0.85) },
+            Found { passed_over: true, to_positive: 0.98, ..found(6, 0.85) },
         ];
-        let options = NegativeOptions { count: 3, ..NegativeOptions::default() };
+        let options = NegativeOptions { count: 4, ..NegativeOptions::default() };
         let (chosen, report) = chosen(&list, 0.8, &options);
-        assert_eq!(chosen, [3, 4]);
-        let expected = NegativeReport { queries: 1, found: 5, known: 1, copies: 1, near: 1, short: 1 };
+        assert_eq!(chosen, [3, 4, 5]);
+        let expected = NegativeReport { queries: 1, found: 7, known: 1, copies: 2, near: 1, short: 1 };
         assert_eq!(report, expected);
     }
 

@@ -4,7 +4,8 @@
 //! and extra white space ([`query_key`]); all pairs of one text form a group, and groups are never divided.
 //! - Where times are known, the groups first seen last are held out, so that the past is trained on
 //!   and the future judges. A pair that came later than the border but whose text was seen before it
-//!   belongs to neither side: it is a leak, removed and counted.
+//!   belongs to neither side: it is a leak, removed and counted. A random few of those that came before are set aside, to
+//!   guard that what was asked before is still answered.
 //! - Otherwise a hash of the text decides, so that a pair added later moves no other.
 //!
 //! Other shapes are divided as wholes ([`split_shape`]):
@@ -27,13 +28,15 @@ pub struct SplitOptions {
     pub min_queries: usize,
     /// Held out at most.
     pub max_queries: usize,
+    /// Share of the older queries that are set aside where time divides.
+    pub older: f64,
     /// Fewer distinct queries than this are too little to learn from.
     pub least: usize,
 }
 
 impl Default for SplitOptions {
     fn default() -> Self {
-        Self { share: 0.15, min_queries: 30, max_queries: 1000, least: 40 }
+        Self { share: 0.15, min_queries: 30, max_queries: 1000, older: 0.06, least: 40 }
     }
 }
 
@@ -44,6 +47,8 @@ pub struct Split {
     pub train: Vec<usize>,
     /// Pairs that judge.
     pub held_out: Vec<usize>,
+    /// Pairs of older queries, neither trained on nor held out, where time decided.
+    pub older: Vec<usize>,
     /// Distinct queries among those that judge; of shapes without queries, all that judge.
     pub held_out_queries: usize,
     /// Pairs removed because their query text stands on the other side.
@@ -53,6 +58,20 @@ pub struct Split {
     /// Whether time decided (else a hash did).
     pub by_time: bool,
 }
+
+impl Split {
+    /// Sets whole groups of the pairs to train on aside; a hash of the query draws them.
+    fn set_older_aside(&mut self, pairs: &[(u64, u64)], share: f64) {
+        let drawn = |&number: &usize| {
+            let key = pairs.get(number).map_or(0, |pair| pair.0);
+            (Rng::new(key ^ OLDER).below(1 << 20) as f64) < share * f64::from(1 << 20)
+        };
+        (self.older, self.train) = self.train.iter().copied().partition(drawn);
+    }
+}
+
+/// Draws other queries than a seed of the same value elsewhere.
+const OLDER: u64 = 0x6f_6c64_6572;
 
 /// Why nothing can be learnt; the text is for the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +119,11 @@ fn split_keyed(pairs: &[(u64, u64)], options: &SplitOptions) -> Result<Split, To
         .map(|(key, group)| (if by_time { group.first } else { 0 }, key, group.pairs))
         .collect();
     order.sort_unstable();
-    Ok(divide(pairs, &order, held_out_count(order.len(), options), by_time))
+    let mut split = divide(pairs, &order, held_out_count(order.len(), options), by_time);
+    if by_time {
+        split.set_older_aside(pairs, options.older);
+    }
+    Ok(split)
 }
 
 /// Divides records of any shape, given as the identities of their texts ([`query_key`]), class and time.
@@ -287,7 +310,9 @@ mod tests {
         let (train, held_out) = (keys(&split.train), keys(&split.held_out));
         assert!(train.is_disjoint(&held_out));
         assert_eq!(held_out.len(), split.held_out_queries);
-        assert_eq!(split.train.len() + split.held_out.len() + split.leaks, pairs.len());
+        let judging = split.held_out.len() + split.older.len();
+        assert_eq!(split.train.len() + judging + split.leaks, pairs.len());
+        assert!(keys(&split.older).is_disjoint(&train) && keys(&split.older).is_disjoint(&held_out));
     }
 
     #[test]
@@ -314,6 +339,7 @@ mod tests {
         assert!(split.by_time);
         assert_eq!((split.held_out_queries, split.leaks), (30, 1));
         assert!(split.train.iter().all(|&i| pairs[i].1 < 1170));
+        assert!((4..20).contains(&split.older.len()) && split.older.iter().all(|&i| pairs[i].1 < 1170));
         assert!(split.held_out.contains(&201) && !split.train.contains(&200));
     }
 
@@ -332,7 +358,8 @@ mod tests {
         assert!(split(&[], &SplitOptions::default()).is_err());
     }
 
-    const NONE: SplitOptions = SplitOptions { share: 0.2, min_queries: 10, max_queries: 1000, least: 40 };
+    const NONE: SplitOptions =
+        SplitOptions { share: 0.2, min_queries: 10, max_queries: 1000, older: 0.06, least: 40 };
 
     fn divided(shape: Shape, keys: &[Vec<u64>], classes: &[u32]) -> Result<Split, TooLittle> {
         let class = |n: usize| classes.get(n).copied().unwrap_or(0);

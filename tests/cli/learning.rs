@@ -105,6 +105,39 @@ fn matrices_learn_at_low_rank() {
 }
 
 #[test]
+fn a_map_of_queries_leaves_everything_stored_as_it_is() {
+    let place = place();
+    place.write("pairs.jsonl", pairs());
+    place.run(&["db", "compact"]).code(0);
+    place.run(&["db", "delete", "d7"]).code(0);
+    place.run(&["db", "add", "--id", "late", "--text", "something that is in no segment yet"]).code(0);
+    let hits = |query: &str| place.json(&["db", "search", query, "--exact"])["hits"].to_string();
+    // Documents are found by what they say; queries only after the map.
+    let (before, bytes) = (hits("cats number 0"), place.json(&["db", "info"])["bytes"]["graphs"].clone());
+    let report = learns(&place, &["--data", "pairs.jsonl", "--method", "query-adapter"]);
+    assert_eq!(report["reindex"]["documents"], 120);
+    assert_ne!(hits("cats number 0"), before);
+    // The graph was copied, and is that of the same rows.
+    let info = place.json(&["db", "info"]);
+    assert_eq!(info["bytes"]["graphs"].as_u64(), bytes.as_u64().map(|bytes| 2 * bytes), "{info}");
+    place.run(&["db", "check", "--deep"]).code(0);
+    // An adapter of both sides may follow, but not the encoder itself.
+    let error = place.run(&["db", "retrain", "--data", "pairs.jsonl", "--method", "full", "--force"]);
+    error.code(1).says(&["queries alone", "roll back"]);
+    learns(&place, &["--data", "pairs.jsonl", "--method", "adapter"]);
+    place.run(&["db", "rollback", "1"]).code(0);
+    assert_eq!(hits("cats number 0"), before);
+    place.write(
+        "classes.jsonl",
+        lines(120, |n| json!({"text": format!("{} {n}", subject(n)), "label": subject(n)})),
+    );
+    place
+        .run(&["db", "retrain", "--data", "classes.jsonl", "--method", "query-adapter"])
+        .code(1)
+        .says(&["no queries"]);
+}
+
+#[test]
 fn hard_negatives_come_from_the_index() {
     let place = place();
     place.write("pairs.jsonl", pairs());

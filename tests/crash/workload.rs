@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use embdb::db::generations::ReindexOptions;
 #[cfg(feature = "trainer")]
-use embdb::db::retrain::RetrainOptions;
+use embdb::db::retrain::{Method, RetrainOptions};
 use embdb::error::{Error, Result};
 use embdb::options::Durability;
 #[cfg(feature = "encoder")]
@@ -60,9 +60,9 @@ pub enum Step {
     Reindex,
     /// Goes back to an older generation.
     Rollback(u32),
-    /// Learns a linear map from pairs and publishes it, whatever the gate says.
+    /// Learns a linear map from pairs, of everything or of queries alone, and publishes it, whatever the gate says.
     #[cfg(feature = "trainer")]
-    Retrain,
+    Retrain(Method),
     /// Stores a second encoder.
     #[cfg(feature = "trainer")]
     AddModel,
@@ -104,7 +104,7 @@ impl Step {
             }
             Self::Reindex => next_generation(model),
             #[cfg(feature = "trainer")]
-            Self::Retrain | Self::Switch => next_generation(model),
+            Self::Retrain(_) | Self::Switch => next_generation(model),
             #[cfg(feature = "trainer")]
             Self::AddModel | Self::StopSwitch => {}
             Self::Rollback(to) => model.generation = *to,
@@ -158,10 +158,10 @@ impl Step {
             Self::Reindex => world.db()?.reindex(ReindexOptions::default(), &task).map(|_| ()),
             Self::Rollback(to) => world.db()?.rollback(Some(*to), &task).map(|_| ()),
             #[cfg(feature = "trainer")]
-            Self::Retrain => {
+            Self::Retrain(method) => {
                 let file = tempfile::NamedTempFile::new().map_err(Error::io("create", Path::new("pairs")))?;
                 std::fs::write(file.path(), pairs()).map_err(Error::io("write", file.path()))?;
-                retrain(&world.db()?, file.path())
+                retrain(&world.db()?, file.path(), *method)
             }
             #[cfg(feature = "trainer")]
             Self::AddModel => {
@@ -205,9 +205,10 @@ pub fn stopped_at(stage: &'static str) -> Task {
 
 /// Learns a linear map from a file of pairs, in a few steps; it is published whatever it is worth.
 #[cfg(feature = "trainer")]
-pub fn retrain(db: &Db, pairs: &Path) -> Result<()> {
+pub fn retrain(db: &Db, pairs: &Path, method: Method) -> Result<()> {
     let data = Some(pairs.to_path_buf());
-    let report = db.retrain(RetrainOptions { data, epochs: Some(1), force: true, ..Default::default() })?;
+    let options = RetrainOptions { data, method, epochs: Some(1), force: true, ..Default::default() };
+    let report = db.retrain(options)?;
     if report.published { Ok(()) } else { Err(Error::input(report.gate.reason)) }
 }
 
@@ -457,7 +458,7 @@ pub fn learning_steps() -> Vec<Step> {
         Seal,
         Add(4..7, "second"),
         Import { second: false, number: 1 },
-        Retrain,
+        Retrain(Method::Best),
         Add(7..9, "third"),
         Delete(&[0]),
         AddModel,
@@ -471,7 +472,7 @@ pub fn learning_steps() -> Vec<Step> {
         Compact,
         Rollback(2),
         Delete(&[3]),
-        Retrain,
+        Retrain(Method::QueryAdapter),
         Add(11..12, "sixth"),
     ]
 }

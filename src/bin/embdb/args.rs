@@ -211,7 +211,7 @@ pub fn duration(text: &str) -> std::result::Result<Duration, String> {
     seconds(&(number * factor).to_string())
 }
 
-fn share(text: &str) -> std::result::Result<f32, String> {
+pub fn share(text: &str) -> std::result::Result<f32, String> {
     match text.parse::<f32>() {
         Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
         _ => Err("expected a number above 0, at most 1".into()),

@@ -8,7 +8,7 @@ use super::{Details, ReindexReport, RetrainReport, Run};
 use crate::db::Inner;
 use crate::db::encoders::Encoder;
 use crate::db::generations::{Embedded, NewGeneration, RowSource};
-use crate::db::mapped::Mapped;
+use crate::db::mapped::{Mapped, Same};
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::trainer::adapter::apply;
@@ -26,12 +26,16 @@ pub(super) struct Candidate {
     pub train: TrainReport,
     /// Queries of those that judged it that changed most.
     pub asked: Vec<Asked>,
-    /// The adapter, or else the rows made by the new encoder.
+    /// How its rows come about.
     pub rows: CandidateRows,
 }
 
 pub(super) enum CandidateRows {
+    /// By an adapter from those of the generation that answers.
     Mapped(Vec<f32>),
+    /// They are those of the generation that answers; an adapter maps queries.
+    QueriesMapped(Vec<f32>),
+    /// By the new encoder.
     Embedded(Box<Embedded>),
 }
 
@@ -39,7 +43,7 @@ impl CandidateRows {
     /// Throws away what was made for a candidate that is not published.
     pub fn discard(self, inner: &Inner) -> Result<()> {
         match self {
-            Self::Mapped(_) => Ok(()),
+            Self::Mapped(_) | Self::QueriesMapped(_) => Ok(()),
             Self::Embedded(embedded) => embedded.discard(inner),
         }
     }
@@ -48,12 +52,16 @@ impl CandidateRows {
 impl Run<'_> {
     /// How an adapter is trained.
     pub(super) fn adapter_options(&self) -> AdapterOptions {
-        let defaults = AdapterOptions::default();
+        let defaults = match self.searched.is_empty() {
+            true => AdapterOptions::default(),
+            false => AdapterOptions::of_clicks(),
+        };
         AdapterOptions {
             epochs: self.options.epochs.unwrap_or(defaults.epochs),
             batch: self.options.batch_size.unwrap_or(defaults.batch),
             lr: self.options.lr.unwrap_or(defaults.lr),
             seed: self.options.seed,
+            queries_only: self.options.method == Method::QueryAdapter,
             ..defaults
         }
     }
@@ -67,6 +75,7 @@ impl Run<'_> {
         };
         let mut options = FullOptions { seed: self.options.seed, ..defaults };
         options.accumulate = self.options.accumulate.unwrap_or(1);
+        options.layer_rate = self.options.layer_rate.unwrap_or(options.layer_rate);
         if matches!(self.options.method, Method::Full | Method::Lora) {
             options.epochs = self.options.epochs.unwrap_or(options.epochs);
             options.batch = self.options.batch_size.unwrap_or(options.batch);
@@ -85,8 +94,10 @@ impl Run<'_> {
         let task = &self.options.task;
         let train_adapter = || trainer::train_adapter(rows, &set, &self.ladder, &options, task);
         let (matrix, report) = self.spent.on("train", train_adapter)?;
-        let encoder = self.encoder.with_adapter(matrix.clone())?;
-        let rows = CandidateRows::Mapped(matrix);
+        let (encoder, rows) = match options.queries_only {
+            true => (self.encoder.with_query_adapter(&matrix)?, CandidateRows::QueriesMapped(matrix)),
+            false => (self.encoder.with_adapter(&matrix)?, CandidateRows::Mapped(matrix)),
+        };
         Ok(Candidate { encoder, pairs: train.len(), train: report, asked: Vec::new(), rows })
     }
 
@@ -111,11 +122,14 @@ impl Run<'_> {
         let save: Option<OnSave<'_>> = if saves { Some(&mut save) } else { None };
         let mut hooks = Hooks { run, resume: state, save, every: Some(self.keeper.every()), step: None };
         let task = &self.options.task;
+        let sample = self.sample_of_guard()?;
+        let harmless = |files| self.harmless(&sample, files);
+        let beside = (&mut hooks, &harmless as trainer::Harmless<'_>);
         let train_full =
-            || trainer::train_full_from(&self.encoder, &set, &self.ladder, &options, &mut hooks, task);
+            || trainer::train_full_from(&self.encoder, &set, &self.ladder, &options, beside, task);
         let trained = self.spent.on("train", train_full)?;
         let encoder = Encoder::from_files(trained.files, self.snapshot.manifest.precision())?;
-        let encoder = encoder.with_adapter(trained.adapter)?;
+        let encoder = encoder.with_adapter(&trained.adapter)?;
         self.inner.encoders.keep(&encoder);
         let mut embedded = Box::<Embedded>::default();
         let encode = || embedded.before(self.inner, &self.draft(&encoder), &self.options.task);
@@ -144,6 +158,9 @@ impl Run<'_> {
             CandidateRows::Mapped(matrix) => {
                 Ok((apply(matrix, &self.corpus.rows, dim)?, self.corpus.document_of.clone()))
             }
+            CandidateRows::QueriesMapped(_) => {
+                Ok((self.corpus.rows.clone(), self.corpus.document_of.clone()))
+            }
             CandidateRows::Embedded(embedded) => {
                 let mut rows = Vec::with_capacity(self.corpus.rows.len());
                 let mut document_of = Vec::with_capacity(self.corpus.document_of.len());
@@ -165,6 +182,13 @@ impl Run<'_> {
         }
     }
 
+    /// The stored encoder that adapters of this generation follow.
+    fn base(&self) -> Result<String> {
+        let id = &self.generation.model_id;
+        let base = crate::storage::models::base(self.inner.vfs.as_ref(), &self.inner.dir, id)?;
+        Ok(base.unwrap_or_else(|| id.clone()))
+    }
+
     pub(super) fn publish(self, candidate: Candidate, gate: GateReport) -> Result<RetrainReport> {
         let start = Instant::now();
         let model_id = candidate.encoder.model_id().to_owned();
@@ -176,19 +200,18 @@ impl Run<'_> {
             metrics,
         };
         let inner = self.inner;
-        let base_id = &self.generation.model_id;
         let encoder = &candidate.encoder;
-        let (source, base): (Box<dyn RowSource>, Option<String>) = match candidate.rows {
+        // Of an adapter only the adapter is stored, beside the encoder that it follows.
+        let derived = !matches!(candidate.rows, CandidateRows::Embedded(_));
+        let base = if derived { Some(self.base()?) } else { None };
+        let from = self.generation.id;
+        let source: Box<dyn RowSource> = match candidate.rows {
             CandidateRows::Mapped(matrix) => {
                 let dim = encoder.dim();
-                let map = move |rows: &[f32]| apply(&matrix, rows, dim);
-                let base = crate::storage::models::base(inner.vfs.as_ref(), &inner.dir, base_id)?;
-                (
-                    Box::new(Mapped { from: self.generation.id, map }),
-                    Some(base.unwrap_or_else(|| base_id.clone())),
-                )
+                Box::new(Mapped { from, map: move |rows: &[f32]| apply(&matrix, rows, dim) })
             }
-            CandidateRows::Embedded(embedded) => (embedded, None),
+            CandidateRows::QueriesMapped(_) => Box::new(Same { from }),
+            CandidateRows::Embedded(embedded) => embedded,
         };
         let store = || inner.store_model(encoder, base.as_deref());
         let publish = || inner.publish_generation(&new, source, &self.options.task, store);

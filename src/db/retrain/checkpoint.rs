@@ -14,9 +14,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use super::RetrainOptions;
 use super::saved::{self, SavedRun};
 use super::sources::Lessons;
-use super::{Method, RetrainOptions};
 use crate::db::{Db, Inner};
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
@@ -80,7 +80,7 @@ impl<'a> Keeper<'a> {
                 "this run begins anew; another one was stopped, and `retrain --resume` would have gone on with it".into(),
             );
         }
-        let trains = options.method != Method::Adapter && !options.plan;
+        let trains = !options.method.is_linear() && !options.plan;
         Ok(Self {
             inner,
             every: options.checkpoint_every.unwrap_or(EVERY),

@@ -63,10 +63,15 @@ impl Corpus {
         self.rows.get(row * self.dim..(row + 1) * self.dim).unwrap_or_default()
     }
 
+    /// The rows of a stored document.
+    pub fn rows_of(&self, document: usize) -> std::ops::Range<usize> {
+        let bounds = self.firsts.get(document).zip(self.firsts.get(document + 1));
+        bounds.map_or(0..0, |(first, end)| *first..*end)
+    }
+
     /// The row of a stored document that is nearest to a vector; the first, if there is none to be near to.
     pub fn nearest(&self, document: u32, vector: &[f32]) -> Option<usize> {
-        let at = document as usize;
-        let rows = *self.firsts.get(at)?..*self.firsts.get(at + 1)?;
+        let rows = self.rows_of(document as usize);
         if vector.len() != self.dim {
             return rows.into_iter().next();
         }

@@ -1,12 +1,10 @@
-//! What candidates are judged by: held-out queries, and a guard set that nobody clicked.
+//! What candidates are judged by: held-out queries, and others that guard ([`guard`](super::guard)).
 //!
 //! Few queries judge all of them, by cross-validation: the verdict is on what training makes of four fifths of
 //! the pairs, five times, and each query is judged by a candidate that has not seen it. A part held out of four
 //! hundred queries would be sixty, on which a gain of .03 and none look the same.
 //!
 //! A log judges by all of its searches, also those that nobody clicked in ([`searches`](super::searches)).
-
-use std::collections::HashMap;
 
 use super::Run;
 use super::candidate::{Candidate, CandidateRows};
@@ -16,14 +14,7 @@ use crate::error::Result;
 use crate::trainer::adapter::apply;
 use crate::trainer::judge::{Classed, class_ndcg, cosines};
 use crate::trainer::report::Asked;
-use crate::trainer::{self, GateOptions, GateReport, HeldOut, Judged, Paired, Shape};
-
-/// Documents that must be found by words of their own, at most.
-pub(super) const GUARD_DOCUMENTS: usize = 1000;
-/// Words of a document by which it must be found. Whole sentences find their documents however much harm was
-/// done: on fin10k, with clicks dealt out to the wrong queries, the share found by their longest sentence rose
-/// by .009 while that by eight words fell by .017.
-const GUARD_WORDS: usize = 8;
+use crate::trainer::{self, HeldOut, Judged, Paired, Shape};
 
 /// What judges, and how well the generation that answers does.
 pub(super) struct Exam {
@@ -64,24 +55,7 @@ impl Run<'_> {
         self.examined(questions, &self.ladder)
     }
 
-    /// Documents, evenly spread, each to be found by a few words of its own, at the full dimension.
-    pub(super) fn guard(&mut self) -> Result<Exam> {
-        let step = self.corpus.documents.len().div_ceil(GUARD_DOCUMENTS).max(1);
-        let mut judged = Vec::new();
-        for (number, (place, _)) in self.corpus.documents.iter().enumerate().step_by(step) {
-            if let Some(query) = words_of(&self.snapshot.document(*place)?.text, number) {
-                let id = self.corpus.ids.get(number).cloned().unwrap_or_default();
-                judged.push(Judged { query, grades: HashMap::from([(id, 1.0)]), weight: 1.0 });
-            }
-        }
-        let texts = judged.iter().map(|judged| judged.query.as_str());
-        let vectors = &mut self.material.vectors;
-        let encode = || vectors.encode(&self.encoder, texts, Role::Query, &self.options.task);
-        self.spent.on("encode", encode)?;
-        self.examined(Questions::Search(judged), &[self.encoder.dim()])
-    }
-
-    fn examined(&self, questions: Questions, rungs: &[usize]) -> Result<Exam> {
+    pub(super) fn examined(&self, questions: Questions, rungs: &[usize]) -> Result<Exam> {
         let (rows, documents) = (self.corpus.rows.as_slice(), self.corpus.document_of.as_slice());
         let view = View { candidate: None, rows, documents };
         let before = self.spent.on("judge", || self.answer(&questions, &view, rungs))?;
@@ -119,13 +93,6 @@ impl Run<'_> {
             asked.extend(self.most_changed(exam, &view, result)?);
         }
         Ok(results)
-    }
-
-    /// The verdict on what [`compare`](Self::compare) found.
-    pub(super) fn decide(&self, held_out: &HeldOut, guard: HeldOut) -> GateReport {
-        let guard = guard.rungs.into_iter().next_back().map(|(_, paired)| paired).unwrap_or_default();
-        let options = GateOptions { seed: self.options.seed, ..GateOptions::default() };
-        trainer::decide(held_out, &guard, &options)
     }
 
     /// What each question scores, for each rung.
@@ -184,7 +151,10 @@ impl Run<'_> {
         let known = || self.material.vectors.rows_of(texts.iter().map(|&text| (text, role)));
         match view.candidate.map(|candidate| (&candidate.encoder, &candidate.rows)) {
             None => Ok(known()),
-            Some((_, CandidateRows::Mapped(matrix))) => apply(matrix, &known(), self.encoder.dim()),
+            Some((_, CandidateRows::QueriesMapped(_))) if role == Role::Document => Ok(known()),
+            Some((_, CandidateRows::Mapped(matrix) | CandidateRows::QueriesMapped(matrix))) => {
+                apply(matrix, &known(), self.encoder.dim())
+            }
             Some((encoder, CandidateRows::Embedded(_))) => match role {
                 Role::Query => encoder.encode_queries(texts, &self.options.task),
                 Role::Document => encoder.encode(texts, &self.options.task),
@@ -214,32 +184,5 @@ impl Material {
             }
         }
         Questions::Likeness { pairs, scores }
-    }
-}
-
-/// Consecutive words of a text, from a place that its number decides; nothing of shorter texts.
-fn words_of(text: &str, number: usize) -> Option<String> {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let places = words.len().checked_sub(GUARD_WORDS)? + 1;
-    // Knuth's multiplicative hash: neighbours start far from each other.
-    let hash = u64::from((number as u32).wrapping_mul(2_654_435_761));
-    let start = ((hash * places as u64) >> 32) as usize;
-    words.get(start..start + GUARD_WORDS).map(|words| words.join(" "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_lie_within_the_text_and_differ_by_number() {
-        let text: Vec<String> = (0..100).map(|n| format!("w{n}")).collect();
-        let text = text.join(" ");
-        let all: Vec<String> = (0..50).map(|number| words_of(&text, number).unwrap()).collect();
-        assert!(all.iter().all(|words| text.contains(words) && words.split(' ').count() == GUARD_WORDS));
-        assert!(all.iter().collect::<std::collections::HashSet<_>>().len() > 25);
-        assert_eq!(words_of("one two three four five six seven", 3), None);
-        let eight = "one two three four five six seven eight";
-        assert_eq!(words_of(eight, 3).as_deref(), Some(eight));
     }
 }

@@ -7,7 +7,8 @@
 //! |---|---|
 //! | `corpus` | the documents and their rows as the generation that answers sees them |
 //! | `sources` | pairs from the log, and from the documents alone |
-//! | `exam` | what candidates are judged by |
+//! | `options` | what is asked for, and what is said of it |
+//! | `exam`, `guard` | what candidates are judged by |
 //! | `searches` | the searches of a log as judges |
 //! | `negatives` | hard negatives from the index |
 //! | `material`, `vectors` | what is learnt from: records with their texts and vectors |
@@ -22,8 +23,10 @@ mod candidate;
 mod checkpoint;
 mod corpus;
 mod exam;
+mod guard;
 mod material;
 mod negatives;
+mod options;
 mod page;
 mod plan;
 mod saved;
@@ -33,17 +36,15 @@ mod spent;
 mod vectors;
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use serde::{Deserialize, Serialize};
+use std::time::Instant;
 
 use self::candidate::Candidate;
 use self::checkpoint::Keeper;
 use self::corpus::Corpus;
-use self::exam::Exam;
+use self::guard::GuardExams;
 use self::material::Material;
+pub use self::options::{Method, ReindexReport, RetrainOptions, RetrainReport, Source};
 pub use self::page::Details;
 pub use self::plan::{Plan, PlannedSeconds};
 use self::searches::Searched;
@@ -54,10 +55,8 @@ use super::encoders::Encoder;
 use super::feedback::logged_queries;
 use super::snapshot::Snapshot;
 use super::{Db, Inner};
-use crate::encoder::LowRank;
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
-use crate::options::Task;
 use crate::trainer::report::Asked;
 use crate::trainer::{
     self, ClickOptions, Example, GateReport, HeldOut, Keyed, LossKind, Shape, Split, TrainReport,
@@ -73,126 +72,6 @@ const FOLDS: usize = 5;
 const LEAST_PAIRS: usize = 1_000;
 /// Documents up to which everything is encoded again unasked.
 const MOST_DOCUMENTS: u64 = 50_000;
-
-/// How the encoder learns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// The adapter; if the gate passes it and there is enough to learn from, also the encoder's upper layers.
-    /// The better of both is published.
-    #[default]
-    Best,
-    /// A linear map on queries and documents; stored vectors are mapped, nothing is encoded again.
-    Adapter,
-    /// Matrices of the encoder's layers at low rank ([`LowRank`]), and an adapter to follow; everything is encoded again.
-    Lora,
-    /// The weights of the encoder, and an adapter to follow it; everything is encoded again.
-    Full,
-}
-
-/// What is learnt from, unless a file is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Source {
-    /// The log of searches and clicks.
-    #[default]
-    Log,
-    /// The documents alone: pairs of their titles, headings, sentences and words with the documents
-    /// ([`trainer::structure`]).
-    Structure,
-}
-
-/// What `retrain` does.
-#[derive(Debug, Clone, Default)]
-pub struct RetrainOptions {
-    /// What to learn from instead of the log: JSON lines of one shape, a BEIR folder, or judgements (see
-    /// [`trainer::data`]).
-    pub data: Option<PathBuf>,
-    /// What to learn from without `data`.
-    pub source: Source,
-    /// A search older than the newest of the log by this counts half, in training and where it judges; without it, age
-    /// does not matter.
-    pub half_life: Option<Duration>,
-    /// How to learn.
-    pub method: Method,
-    /// What is made small; by default what suits the data's shape.
-    pub loss: Option<LossKind>,
-    /// Queries of the judgements in `data`, where that is a file of judgements (`.tsv`).
-    pub queries: Option<PathBuf>,
-    /// Matryoshka ladder of the new generation; by default that of the active one.
-    pub dims: Option<Vec<usize>>,
-    /// How many of the encoder's topmost layers are trained. By default all weights with [`Method::Full`], a third
-    /// of the layers with [`Method::Best`].
-    pub layers: Option<usize>,
-    /// What learns with [`Method::Lora`], and at which rank.
-    pub low_rank: LowRank,
-    /// Documents that stand high for a query and answer it not, of each pair, taught as negatives.
-    pub hard_negatives: usize,
-    /// Batches whose mean gradient makes one step of the encoder.
-    pub accumulate: Option<usize>,
-    /// Passes over the data; by default 15 for the adapter, 1 for the encoder. This, the size of batches and the
-    /// rate concern the adapter unless the method is [`Method::Full`] or [`Method::Lora`].
-    pub epochs: Option<usize>,
-    /// Pairs in a batch; by default 512 for the adapter, 64 for upper layers, 32 for the whole encoder.
-    pub batch_size: Option<usize>,
-    /// Learning rate; by default 2e-3 for the adapter, 2e-4 for upper layers, 5e-4 at low rank,
-    /// 2e-5 for the whole encoder.
-    pub lr: Option<f64>,
-    /// Seed of everything random.
-    pub seed: u64,
-    /// Stop training after this time.
-    pub time_budget: Option<Duration>,
-    /// Say what would be done, and do nothing.
-    pub plan: bool,
-    /// Publish whatever the gate says.
-    pub force: bool,
-    /// Go on with the run that was stopped while it trained the encoder, with its options and its data: of these here only
-    /// `checkpoint_every`, `report` and `task` count.
-    pub resume: bool,
-    /// How much time passes from one saved state of the encoder's training to the next; by default half a minute.
-    pub checkpoint_every: Option<Duration>,
-    /// Where to write a report of the run, as one page of HTML ([`trainer::report`]), whether or not it publishes. A file
-    /// that is there is replaced once the page is whole.
-    pub report: Option<PathBuf>,
-    /// Progress and cancellation.
-    pub task: Task,
-}
-
-/// What `retrain` did; serialises to the object of the interface.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct RetrainReport {
-    /// Whether a new generation answers now.
-    pub published: bool,
-    /// The generation that answers.
-    pub generation: u32,
-    /// The one that answered before.
-    pub previous: u32,
-    /// Its encoder.
-    pub model_id: String,
-    /// Training.
-    pub train: TrainReport,
-    /// The verdict.
-    pub gate: GateReport,
-    /// Building the new generation.
-    pub reindex: ReindexReport,
-    /// What a run would gain and cost, if that is all that was asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub plan: Option<Plan>,
-    /// For the user.
-    #[serde(skip)]
-    pub notes: Vec<String>,
-    /// What the report shows beyond that.
-    #[serde(skip)]
-    pub details: Details,
-}
-
-/// What building the new generation took.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
-pub struct ReindexReport {
-    /// Documents.
-    pub documents: u64,
-    /// Wall time.
-    pub seconds: f64,
-}
 
 impl Db {
     /// Learns from the log, or from a file; publishes only what is certainly better.
@@ -246,7 +125,7 @@ impl Db {
         generation: &Generation,
         options: &RetrainOptions,
     ) -> Result<Lessons> {
-        if options.method == Method::Adapter && options.layers.is_some() {
+        if options.method.is_linear() && options.layers.is_some() {
             return Err(Error::input("an adapter trains none of the encoder's layers"));
         }
         match (&options.data, options.source) {
@@ -310,6 +189,11 @@ impl<'a> Run<'a> {
         let loss = options.loss.unwrap_or_else(|| LossKind::of_shape(data.shape));
         loss.check(data.shape)?;
         let learnt = data.shape;
+        if options.method == Method::QueryAdapter && !learnt.has_query() {
+            return Err(Error::input(format!(
+                "{learnt} have no queries that a map of queries alone could learn from"
+            )));
+        }
         if options.hard_negatives > 0 && (learnt != Shape::Pairs || loss.check(Shape::Triplets).is_err()) {
             return Err(Error::input(format!(
                 "hard negatives go with pairs, not with {learnt} learnt by {loss}"
@@ -373,9 +257,10 @@ impl<'a> Run<'a> {
         }
         let crossed = self.crosses(&split);
         let folds = if crossed { self.folds() } else { Vec::new() };
-        let judges: Vec<usize> = folds.iter().chain([&split]).flat_map(|s| &s.held_out).copied().collect();
+        let judges: Vec<usize> =
+            folds.iter().chain([&split]).flat_map(|s| s.held_out.iter().chain(&s.older)).copied().collect();
         self.read_searched(&judges)?;
-        let guard = self.guard()?;
+        let guard = self.guard(if crossed { &[] } else { &split.older })?;
         let (candidate, mut gate) = match self.options.method {
             Method::Full | Method::Lora => self.held_out(&split, &guard, Self::train_encoder)?,
             _ if crossed => self.crossed(&folds, &guard)?,
@@ -404,7 +289,7 @@ impl<'a> Run<'a> {
     /// Whether all queries judge, by cross-validation.
     fn crosses(&self, split: &Split) -> bool {
         let few = if self.searched.is_empty() { CROSSED_BELOW } else { CROSSED_SEARCHES_BELOW };
-        matches!(self.options.method, Method::Best | Method::Adapter)
+        (self.options.method == Method::Best || self.options.method.is_linear())
             && self.material.shape.has_query()
             && split.held_out_queries < few
     }
@@ -413,19 +298,20 @@ impl<'a> Run<'a> {
     fn held_out(
         &self,
         split: &Split,
-        guard: &Exam,
+        guard: &GuardExams,
         train: impl Fn(&Self, &[usize]) -> Result<Candidate>,
     ) -> Result<(Candidate, GateReport)> {
         let exam = self.exam(&split.held_out)?;
         let mut candidate = train(self, &split.train)?;
         let mut asked = Vec::new();
-        let [held_out, guard] = self.compare(&candidate, [&exam, guard], self.noting(&mut asked))?;
+        let [held_out] = self.compare(&candidate, [&exam], self.noting(&mut asked))?;
         candidate.asked = asked;
-        Ok((candidate, self.decide(&held_out, guard)))
+        let verdict = self.decide(&held_out, &self.guarded_by(guard, &candidate)?);
+        Ok((candidate, verdict))
     }
 
     /// An adapter from all pairs or triplets, judged by those of its like that lacked a fifth of them.
-    fn crossed(&self, folds: &[Split], guard: &Exam) -> Result<(Candidate, GateReport)> {
+    fn crossed(&self, folds: &[Split], guard: &GuardExams) -> Result<(Candidate, GateReport)> {
         let (mut all, mut asked) = (HeldOut::default(), Vec::new());
         for fold in folds {
             let exam = self.exam(&fold.held_out)?;
@@ -436,14 +322,18 @@ impl<'a> Run<'a> {
         let pairs: Vec<usize> = (0..self.material.examples.len()).collect();
         let mut candidate = self.train_adapter(&pairs)?;
         candidate.asked = asked::most_of_all(asked);
-        let [guard] = self.compare(&candidate, [guard], None)?;
-        Ok((candidate, self.decide(&all, guard)))
+        let verdict = self.decide(&all, &self.guarded_by(guard, &candidate)?);
+        Ok((candidate, verdict))
     }
 
     /// The encoder with its upper layers trained, if there is enough to learn from, and it gains more than the adapter,
     /// which has passed. What the gate refuses as an adapter comes no further: a log that teaches a linear map nothing
     /// certain costs seconds, and gets one chance to be published by luck.
-    fn better_encoder(&mut self, split: &Split, guard: &Exam) -> Result<Option<(Candidate, GateReport)>> {
+    fn better_encoder(
+        &mut self,
+        split: &Split,
+        guard: &GuardExams,
+    ) -> Result<Option<(Candidate, GateReport)>> {
         let spent = self.options.time_budget.is_some_and(|budget| self.start.elapsed() >= budget);
         if split.train.len() < LEAST_PAIRS || spent {
             return Ok(None);
@@ -478,14 +368,13 @@ impl<'a> Run<'a> {
     /// Once the gate has passed what the older pairs taught, the newest, which judged, are learnt as well: they are
     /// what people search now. The result must not fail on the guard set, which is still unseen; else the judged
     /// candidate stays.
-    fn with_all_pairs(&self, judged: Candidate, guard: &Exam) -> Result<Candidate> {
+    fn with_all_pairs(&self, judged: Candidate, guard: &GuardExams) -> Result<Candidate> {
         if judged.pairs == self.material.examples.len() {
             return Ok(judged);
         }
         let all: Vec<usize> = (0..self.material.examples.len()).collect();
         let mut again = self.train_adapter(&all)?;
-        let [guarded] = self.compare(&again, [guard], None)?;
-        if !trainer::harmless(&guarded) {
+        if !trainer::harmless(&self.guarded_by(guard, &again)?.documents) {
             return Ok(judged);
         }
         again.asked = judged.asked;

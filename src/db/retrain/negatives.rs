@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Run;
+use super::searches::Searched;
 use crate::db::search::{SearchOptions, parallel};
 use crate::db::searcher::Searcher;
 use crate::encoder::Role;
@@ -18,9 +19,12 @@ impl Run<'_> {
         let options = NegativeOptions { count, seed: self.options.seed, ..NegativeOptions::default() };
         let found = self.found(&options)?;
         let known = known(&self.material.examples);
+        let keys = |text: &Searched| text.passed_over().into_iter().map(trainer::target_key).collect();
+        let passed: HashMap<u64, HashSet<u64>> =
+            self.searched.iter().map(|text| (text.key[0], keys(text))).collect();
         let mut report = NegativeReport::default();
         for (number, found) in found.into_iter().enumerate() {
-            let chosen = self.chosen(number, &found, &known, &options, &mut report);
+            let chosen = self.chosen(number, &found, [&known, &passed], &options, &mut report);
             let query = self.query_row(number);
             for document in chosen {
                 let Some(row) = self.corpus.nearest(document, &query) else { continue };
@@ -74,7 +78,7 @@ impl Run<'_> {
         &self,
         number: usize,
         found: &[u32],
-        known: &HashMap<u64, HashSet<u64>>,
+        [known, passed_over]: [&HashMap<u64, HashSet<u64>>; 2],
         options: &NegativeOptions,
         report: &mut NegativeReport,
     ) -> Vec<u32> {
@@ -83,7 +87,7 @@ impl Run<'_> {
         let positive =
             example.texts.get(1).map_or(&[][..], |text| self.material.vectors.row(text, Role::Document));
         let query_key = example.keys.first().copied().unwrap_or_default();
-        let answers = known.get(&query_key);
+        let [answers, passed_over] = [known, passed_over].map(|documents| documents.get(&query_key));
         let judged = |&document: &u32| {
             let row = self.corpus.row(self.corpus.nearest(document, &query)?);
             let key = trainer::target_key(self.corpus.ids.get(document as usize)?);
@@ -92,6 +96,7 @@ impl Run<'_> {
                 to_query: cosine(&query, row),
                 to_positive: cosine(positive, row),
                 known: answers.is_some_and(|answers| answers.contains(&key)),
+                passed_over: passed_over.is_some_and(|documents| documents.contains(&key)),
             })
         };
         let found: Vec<Found> = found.iter().filter_map(judged).collect();

@@ -78,7 +78,7 @@ impl fmt::Display for Plan {
         let Some([low, high]) = self.ci95 else {
             return write!(f, "no query of a sample could tell the gain");
         };
-        let least = if self.method == Method::Adapter { "gain" } else { "gain of the adapter alone" };
+        let least = if self.method.is_linear() { "gain" } else { "gain of the adapter alone" };
         write!(
             f,
             "{least} {low:+.3} to {high:+.3} by a sample of {} queries and {} pairs",
@@ -146,6 +146,10 @@ impl Run<'_> {
                 "{adapter}; if that is better, train {layers} as well, encode the documents again, and publish the best"
             ),
             Method::Best | Method::Adapter => adapter,
+            Method::QueryAdapter => format!(
+                "train a linear map of queries on {train} pairs and judge it on {held_out} held-out queries; the stored \
+                 vectors of {documents} documents stay what they are"
+            ),
             Method::Lora => format!(
                 "train matrices of the encoder at rank {} on {train} pairs, judge them on {held_out} held-out queries, \
                  and encode {documents} documents again",
@@ -163,7 +167,9 @@ impl Run<'_> {
         let third = || self.encoder.layers().div_ceil(3);
         match self.options.method {
             Method::Full | Method::Lora => self.options.layers,
-            Method::Best | Method::Adapter => Some(self.options.layers.unwrap_or_else(third)),
+            Method::Best | Method::Adapter | Method::QueryAdapter => {
+                Some(self.options.layers.unwrap_or_else(third))
+            }
         }
     }
 }

@@ -73,6 +73,14 @@ pub(super) fn searched(mut queries: Vec<LoggedQuery>, options: &ClickOptions) ->
     texts
 }
 
+impl Page {
+    /// What stood above the lowest click.
+    fn above_click(&self) -> &[String] {
+        let lowest = self.shown.iter().rposition(|id| self.clicked.contains(id)).unwrap_or(0);
+        self.shown.get(..lowest).unwrap_or_default()
+    }
+}
+
 impl Searched {
     /// Leaves out searches that led to documents of which none is stored any more; false if no search is left.
     pub fn keep_known(&mut self, known: &HashSet<&str>) -> bool {
@@ -88,6 +96,14 @@ impl Searched {
         let clicked = self.searches.iter().flat_map(|page| &page.clicked);
         let grades = clicked.map(|id| (id.clone(), 1.0)).collect();
         Judged { query: self.text.clone(), grades, weight: 1.0 }
+    }
+
+    /// What its searchers saw and passed over: it stood above a click and was not clicked in any search.
+    pub fn passed_over(&self) -> HashSet<&str> {
+        let clicked: HashSet<&str> =
+            self.searches.iter().flat_map(|page| &page.clicked).map(String::as_str).collect();
+        let seen = self.searches.iter().flat_map(Page::above_click).map(String::as_str);
+        seen.filter(|id| !clicked.contains(id)).collect()
     }
 
     pub fn keyed(&self) -> Keyed<'_> {
@@ -156,8 +172,11 @@ impl Run<'_> {
             return split;
         }
         let train = split.train.into_iter().filter(|&number| number < examples).collect();
-        let held_out = split.held_out.into_iter().filter_map(|number| number.checked_sub(examples)).collect();
-        Split { train, held_out, ..split }
+        let texts = |numbers: Vec<usize>| {
+            numbers.into_iter().filter_map(|number| number.checked_sub(examples)).collect()
+        };
+        let (held_out, older) = (texts(split.held_out), texts(split.older));
+        Split { train, held_out, older, ..split }
     }
 
     /// Encodes texts that judge, by their numbers, if a log does.
@@ -255,4 +274,25 @@ fn seen(page: &Page, by_id: &HashMap<&str, u32>, numbers: &mut Numbers) -> Vec<S
         Some(Seen { document, position, clicked: clicked.contains(id) })
     });
     stored.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stood_above_a_click_and_was_never_clicked_was_passed_over() {
+        let page = |shown: &[&str], clicked: &[&str]| {
+            let names = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
+            Page { weight: 1.0f64.to_bits(), shown: names(shown), clicked: names(clicked) }
+        };
+        let searches = vec![
+            page(&["a", "b", "c", "d"], &["c"]),
+            page(&["e", "b"], &["b"]),
+            page(&["f", "g"], &[]),
+            page(&["h", "i"], &["elsewhere"]),
+        ];
+        let text = Searched { text: "q".into(), key: [1], time: 1, searches };
+        assert_eq!(text.passed_over(), HashSet::from(["a", "e"]));
+    }
 }

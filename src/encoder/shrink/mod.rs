@@ -16,6 +16,7 @@ use super::export::pretty;
 use super::family::Family;
 use super::family::bert::{BertConfig, Kind};
 use super::files::{CONFIG, MODULES, SENTENCE_CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
+use super::prompts::Role;
 use super::weights::{self, Weights};
 use super::{Encoder, ModelFiles, failed};
 use crate::error::{Error, Result};
@@ -102,7 +103,7 @@ impl Encoder {
     ) -> Result<ModelFiles> {
         let dim = axes.len() / config.hidden;
         let mut matrix = Tensor::from_slice(axes, (dim, config.hidden), &Device::Cpu).map_err(failed)?;
-        if let Some(adapter) = self.adapter_tensor() {
+        if let Some(adapter) = self.adapters().tensor(Role::Document) {
             matrix = matrix.matmul(adapter).map_err(failed)?;
         }
         let bias = Tensor::zeros(dim, candle_core::DType::F32, &Device::Cpu).map_err(failed)?;

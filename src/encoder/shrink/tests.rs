@@ -42,7 +42,7 @@ fn who_keeps_everything_has_the_same_model() {
 fn an_adapter_becomes_part_of_the_dense_layer() {
     let mut turn = identity();
     turn.rotate_right(32);
-    let turned = tiny().with_adapter(turn).unwrap();
+    let turned = tiny().with_adapter(&turn).unwrap();
     let same = load(turned.shrunk(&everything(), &TEXTS, &identity()).unwrap());
     assert!(least_cosine(&turned, &same) > 0.999_999);
     assert!(least_cosine(&tiny(), &same) < 0.9);

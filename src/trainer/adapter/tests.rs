@@ -3,6 +3,7 @@
 
 use super::super::examples::Example;
 use super::super::gate::{GateOptions, HeldOut, Paired, decide};
+use super::super::guard::Guard;
 use super::super::losses::{LossKind, LossOptions};
 use super::*;
 
@@ -27,9 +28,17 @@ fn space() -> (Vec<f32>, Vec<f32>) {
 }
 
 /// NDCG@10 of the held-out queries over all documents at each rung, where query i wants `wanted[i]`.
-fn scores(queries: &[f32], documents: &[f32], wanted: &[u32], matrix: Option<&[f32]>) -> Vec<Vec<f64>> {
-    let mapped = |rows: &[f32]| matrix.map_or_else(|| rows.to_vec(), |m| apply(m, rows, DIM).unwrap());
-    let (queries, documents) = (mapped(queries), mapped(documents));
+fn scores(
+    [queries, documents]: [&[f32]; 2],
+    wanted: &[u32],
+    matrix: Option<&[f32]>,
+    queries_only: bool,
+) -> Vec<Vec<f64>> {
+    let mapped = |rows: &[f32], on: bool| match matrix.filter(|_| on) {
+        Some(matrix) => apply(matrix, rows, DIM).unwrap(),
+        None => rows.to_vec(),
+    };
+    let (queries, documents) = (mapped(queries, true), mapped(documents, !queries_only));
     let doc_of_row: Vec<u32> = (0..DOCUMENTS as u32).collect();
     let at = |rung: usize| {
         let ranked = rank_exact(&queries[..HELD_OUT * DIM], &documents, &doc_of_row, DIM, rung, 10).unwrap();
@@ -50,6 +59,13 @@ fn set(shape: Shape, loss: LossKind, examples: &[Example]) -> TrainingSet {
 
 /// Trains on all but the held-out queries, where query i wants `wanted[i]`, and asks the gate.
 fn retrain(wanted: &[u32]) -> (Vec<f32>, TrainReport, super::super::gate::GateReport) {
+    retrain_sides(wanted, false)
+}
+
+fn retrain_sides(
+    wanted: &[u32],
+    queries_only: bool,
+) -> (Vec<f32>, TrainReport, super::super::gate::GateReport) {
     let (queries, documents) = space();
     let positives: Vec<f32> =
         wanted.iter().flat_map(|&w| documents[w as usize * DIM..][..DIM].to_vec()).collect();
@@ -58,20 +74,23 @@ fn retrain(wanted: &[u32]) -> (Vec<f32>, TrainReport, super::super::gate::GateRe
         set(Shape::Pairs, LossKind::Ranking, &pairs.map(|keys| example(&keys, &[], 0)).collect::<Vec<_>>());
     let rows = [&queries[HELD_OUT * DIM..], &positives[HELD_OUT * DIM..]].concat();
     let rows = SideRows { rows: &rows, dim: DIM };
-    let options = AdapterOptions { batch: 64, epochs: 20, lr: 3e-3, ..AdapterOptions::default() };
+    let options =
+        AdapterOptions { batch: 64, epochs: 20, lr: 3e-3, queries_only, ..AdapterOptions::default() };
     let (matrix, report) = train_adapter(rows, &set, &LADDER, &options, &Task::default()).unwrap();
     let paired = |before: Vec<Vec<f64>>, after: Vec<Vec<f64>>| {
         before.into_iter().zip(after).map(|(before, after)| Paired { before, after })
     };
-    let before = scores(&queries, &documents, wanted, None);
-    let after = scores(&queries, &documents, wanted, Some(&matrix));
+    let both = [&queries[..], &documents[..]];
+    let before = scores(both, wanted, None, queries_only);
+    let after = scores(both, wanted, Some(&matrix), queries_only);
     let rungs: Vec<(usize, Paired)> = LADDER.into_iter().zip(paired(before, after)).collect();
     // The guard: documents are found by themselves, a little blurred.
     let mut rng = Rng::new(5);
     let blurred: Vec<f32> = documents.iter().map(|v| v + 0.5 * normal(&mut rng)).collect();
     let own: Vec<u32> = (0..DOCUMENTS as u32).collect();
-    let guard = |matrix| scores(&blurred, &documents, &own, matrix).pop().unwrap();
-    let guard = Paired { before: guard(None), after: guard(Some(&matrix)) };
+    let guard = |matrix| scores([&blurred, &documents], &own, matrix, queries_only).pop().unwrap();
+    let documents = Paired { before: guard(None), after: guard(Some(&matrix)) };
+    let guard = Guard { documents, ..Guard::default() };
     (matrix, report, decide(&HeldOut { rungs, ..HeldOut::default() }, &guard, &GateOptions::default()))
 }
 
@@ -84,6 +103,14 @@ fn a_distorted_space_is_learnt_and_published() {
     assert!(gate.publish && gate.gain > 0.05, "{gate:?}");
     assert!(gate.by_dim["16"][1] > gate.by_dim["16"][0] + 0.05, "{gate:?}");
     assert_eq!(retrain(&truth).0, matrix, "one seed, one result");
+}
+
+#[test]
+fn a_map_of_queries_alone_is_learnt_as_well() {
+    let truth: Vec<u32> = (0..DOCUMENTS as u32).collect();
+    let (matrix, report, gate) = retrain_sides(&truth, true);
+    assert!(report.loss_last < report.loss_first && gate.gain > 0.05, "{gate:?}");
+    assert_ne!(matrix, retrain(&truth).0);
 }
 
 #[test]

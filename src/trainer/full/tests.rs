@@ -129,7 +129,7 @@ fn an_encoder_learns_and_its_files_load_again() {
         assert!(report.loss_last < 0.6 * report.loss_first, "{layers:?} {report:?}");
         let after = Encoder::from_files(trained.files, Precision::F32).unwrap();
         assert_ne!(after.model_id(), encoder.model_id());
-        let after = after.with_adapter(trained.adapter).unwrap();
+        let after = after.with_adapter(&trained.adapter).unwrap();
         assert!(after.encode(&WORDS, &Task::default()).unwrap().iter().all(|v| v.is_finite()));
     }
 }
@@ -159,4 +159,39 @@ fn a_cancelled_task_stops_the_training() {
     let options = FullOptions::of_layers(Some(1));
     let stopped = train_full(&encoder, &word_pairs(&WORDS), &[encoder.dim()], &options, &task);
     assert!(matches!(stopped.err(), Some(Error::Cancelled)));
+}
+
+#[test]
+fn what_harms_stays_between_the_old_weights_and_the_new() {
+    let encoder = tiny();
+    let low_rank = FullOptions::of_low_rank(None, LowRank::default());
+    for options in [FullOptions::default(), low_rank] {
+        let options = FullOptions { lr: 3e-3, epochs: 10, batch: 8, ..options };
+        let trained = |objections: usize| {
+            let left = std::sync::atomic::AtomicUsize::new(objections);
+            let harmless = |_| {
+                let counted = |left: usize| left.checked_sub(1);
+                let order = std::sync::atomic::Ordering::Relaxed;
+                Ok(left.fetch_update(order, order, counted).is_err())
+            };
+            let beside = (&mut Hooks::default(), &harmless as Harmless<'_>);
+            let (pairs, ladder) = (word_pairs(&WORDS), [encoder.dim()]);
+            train_full_from(&encoder, &pairs, &ladder, &options, beside, &Task::default()).unwrap()
+        };
+        let weights = |encoder: &Encoder| -> Vec<f32> {
+            let all = encoder.trainable(&TrainOptions::default()).unwrap();
+            all.parameters().iter().flat_map(|parameter| parameter.values.clone()).collect()
+        };
+        let of = |trained: Trained| weights(&Encoder::from_files(trained.files, Precision::F32).unwrap());
+        let (old, new) = (weights(&encoder), of(trained(0)));
+        assert!(old.iter().zip(&new).any(|(a, b)| (a - b).abs() > 1e-3), "nothing was learnt");
+        // The fifth objection changes nothing: a quarter of the way is always taken.
+        for (objections, share) in [(1, 0.75), (2, 0.5), (4, 0.25)] {
+            let kept = trained(objections);
+            assert!(kept.report.notes.concat().contains(&format!("taken {share} of the way")));
+            let near =
+                |((old, new), kept): ((&f32, &f32), &f32)| (old + share * (new - old) - kept).abs() < 1e-4;
+            assert!(old.iter().zip(&new).zip(&of(kept)).all(near), "{share}");
+        }
+    }
 }

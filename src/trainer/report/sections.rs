@@ -157,7 +157,12 @@ impl Page<'_> {
         if let Some(guard) = gate.guard {
             html.raw("<p class=\"faint\">Guard: ").text(guard.documents);
             html.raw(" documents searched for by words of their own, ndcg@10 ").text(number(guard.before, 4));
-            html.raw(" before and ").text(number(guard.after, 4)).raw(" after.</p>\n");
+            html.raw(" before and ").text(number(guard.after, 4)).raw(" after");
+            if let Some(older) = guard.older {
+                html.raw("; ").text(older.queries).raw(" older queries, ").text(number(older.before, 4));
+                html.raw(" before and ").text(number(older.after, 4)).raw(" after");
+            }
+            html.raw(".</p>\n");
         }
         html.raw("</section>\n");
         html

@@ -51,8 +51,10 @@ fn main() -> Result<()> {
         "seed  eta  all labels  labels of pages  clicks  clicks corrected  pairs  relevant  eta estimated"
     );
     for seed in from..from + count {
-        let all = trained(&collection, &judged(&collection, None), seed)?;
-        let shown = trained(&collection, &judged(&collection, Some(&pages)), seed)?;
+        let judgements = AdapterOptions { seed, ..AdapterOptions::default() };
+        let clicks = AdapterOptions { seed, ..AdapterOptions::of_clicks() };
+        let all = trained(&collection, &judged(&collection, None), &judgements)?;
+        let shown = trained(&collection, &judged(&collection, Some(&pages)), &judgements)?;
         for eta in [0.0, 1.0, 2.0] {
             let sessions = people::search(&collection, &pages, &People { eta, ..people }, seed * 1000 + 7);
             let log = log(&collection, &sessions, people.fixed);
@@ -62,8 +64,8 @@ fn main() -> Result<()> {
             let relevant = corrected.iter().filter(|(q, d, _)| collection.judged[*q].contains_key(d)).count();
             println!(
                 "{seed:>4}  {eta:>3}  {all:>10.4}  {shown:>15.4}  {:>6.4}  {:>16.4}  {:>5}  {relevant:>8}  {:>13.2}",
-                trained(&collection, &as_they_are(&sessions), seed)?,
-                trained(&collection, &corrected, seed)?,
+                trained(&collection, &as_they_are(&sessions), &clicks)?,
+                trained(&collection, &corrected, &clicks)?,
                 corrected.len(),
                 found.bias.eta
             );
@@ -103,7 +105,7 @@ fn measure(collection: &Collection, adapter: Option<&[f32]>) -> Result<f64> {
 }
 
 /// NDCG@10 after training on labels. Texts are the numbers of queries and documents; their rows are known.
-fn trained(collection: &Collection, labels: &Labels, seed: u64) -> Result<f64> {
+fn trained(collection: &Collection, labels: &Labels, options: &AdapterOptions) -> Result<f64> {
     let example = |&(query, document, weight): &(usize, u32, f32)| Example {
         texts: vec![query.to_string(), document.to_string()],
         keys: vec![query as u64, u64::from(document)],
@@ -112,7 +114,7 @@ fn trained(collection: &Collection, labels: &Labels, seed: u64) -> Result<f64> {
     };
     let examples: Vec<Example> = labels.iter().map(example).collect();
     let loss = (LossKind::Ranking, LossOptions::default());
-    let set = TrainingSet::new(Shape::Pairs, &examples, loss, seed)?;
+    let set = TrainingSet::new(Shape::Pairs, &examples, loss, options.seed)?;
     let dim = collection.dim;
     let mut rows = Vec::new();
     for (side, from) in set.sides().iter().zip([&collection.queries, &collection.documents]) {
@@ -121,9 +123,7 @@ fn trained(collection: &Collection, labels: &Labels, seed: u64) -> Result<f64> {
         }
     }
     let ladder: Vec<usize> = [64, 128, 256].into_iter().filter(|&rung| rung < dim).chain([dim]).collect();
-    let options = AdapterOptions { seed, ..AdapterOptions::default() };
-    let (matrix, _) =
-        train_adapter(SideRows { rows: &rows, dim }, &set, &ladder, &options, &Task::default())?;
+    let (matrix, _) = train_adapter(SideRows { rows: &rows, dim }, &set, &ladder, options, &Task::default())?;
     measure(collection, Some(&matrix))
 }
 

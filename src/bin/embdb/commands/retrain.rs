@@ -43,6 +43,7 @@ const BEGUN_WITH: &[&str] = &[
     "epochs",
     "batch_size",
     "lr",
+    "layer_rate",
     "seed",
     "time_budget",
     "plan",
@@ -71,7 +72,8 @@ pub struct Retrain {
     #[cfg(feature = "trainer")]
     #[arg(long)]
     loss: Option<embdb::trainer::LossKind>,
-    /// What is trained: adapter, lora, full, or best: the adapter, then upper layers of the encoder if it pays
+    /// What is trained: adapter, query-adapter (of queries alone: nothing stored changes), lora, full, or best: the adapter,
+    /// then upper layers of the encoder if it pays
     #[arg(long, default_value = "best", value_parser = method)]
     method: Trained,
     /// Topmost layers of the encoder that are trained [default: all with full, else a third]
@@ -105,6 +107,9 @@ pub struct Retrain {
     /// Peak learning rate
     #[arg(long, value_name = "RATE", value_parser = rate)]
     lr: Option<f64>,
+    /// Learning rate of a layer of the encoder by that of the layer above, such as 0.9 [default: 1]
+    #[arg(long, value_name = "FACTOR", value_parser = args::share)]
+    layer_rate: Option<f32>,
     /// Seed of everything random
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -148,6 +153,7 @@ fn source(text: &str) -> Result<From, String> {
 enum Trained {
     Best,
     Adapter,
+    QueryAdapter,
     Lora,
     Full,
 }
@@ -156,9 +162,10 @@ fn method(text: &str) -> Result<Trained, String> {
     match text {
         "best" => Ok(Trained::Best),
         "adapter" => Ok(Trained::Adapter),
+        "query-adapter" => Ok(Trained::QueryAdapter),
         "full" => Ok(Trained::Full),
         "lora" => Ok(Trained::Lora),
-        _ => Err("expected best, adapter, lora or full".into()),
+        _ => Err("expected best, adapter, query-adapter, lora or full".into()),
     }
 }
 
@@ -196,6 +203,7 @@ impl Retrain {
             method: match self.method {
                 Trained::Best => Method::Best,
                 Trained::Adapter => Method::Adapter,
+                Trained::QueryAdapter => Method::QueryAdapter,
                 Trained::Lora => Method::Lora,
                 Trained::Full => Method::Full,
             },
@@ -207,6 +215,7 @@ impl Retrain {
             epochs: self.epochs,
             batch_size: self.batch_size,
             lr: self.lr,
+            layer_rate: self.layer_rate,
             seed: self.seed,
             time_budget: self.time_budget,
             plan,

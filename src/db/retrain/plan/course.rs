@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use super::super::exam::GUARD_DOCUMENTS;
+use super::super::guard::GUARD_DOCUMENTS;
 use super::super::{FOLDS, LEAST_PAIRS, MOST_DOCUMENTS, Method, Run};
 use super::PlannedSeconds;
 use super::probe::{Encoding, Indexing, Sample, Training};

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::format::segment::DocumentRows;
 use crate::index::{BuildParams, build_graph};
 use crate::trainer::adapter::apply;
-use crate::trainer::{self, FullOptions, GateReport, HeldOut, Shape, Split};
+use crate::trainer::{self, FullOptions, GateReport, Guard, HeldOut, Shape, Split};
 
 /// Examples from which an adapter of the sample learns, and queries that judge it, at most …
 const LEARNING: usize = 1200;
@@ -117,7 +117,7 @@ impl Run<'_> {
             }
         }
         let start = Instant::now();
-        let verdict = self.decide(&all, HeldOut::default());
+        let verdict = self.decide(&all, &Guard::default());
         let resampling = start.elapsed().as_secs_f64() / verdict.queries.max(1) as f64;
         let after = ["train", "judge"].map(|stage| self.spent.seconds(stage));
         let [training, judging] = [0, 1].map(|n| (after[n] - before[n]) / work[n].max(1.0));
