@@ -67,7 +67,7 @@ pub use examples::{Example, TrainingSet};
 pub use fit::{Hooks, OnSave, OnStep, StepRecord, TrainReport};
 pub use folds::folds;
 pub use full::{FullOptions, Trained, train_full, train_full_from};
-pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide, harmless};
+pub use gate::{GateOptions, GateReport, HeldOut, KindReport, Paired, decide, harmless};
 pub use losses::{LossKind, LossOptions};
 pub use metrics::{Scores, ndcg};
 pub use rank::rank_exact;

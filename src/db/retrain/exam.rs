@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::trainer::adapter::apply;
 use crate::trainer::judge::{Classed, class_ndcg, cosines};
 use crate::trainer::report::Asked;
-use crate::trainer::{self, GateOptions, GateReport, HeldOut, Judged, Paired, Shape};
+use crate::trainer::{self, GateOptions, GateReport, HeldOut, Judged, Paired, Shape, StructureKind};
 
 /// Documents that must be found by words of their own, at most.
 pub(super) const GUARD_DOCUMENTS: usize = 1000;
@@ -110,7 +110,10 @@ impl Run<'_> {
             let pairs = exam.before.iter().cloned().zip(after);
             result.rungs = pairs.map(|((rung, before), after)| (rung, Paired { before, after })).collect();
             match &exam.questions {
-                Questions::Search(judged) => result.weights = judged.iter().map(|j| j.weight).collect(),
+                Questions::Search(judged) => {
+                    result.weights = judged.iter().map(|j| j.weight).collect();
+                    result.kinds = self.kinds_of(judged);
+                }
                 Questions::Likeness { scores, .. } => result.scores = Some(scores.clone()),
                 Questions::Searched(_) | Questions::Classes(_) => {}
             }
@@ -119,6 +122,14 @@ impl Run<'_> {
             asked.extend(self.most_changed(exam, &view, result)?);
         }
         Ok(results)
+    }
+
+    /// Of queries made of documents the kind of each; else nothing.
+    fn kinds_of(&self, judged: &[Judged]) -> Vec<Option<StructureKind>> {
+        if self.kinds.is_empty() {
+            return Vec::new();
+        }
+        judged.iter().map(|judged| self.kinds.get(&trainer::query_key(&judged.query)).copied()).collect()
     }
 
     /// The verdict on what [`compare`](Self::compare) found.
