@@ -1,5 +1,7 @@
 //! Plain data that crosses module borders: documents, hits, metrics, events.
 
+pub mod calendar;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 

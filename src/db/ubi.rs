@@ -25,6 +25,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::options::limits;
+use crate::types::calendar::Date;
 use crate::types::{Event, LoggedClick, LoggedSearch, Teams};
 
 /// Value of `application` in what is written.
@@ -281,21 +282,12 @@ fn time(object: &Map<String, Value>) -> std::result::Result<u64, String> {
     }
 }
 
-/// Unix milliseconds as ISO 8601 in UTC, such as `2018-11-13T20:20:39.125Z`. The date is computed
-/// with H. Hinnant's algorithm for the proleptic Gregorian calendar ("chrono-Compatible Low-Level
-/// Date Algorithms").
+/// Unix milliseconds as ISO 8601 in UTC, such as `2018-11-13T20:20:39.125Z`.
 pub fn timestamp(time_ms: u64) -> String {
     let (days, ms) = (time_ms / 86_400_000, time_ms % 86_400_000);
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let date = Date::of_days(days as i64);
     let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1000)
+    format!("{date}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1000)
 }
 
 /// Parses `YYYY-MM-DDTHH:MM:SS[.fraction][Z|±HH:MM]`; without a zone it is UTC.
@@ -317,7 +309,8 @@ fn parse_timestamp(text: &str) -> Option<u64> {
     if !valid || date.next().is_some() || clock.next().is_some() {
         return None;
     }
-    let seconds = days_since_1970(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
+    let days = Date { year, month: month as u8, day: day as u8 }.days();
+    let seconds = days * 86_400 + hour * 3600 + minute * 60 + second;
     let ms = seconds * 1000 + milliseconds(fraction)? - zone_minutes(zone)? * 60_000;
     u64::try_from(ms).ok()
 }
@@ -350,16 +343,6 @@ fn zone_minutes(zone: &str) -> Option<i64> {
         None => (digits(zone)?, 0),
     };
     (hours < 24 && minutes < 60).then_some(sign * (hours * 60 + minutes))
-}
-
-/// Inverse of the calendar computation in [`timestamp`].
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let shifted_month = if month > 2 { month - 3 } else { month + 9 };
-    let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
 }
 
 #[cfg(test)]

@@ -233,7 +233,7 @@ impl<'a> Text<'a> {
 
 fn target(pair: &Pair) -> &str {
     match &pair.positive {
-        Target::Text(text) | Target::Id(text) => text,
+        Target::Text(text) | Target::Id(text) | Target::Passage { id: text, .. } => text,
     }
 }
 

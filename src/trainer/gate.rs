@@ -8,7 +8,10 @@
 //!    [`GateOptions::least_gain`]: what clicks that are always wrong in the same way teach is certain, but little;
 //! 2. at no dimension of the ladder the mean falls by more than [`GateOptions::tolerance`];
 //! 3. the guard set does not object ([`guard`](super::guard)): documents are found by passages of their own as before, and
-//!    older queries are not answered certainly worse.
+//!    older queries are not answered certainly worse;
+//! 4. where queries are of several kinds, as those made of documents, no kind that people search by, with
+//!    [`GateOptions::least_of_kind`] queries or more, falls by more than [`GateOptions::tolerance`] in the mean: what is made
+//!    of documents is easy to learn, and what one kind gains must not hide what another loses.
 //!
 //! Refusing is a result, not an error.
 
@@ -22,6 +25,7 @@ use super::guard::{Guard, GuardReport};
 use super::judge::RankCorrelation;
 use super::rng::Rng;
 use super::significance::{interval, percentiles};
+use super::structure::StructureKind;
 
 /// Thresholds of the gate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,6 +36,8 @@ pub struct GateOptions {
     pub tolerance: f64,
     /// Fall of the mean NDCG@10 that is allowed for documents that are searched for by their own words.
     pub guard_tolerance: f64,
+    /// Queries of a kind, from which on its mean tells anything.
+    pub least_of_kind: usize,
     /// Bootstrap resamples.
     pub resamples: usize,
     /// Seed of the resampling.
@@ -41,7 +47,7 @@ pub struct GateOptions {
 impl Default for GateOptions {
     fn default() -> Self {
         let (least_gain, tolerance, guard_tolerance) = (0.005, 0.005, 0.005);
-        Self { least_gain, tolerance, guard_tolerance, resamples: 10_000, seed: 0 }
+        Self { least_gain, tolerance, guard_tolerance, least_of_kind: 30, resamples: 10_000, seed: 0 }
     }
 }
 
@@ -79,6 +85,8 @@ pub struct HeldOut {
     /// Of a log the texts that were searched for, with their discounts at these rungs: the rungs' scores then follow from
     /// all of them together, and are empty until the verdict.
     pub searched: Vec<choice::Text>,
+    /// Of queries made of documents the kind of each; else nothing.
+    pub kinds: Vec<Option<StructureKind>>,
     /// Whether they tell the candidate's order from chance: [`Scored::evidence`](choice::Scored::evidence).
     pub evidence: Option<f64>,
 }
@@ -95,6 +103,7 @@ impl HeldOut {
         }
         self.weights.append(&mut other.weights);
         self.searched.append(&mut other.searched);
+        self.kinds.append(&mut other.kinds);
         for ((_, all), (_, mut part)) in self.rungs.iter_mut().zip(other.rungs) {
             all.before.append(&mut part.before);
             all.after.append(&mut part.after);
@@ -138,6 +147,22 @@ impl HeldOut {
         [&paired.before, &paired.after].map(|cosines| RankCorrelation::new(cosines, scores).ok())
     }
 
+    /// The means of each kind of queries at the full dimension.
+    fn by_kind(&self) -> Vec<(StructureKind, KindReport)> {
+        let Some((_, full)) = self.rungs.last() else { return Vec::new() };
+        let of = |kind: StructureKind| {
+            let scores = full.before.iter().zip(&full.after).zip(&self.kinds);
+            let (before, after): (Vec<f64>, Vec<f64>) = scores
+                .filter(|(_, of)| **of == Some(kind))
+                .map(|((before, after), _)| (before, after))
+                .unzip();
+            let queries = before.len();
+            let [before, after] = Paired { before, after }.means(&[]);
+            (queries > 0).then(|| (kind, KindReport { kind: kind.name(), queries, before, after }))
+        };
+        StructureKind::ALL.into_iter().filter_map(of).collect()
+    }
+
     /// The 95 % interval of the gain, by bootstrap.
     pub(super) fn interval(&self, paired: &Paired, options: &GateOptions) -> [f64; 2] {
         if self.scores.is_none() {
@@ -160,6 +185,19 @@ impl HeldOut {
     }
 }
 
+/// What queries of one kind say.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct KindReport {
+    /// Where the queries come from: "titles", "headings", "sentences", "words".
+    pub kind: &'static str,
+    /// Queries.
+    pub queries: usize,
+    /// Mean NDCG@10 of the current generation.
+    pub before: f64,
+    /// Mean NDCG@10 of the candidate.
+    pub after: f64,
+}
+
 /// The verdict; serialises to the `gate` object of `retrain`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GateReport {
@@ -179,6 +217,9 @@ pub struct GateReport {
     pub ci95_by_dim: BTreeMap<String, [f64; 2]>,
     /// Queries that judged.
     pub queries: usize,
+    /// The same for each kind of queries, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub by_kind: Vec<KindReport>,
     /// The guard set, if there are documents for one.
     pub guard: Option<GuardReport>,
     /// Queries, about, that would make a gain of this size certain; none if it is, or if there is no gain.
@@ -202,6 +243,7 @@ impl GateReport {
             by_dim: BTreeMap::new(),
             ci95_by_dim: BTreeMap::new(),
             queries: 0,
+            by_kind: Vec::new(),
             guard: None,
             queries_wanted: None,
             reason: reason.into(),
@@ -235,6 +277,10 @@ pub fn decide(held_out: &HeldOut, guard: &Guard, options: &GateOptions) -> GateR
     } else if let Some(objection) = &objection {
         reason = format!("{objection}; {reason}");
     }
+    let by_kind: Vec<KindReport> = held_out.by_kind().into_iter().map(|(_, report)| report).collect();
+    for KindReport { kind, queries, before, after } in &by_kind {
+        reason += &format!("; {queries} {kind} {before:.4} to {after:.4}");
+    }
     GateReport {
         metric,
         before,
@@ -255,6 +301,7 @@ pub fn decide(held_out: &HeldOut, guard: &Guard, options: &GateOptions) -> GateR
             })
             .collect(),
         queries,
+        by_kind,
         guard,
         queries_wanted,
         publish: objection.is_none(),
@@ -291,6 +338,14 @@ fn objection(
     for (dim, scores) in &held_out.rungs {
         if let Some(fall) = fallen(held_out.means(scores), options.tolerance) {
             return Some(format!("at {dim} dimensions the mean falls {fall}"));
+        }
+    }
+    for (kind, KindReport { kind: name, queries, before, after }) in held_out.by_kind() {
+        let counts = kind.is_asked() && queries >= options.least_of_kind;
+        if let Some(fall) = fallen([before, after], options.tolerance).filter(|_| counts) {
+            return Some(format!(
+                "documents are found less well by {name}: ndcg@10 on {queries} of them falls {fall}"
+            ));
         }
     }
     if ci95[0] <= 0.0 {
@@ -341,6 +396,42 @@ mod tests {
 
     fn held_out(rungs: Vec<(usize, Paired)>) -> HeldOut {
         HeldOut { rungs, ..HeldOut::default() }
+    }
+
+    /// Words gain much, titles lose a little, sentences lose much; in the mean all gain.
+    #[test]
+    fn a_kind_that_people_search_by_must_not_lose() {
+        let of = |titles: usize, fall: f64| {
+            let kinds: Vec<StructureKind> = [(StructureKind::Words, 200), (StructureKind::Title, titles)]
+                .into_iter()
+                .chain([(StructureKind::Sentence, 40)])
+                .flat_map(|(kind, count)| std::iter::repeat_n(kind, count))
+                .collect();
+            let gain = |kind: &StructureKind| match kind {
+                StructureKind::Words => 0.2,
+                StructureKind::Title => -fall,
+                _ => -0.1,
+            };
+            let before: Vec<f64> =
+                kinds.iter().enumerate().map(|(n, _)| 0.3 + 0.001 * (n % 7) as f64).collect();
+            let after = before.iter().zip(&kinds).map(|(before, kind)| before + gain(kind)).collect();
+            let rungs = vec![(64, Paired { before, after })];
+            let kinds = kinds.into_iter().map(Some).collect();
+            decide(
+                &HeldOut { rungs, kinds, ..HeldOut::default() },
+                &Guard::default(),
+                &GateOptions::default(),
+            )
+        };
+        let refused = of(40, 0.02);
+        assert!(!refused.publish && refused.gain > 0.1, "{}", refused.reason);
+        assert!(refused.reason.starts_with("documents are found less well by titles: ndcg@10 on 40"));
+        let kinds: Vec<_> =
+            refused.by_kind.iter().map(|of| (of.kind, of.queries, of.after < of.before)).collect();
+        assert_eq!(kinds, [("titles", 40, true), ("sentences", 40, true), ("words", 200, false)]);
+        assert!(of(40, 0.004).publish, "within the tolerance");
+        assert!(of(29, 0.02).publish, "too few to tell");
+        assert!(of(40, 0.004).reason.contains("; 40 sentences 0.30"), "{}", of(40, 0.004).reason);
     }
 
     #[test]

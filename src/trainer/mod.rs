@@ -68,7 +68,7 @@ pub use examples::{Example, TrainingSet};
 pub use fit::{Hooks, OnSave, OnStep, StepRecord, TrainReport};
 pub use folds::folds;
 pub use full::{FullOptions, Harmless, Trained, train_full, train_full_from};
-pub use gate::{GateOptions, GateReport, HeldOut, Paired, decide};
+pub use gate::{GateOptions, GateReport, HeldOut, KindReport, Paired, decide};
 pub use guard::{Guard, harmless};
 pub use losses::{LossKind, LossOptions};
 pub use metrics::{Scores, ndcg};

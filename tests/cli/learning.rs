@@ -208,7 +208,17 @@ fn documents_alone_make_pairs() {
     let run =
         place.run(&["db", "retrain", "--from", "structure", "--force", "--method", "adapter", "--json"]);
     let run = run.code(0).says(&["pairs from the structure of 90 documents"]);
-    assert!(run.object()["train"]["pairs"].as_u64().unwrap() >= 40, "{}", run.out);
+    let run = run.object();
+    assert!(run["train"]["pairs"].as_u64().unwrap() >= 40, "{run}");
+    let kinds = run["gate"]["by_kind"].as_array().unwrap();
+    let names: Vec<&str> = kinds.iter().map(|of| of["kind"].as_str().unwrap()).collect();
+    assert_eq!(names, ["titles", "sentences", "words"], "{run}");
+    for of in kinds {
+        let told = format!("{} {}", of["queries"], of["kind"].as_str().unwrap());
+        assert!(run["gate"]["reason"].as_str().unwrap().contains(&told), "{told}: {run}");
+    }
+    let judged: u64 = kinds.iter().map(|of| of["queries"].as_u64().unwrap()).sum();
+    assert_eq!(judged, run["gate"]["queries"].as_u64().unwrap());
     place.run(&["db", "retrain", "--from", "nothing"]).code(1).says(&["--from", "structure"]);
 }
 

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+#[cfg(all(feature = "generator", unix))]
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-#[cfg(feature = "generator")]
-use super::support::Run;
 use super::support::{MODEL, Place, keys};
+#[cfg(all(feature = "generator", unix))]
+use super::{importing::wait_for, support::Run};
 
 #[cfg(feature = "generator")]
 const GENERATOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/generator/tiny.gguf");
@@ -238,9 +240,8 @@ fn a_small_model_writes_queries_which_a_seed_repeats() {
     let generate = |out: &str, seed: &str| {
         let args =
             ["db", "synth", "generate", "--model", GENERATOR, "--out", out, "--count", "6", "--seed", seed];
-        let mut command = place.command(&[&args[..], &["--keep-all", "--json"]].concat());
         // More threads would wait for one another in a loop, while other tests have the cores.
-        Run::from(command.env("CANDLE_NUM_THREADS", "1").output().unwrap()).code(0).object()
+        place.json(&[&args[..], &["--keep-all", "--threads", "1"]].concat())
     };
     let report = generate("a.jsonl", "1");
     let expected: Vec<&str> =
@@ -253,6 +254,61 @@ fn a_small_model_writes_queries_which_a_seed_repeats() {
     assert_eq!(lines(&place, "a.jsonl"), lines(&place, "b.jsonl"));
     generate("b.jsonl", "2");
     assert_ne!(lines(&place, "a.jsonl"), lines(&place, "b.jsonl"));
+    assert!(!place.path("a.jsonl.answers").exists());
+}
+
+#[cfg(all(feature = "generator", unix))]
+#[test]
+fn an_interrupted_run_keeps_its_pairs_and_the_same_command_goes_on() {
+    const PASSAGES: usize = 200;
+    let place = with_passages();
+    let text =
+        |n: usize| format!("Somebody at the harbour wrote down in book {n} what the tide had brought.");
+    let texts: String =
+        (0..PASSAGES).map(|n| json!({"id": format!("t-{n}"), "text": text(n)}).to_string() + "\n").collect();
+    place.write("more.jsonl", texts);
+    place.run(&["db", "import", "more.jsonl"]).code(0);
+    let generate = |out| {
+        let args = ["db", "synth", "generate", "--model", GENERATOR, "--out", out, "--count", "200"];
+        [&args[..], &["--keep-all", "--threads", "1", "--json"]].concat()
+    };
+    let kept = || fs::read_to_string(place.path("a.jsonl.answers")).map_or(0, |text| text.lines().count());
+    let child = place.spawn(&generate("a.jsonl"));
+    wait_for(|| kept() >= 5);
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let words = ["of 200", "a.jsonl", "the same command goes on"];
+    Run::from(child.wait_with_output().unwrap()).code(130).says(&words);
+    let (first, stopped) = (kept(), lines(&place, "a.jsonl"));
+    assert!(
+        (5..PASSAGES).contains(&first) && !stopped.is_empty(),
+        "{first} answers, {} pairs",
+        stopped.len()
+    );
+
+    let other = [&generate("a.jsonl")[..], &["--seed", "9"]].concat();
+    place.run(&other).code(1).says(&["a.jsonl.answers, line 1", "seed 0", "seed 9"]);
+    let read = place.json(&["db", "synth", "import", "a.jsonl.answers", "--out", "c.jsonl", "--keep-all"]);
+    assert_eq!(read["answers"], first);
+
+    let words = format!("{first} answers were there");
+    let report = place.run(&generate("a.jsonl")).code(0).says(&[&words]).object();
+    assert_eq!((&report["passages"], report.get("stopped")), (&json!(PASSAGES), None));
+    assert!(!place.path("a.jsonl.answers").exists());
+    let whole = lines(&place, "a.jsonl");
+    assert_eq!(whole[..stopped.len()], stopped);
+    place.run(&generate("b.jsonl")).code(0);
+    assert_eq!(whole, lines(&place, "b.jsonl"));
+}
+
+#[cfg(feature = "generator")]
+#[test]
+fn threads_are_a_number_and_not_for_the_shell() {
+    let place = with_passages();
+    let args = ["synth", "generate", "--model", GENERATOR, "--out", "o.jsonl", "--count", "2", "--threads"];
+    place.run(&[&["db"], &args[..], &["0"]].concat()).code(1).says(&["--threads"]);
+    let statement = format!("{} 2\n", args.join(" "));
+    place.feed(&["db"], &statement).code(1).says(&["--threads", "embdb db synth generate"]);
+    assert!(!place.path("o.jsonl").exists());
 }
 
 #[cfg(feature = "generator")]

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::trainer::adapter::apply;
 use crate::trainer::judge::{Classed, class_ndcg, cosines};
 use crate::trainer::report::Asked;
-use crate::trainer::{self, HeldOut, Judged, Paired, Shape};
+use crate::trainer::{self, HeldOut, Judged, Paired, Shape, StructureKind};
 
 /// What judges, and how well the generation that answers does.
 pub(super) struct Exam {
@@ -84,7 +84,10 @@ impl Run<'_> {
             let pairs = exam.before.iter().cloned().zip(after);
             result.rungs = pairs.map(|((rung, before), after)| (rung, Paired { before, after })).collect();
             match &exam.questions {
-                Questions::Search(judged) => result.weights = judged.iter().map(|j| j.weight).collect(),
+                Questions::Search(judged) => {
+                    result.weights = judged.iter().map(|j| j.weight).collect();
+                    result.kinds = self.kinds_of(judged);
+                }
                 Questions::Likeness { scores, .. } => result.scores = Some(scores.clone()),
                 Questions::Searched(_) | Questions::Classes(_) => {}
             }
@@ -93,6 +96,14 @@ impl Run<'_> {
             asked.extend(self.most_changed(exam, &view, result)?);
         }
         Ok(results)
+    }
+
+    /// Of queries made of documents the kind of each; else nothing.
+    fn kinds_of(&self, judged: &[Judged]) -> Vec<Option<StructureKind>> {
+        if self.kinds.is_empty() {
+            return Vec::new();
+        }
+        judged.iter().map(|judged| self.kinds.get(&trainer::query_key(&judged.query)).copied()).collect()
     }
 
     /// What each question scores, for each rung.

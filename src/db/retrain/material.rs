@@ -182,17 +182,23 @@ impl<'a> Finder<'a> {
     /// What a record names; nothing if that is an id of no document. Of a stored document of several passages it is the
     /// one nearest to `near`.
     fn find(&self, target: Target, near: &[f32]) -> Result<Option<Named>> {
-        let stored = match &target {
-            Target::Id(id) => match self.by_id.get(id) {
-                Some(&number) => Some(number),
+        let number = match target {
+            Target::Id(id) => match self.by_id.get(&id) {
+                Some(&number) => number,
                 None => return Ok(None),
             },
-            Target::Text(text) => self.by_text.get(&trainer::target_key(text.trim())).copied(),
-        };
-        let Some(number) = stored else {
-            let Target::Text(text) = target else { return Ok(None) };
-            let (key, id) = (trainer::target_key(text.trim()), stranger_id(&text));
-            return Ok(Some(Named { text, key, id, row: None }));
+            Target::Text(text) => match self.by_text.get(&trainer::target_key(text.trim())) {
+                Some(&number) => number,
+                None => {
+                    let (key, id) = (trainer::target_key(text.trim()), stranger_id(&text));
+                    return Ok(Some(Named { text, key, id, row: None }));
+                }
+            },
+            // By the document's key, so that neither the document nor another part of it is taken for a wrong answer.
+            Target::Passage { id, text } => {
+                let known = self.by_id.contains_key(&id);
+                return Ok(known.then(|| Named { key: trainer::target_key(&id), text, id, row: None }));
+            }
         };
         let row = self.corpus.nearest(number, near);
         let row = row.ok_or_else(|| Error::input("a document has no vectors"))?;

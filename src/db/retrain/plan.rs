@@ -142,9 +142,13 @@ impl Run<'_> {
             None => "all weights of the encoder".into(),
         };
         match self.options.method {
-            Method::Best if train >= LEAST_PAIRS && documents as u64 <= MOST_DOCUMENTS => format!(
-                "{adapter}; if that is better, train {layers} as well, encode the documents again, and publish the best"
-            ),
+            Method::Best
+                if self.tries_encoder() && train >= LEAST_PAIRS && documents as u64 <= MOST_DOCUMENTS =>
+            {
+                format!(
+                    "{adapter}; if that is better, train {layers} as well, encode the documents again, and publish the best"
+                )
+            }
             Method::Best | Method::Adapter => adapter,
             Method::QueryAdapter => format!(
                 "train a linear map of queries on {train} pairs and judge it on {held_out} held-out queries; the stored \

@@ -76,11 +76,13 @@ struct SavedRecord {
     line: u64,
 }
 
-/// A text, or `{"id": …}`.
+/// A text, `{"id": …}`, or `{"id": …, "text": …}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum SavedTarget {
     Text(String),
+    // Before the next one, which would take it and leave out the text.
+    Passage { id: String, text: String },
     Id { id: String },
 }
 
@@ -220,6 +222,7 @@ impl From<&Record> for SavedRecord {
         let text = |target: &Target| match target {
             Target::Text(text) => SavedTarget::Text(text.clone()),
             Target::Id(id) => SavedTarget::Id { id: id.clone() },
+            Target::Passage { id, text } => SavedTarget::Passage { id: id.clone(), text: text.clone() },
         };
         Self {
             texts: record.texts.iter().map(text).collect(),
@@ -237,6 +240,7 @@ impl From<SavedRecord> for Record {
         let target = |saved: SavedTarget| match saved {
             SavedTarget::Text(text) => Target::Text(text),
             SavedTarget::Id { id } => Target::Id(id),
+            SavedTarget::Passage { id, text } => Target::Passage { id, text },
         };
         Self {
             texts: saved.texts.into_iter().map(target).collect(),
@@ -269,7 +273,11 @@ mod tests {
             ..RetrainOptions::default()
         };
         let record = |n: u32| Record {
-            texts: vec![Target::Text(format!("\n\"{n}\"")), Target::Id("d\u{0}é".into())],
+            texts: vec![
+                Target::Text(format!("\n\"{n}\"")),
+                Target::Id("d\u{0}é".into()),
+                Target::Passage { id: format!("{n}"), text: "a part".into() },
+            ],
             targets: vec![f32::from_bits(0x3dcc_cccd + n), -0.0],
             class: n,
             weight: f32::from_bits(0x3f00_0001 + n),

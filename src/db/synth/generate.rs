@@ -1,14 +1,16 @@
 //! Asking a model in this process: a passage, one line, the same judgement as for answers from elsewhere.
 
-use std::cell::RefCell;
+use std::cell::Cell;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::Value;
 
+use super::kept::Kept;
 use super::{DrawOptions, ImportReport, SynthPair};
 use crate::db::Db;
-use crate::encoder::generator::{Beginning, Generator, Sampling};
+use crate::encoder::generator::{Beginning, Generator, Sampling, Written};
 use crate::error::{Error, Result};
 use crate::options::Task;
 use crate::trainer::synth::ask::{lesson, question};
@@ -16,7 +18,7 @@ use crate::trainer::synth::chances;
 use crate::trainer::synth::prompt::{Passage, Style};
 
 /// How queries are made up.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GenerateOptions {
     /// Passages.
     pub draw: DrawOptions,
@@ -26,6 +28,9 @@ pub struct GenerateOptions {
     pub sampling: Sampling,
     /// Whether queries need not find their documents.
     pub keep_all: bool,
+    /// A file that keeps every answer as it comes. What it holds of a run with the same model, style, sampling and seed is
+    /// not asked again; it is the caller's to remove once the run has come to its end.
+    pub answers: Option<PathBuf>,
 }
 
 impl Default for GenerateOptions {
@@ -35,6 +40,7 @@ impl Default for GenerateOptions {
             style: Style::Question,
             sampling: Sampling::default(),
             keep_all: false,
+            answers: None,
         }
     }
 }
@@ -53,6 +59,9 @@ pub struct GenerateReport {
     pub tokens_written: usize,
     /// Wall time.
     pub seconds: f64,
+    /// Whether it was cancelled before its end: what is here is of the passages asked about until then.
+    #[serde(skip)]
+    pub stopped: bool,
     /// For the user.
     #[serde(skip)]
     pub notes: Vec<String>,
@@ -74,14 +83,37 @@ impl<'a> Lessons<'a> {
         let found = self.read.iter().find(|(of, _)| *of == style).map(|(_, beginning)| beginning);
         found.ok_or_else(|| Error::input("a lesson was not read"))
     }
+
+    /// What the model writes about a passage.
+    fn ask(&mut self, passage: &Passage<'_>, prompt_id: &str, options: &GenerateOptions) -> Result<Written> {
+        let mut chance = chances(options.draw.seed, prompt_id);
+        let beginning = self.of(options.style.drawn(&mut chance))?;
+        beginning.answer(&question(passage.title, passage.text), &options.sampling, chance)
+    }
+}
+
+impl GenerateOptions {
+    /// What an answer depends on beside its prompt, for people and for comparison.
+    fn run(&self, generator: &Generator) -> String {
+        let Sampling { temperature, top_p, tokens } = self.sampling;
+        format!(
+            "model {}, style {:?}, temperature {temperature}, top_p {top_p}, {tokens} tokens, seed {}",
+            generator.id(),
+            self.style,
+            self.draw.seed
+        )
+        .to_lowercase()
+    }
 }
 
 impl Db {
-    /// Draws passages, has a model write a query for each, and hands what is fit to `take`. One seed, one result.
-    /// Reports the stages "read" and "generate".
+    /// Draws passages, has a model write a query for each, and hands what is fit to `take`. One seed, one result, also of
+    /// a run that goes on from kept answers. A run that is cancelled hands on what was written until then, and says so in
+    /// its report. Reports the stages "read" and "generate".
     ///
     /// # Errors
-    /// As of [`synth_prompts`](Self::synth_prompts) and [`synth_import`](Self::synth_import), and those of the generator.
+    /// As of [`synth_prompts`](Self::synth_prompts) and [`synth_import`](Self::synth_import), and those of the generator;
+    /// [`Error::Input`] if the file of answers is of another run; [`Error::Cancelled`] only before the first passage.
     pub fn synth_generate(
         &self,
         generator: &Generator,
@@ -91,25 +123,53 @@ impl Db {
     ) -> Result<GenerateReport> {
         let start = Instant::now();
         let mut lessons = Lessons { generator, read: Vec::new() };
-        let mut import = self.synth_import(options.keep_all, take, &task.quiet())?;
-        let tokens = RefCell::new((0, 0));
+        let open = |path| Kept::open(path, options.run(generator));
+        let mut kept = options.answers.as_deref().map(open).transpose()?;
+        let known = kept.as_ref().map_or(0, Kept::len);
+        // What was written is judged also after the task was cancelled.
+        let mut import = self.synth_import(options.keep_all, take, &Task::default())?;
+        let (passages, again, read, wrote) = (Cell::new(0), Cell::new(0), Cell::new(0), Cell::new(0));
         let ask = |passage: &Passage<'_>| -> Result<()> {
             let prompt_id = passage.prompt_id();
-            let mut chance = chances(options.draw.seed, &prompt_id);
-            let beginning = lessons.of(options.style.drawn(&mut chance))?;
-            let asked = question(passage.title, passage.text);
-            let written = beginning.answer(&asked, &options.sampling, chance)?;
-            let mut tokens = tokens.borrow_mut();
-            tokens.0 += written.read;
-            tokens.1 += written.written;
+            let before = kept.as_ref().and_then(|kept| kept.find(&prompt_id)).cloned();
+            again.set(again.get() + usize::from(before.is_some()));
+            let written = match before {
+                Some(written) => written,
+                None => {
+                    let written = lessons.ask(passage, &prompt_id, options)?;
+                    if let Some(kept) = &mut kept {
+                        kept.add(&prompt_id, &written)?;
+                    }
+                    written
+                }
+            };
+            passages.set(passages.get() + 1);
+            read.set(read.get() + written.read);
+            wrote.set(wrote.get() + written.written);
             import.answer(&prompt_id, &Value::String(written.text))
         };
-        let drawn = self.passages(&options.draw, task, "generate", ask)?;
+        let mut notes = Vec::new();
+        let stopped = match self.passages(&options.draw, task, "generate", ask) {
+            Ok(drawn) => {
+                notes.extend(drawn.notes);
+                false
+            }
+            Err(Error::Cancelled) if passages.get() > 0 => true,
+            Err(error) => return Err(error),
+        };
+        if known > 0 {
+            notes.push(format!("{} answers were there from a run that was stopped", again.get()));
+        }
         let import = import.finish()?;
-        let (tokens_read, tokens_written) = tokens.into_inner();
-        let mut notes = drawn.notes;
         notes.extend(import.notes());
-        let seconds = start.elapsed().as_secs_f64();
-        Ok(GenerateReport { passages: drawn.prompts, import, tokens_read, tokens_written, seconds, notes })
+        Ok(GenerateReport {
+            passages: passages.get(),
+            import,
+            tokens_read: read.get(),
+            tokens_written: wrote.get(),
+            seconds: start.elapsed().as_secs_f64(),
+            stopped,
+            notes,
+        })
     }
 }

@@ -5,11 +5,14 @@
 //! | `draw` | which passages are asked about |
 //! | `import` | which answers are learnt from |
 //! | `generate` | asking a model in this process |
+//! | `kept` | its answers, until a run has come to its end |
 
 mod draw;
 #[cfg(feature = "generator")]
 mod generate;
 mod import;
+#[cfg(feature = "generator")]
+mod kept;
 
 use serde::Serialize;
 

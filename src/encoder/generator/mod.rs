@@ -47,6 +47,7 @@ const FAST_BLOCK: usize = 32;
 /// A language model.
 pub struct Generator {
     name: String,
+    id: String,
     model: ModelWeights,
     vocabulary: Vocabulary,
     positions: usize,
@@ -103,6 +104,9 @@ impl Generator {
 
     /// Loads a model from the bytes of a file. `name` is for messages.
     pub fn from_bytes(name: &str, bytes: Vec<u8>, tokenizer: Option<&[u8]>) -> Result<Self> {
+        let mut hash = blake3::Hasher::new();
+        hash.update(&bytes).update(tokenizer.unwrap_or_default());
+        let id = hash.finalize().to_hex().chars().take(16).collect();
         let header = Header::read(name, &bytes)?;
         let shape = Shape::read(name, &header)?;
         let beside = tokenizer.map(|bytes| (TOKENIZER, bytes));
@@ -114,7 +118,12 @@ impl Generator {
             let content = Content::read(&mut reader)?;
             ModelWeights::from_gguf(content, &mut reader, &Device::Cpu)
         })?;
-        Ok(Self { name: name.to_owned(), model, vocabulary, positions: shape.positions })
+        Ok(Self { name: name.to_owned(), id, model, vocabulary, positions: shape.positions })
+    }
+
+    /// Identity: of the bytes of the file, and of the tokenizer beside it.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Reads a conversation that many texts begin with: what the system says, then questions with their answers.

@@ -19,12 +19,14 @@ use crate::error::{Error, Result};
 type Key = [u8; 16];
 
 fn key(target: &Target) -> Key {
-    let (kind, text) = match target {
-        Target::Text(text) => (b't', text),
-        Target::Id(id) => (b'i', id),
-    };
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&[kind]).update(text.as_bytes());
+    match target {
+        Target::Text(text) => hasher.update(b"t").update(text.as_bytes()),
+        Target::Id(id) => hasher.update(b"i").update(id.as_bytes()),
+        Target::Passage { id, text } => {
+            hasher.update(b"p").update(&id.len().to_le_bytes()).update(id.as_bytes()).update(text.as_bytes())
+        }
+    };
     let mut out = [0; 16];
     hasher.finalize_xof().fill(&mut out);
     out

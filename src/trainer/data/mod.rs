@@ -86,6 +86,14 @@ pub enum Target {
     Text(String),
     /// The stored document of this id.
     Id(String),
+    /// A part of the stored document of this id, as training is to read it: nothing in place of the document counts as
+    /// wrong, and where it judges, the document is to be found.
+    Passage {
+        /// The document.
+        id: String,
+        /// The part.
+        text: String,
+    },
 }
 
 /// One line.

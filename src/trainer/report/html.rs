@@ -5,6 +5,8 @@
 
 use std::fmt::{Display, Write};
 
+use crate::types::calendar::Date;
+
 /// A piece of a page.
 #[derive(Debug, Default)]
 pub(super) struct Html(String);
@@ -102,17 +104,8 @@ pub(super) fn bytes(bytes: u64) -> String {
 /// A time, given in milliseconds since 1970, to the minute and in UTC.
 pub(super) fn moment(milliseconds: u64) -> String {
     let minutes = milliseconds / 60_000;
-    let days = (minutes / 1440) as i64;
-    // Howard Hinnant, chrono-Compatible Low-Level Date Algorithms: eras of 400 years that begin in March.
-    let shifted = days + 719_468;
-    let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let march = (5 * day + 2) / 153;
-    let day = day - (153 * march + 2) / 5 + 1;
-    let month = if march < 10 { march + 3 } else { march - 9 };
-    let year = year + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", minutes / 60 % 24, minutes % 60)
+    let date = Date::of_days((minutes / 1440) as i64);
+    format!("{date} {:02}:{:02} UTC", minutes / 60 % 24, minutes % 60)
 }
 
 #[cfg(test)]

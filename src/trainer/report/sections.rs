@@ -3,6 +3,7 @@
 use super::chart::{Curve, Mark, Row, curves, rows, smooth};
 use super::html::{Html, beginning, bytes, duration, moment, number, signed};
 use super::{Asked, Outcome, Page, Shown};
+use crate::trainer::KindReport;
 use crate::trainer::bias::Evidence;
 
 /// Characters shown of a query.
@@ -154,6 +155,20 @@ impl Page<'_> {
             ]
         };
         table(&mut html, &["dimensions", "before", "after", "gain", "95 % interval"], rungs.iter().map(line));
+        if !gate.by_kind.is_empty() {
+            let line = |of: &KindReport| {
+                let (before, after) = (number(of.before, 4), number(of.after, 4));
+                vec![
+                    of.kind.to_owned(),
+                    of.queries.to_string(),
+                    before,
+                    after,
+                    signed(of.after - of.before, 4),
+                ]
+            };
+            let names = ["made of", "queries", "before", "after", "gain"];
+            table(&mut html, &names, gate.by_kind.iter().map(line));
+        }
         if let Some(guard) = gate.guard {
             html.raw("<p class=\"faint\">Guard: ").text(guard.documents);
             html.raw(" documents searched for by words of their own, ndcg@10 ").text(number(guard.before, 4));

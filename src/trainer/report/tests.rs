@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use super::super::bias::{Evidence, RankBias};
 use super::super::fit::StepRecord;
+use super::super::gate::KindReport;
 use super::super::guard::GuardReport;
 use super::*;
 
@@ -19,6 +20,7 @@ fn gate() -> GateReport {
         by_dim: by_dim.map(|(dim, means)| (dim.to_owned(), means)).into(),
         ci95_by_dim: ci95.map(|(dim, ci95)| (dim.to_owned(), ci95)).into(),
         queries: 640,
+        by_kind: vec![KindReport { kind: "titles", queries: 40, before: 0.5, after: 0.625 }],
         guard: Some(GuardReport { documents: 481, before: 0.8, after: 0.81, older: None }),
         ..GateReport::refused("it is better")
     }

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | title | the title | the document's text |
 //! | heading | the heading of a section, after the title if it is short | the section |
-//! | sentence | a sentence | its neighbours, without the sentence itself (inverse cloze task) |
+//! | sentence | a sentence | the title and its neighbours, without the sentence itself (inverse cloze task) |
 //! | words | a few of its words, in their order | the document |
 //!
 //! Sentences follow Lee, Chang and Toutanova, *Latent Retrieval for Weakly Supervised Open Domain Question Answering*
@@ -28,8 +28,10 @@ use self::passage::{around, beginning, contains_folded, scattered, tidy};
 use super::rng::Rng;
 use super::split::{query_key, target_key};
 
-/// Texts that are remembered to find repetitions; about 300 MB. Beyond them nothing new is drawn.
-const KEYS_MOST: usize = 1 << 24;
+/// Texts that are remembered to find repetitions; beyond them nothing new is drawn. As many as a hash map holds in 2²⁴
+/// places, of which it fills seven eighths: of 16 bytes for key and number and one of its own each, 285 MB, and half as much
+/// again while it grows to them.
+const KEYS_MOST: usize = (1 << 24) / 8 * 7;
 /// Stands for several documents.
 const SEVERAL: u32 = u32::MAX;
 
@@ -55,6 +57,26 @@ pub enum StructureKind {
     Sentence,
     /// A few words of the text, in their order.
     Words,
+}
+
+impl StructureKind {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Title, Self::Heading, Self::Sentence, Self::Words];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Title => "titles",
+            Self::Heading => "headings",
+            Self::Sentence => "sentences",
+            Self::Words => "words",
+        }
+    }
+
+    /// Whether people search by such: nobody types a sentence of the document that he looks for.
+    pub fn is_asked(self) -> bool {
+        self != Self::Sentence
+    }
 }
 
 /// A query that was made of a document.
@@ -233,10 +255,16 @@ impl<'a> Draw<'a> {
         });
         // One of each kind first, then the next of each.
         let turns = turns(&found, &mut rng);
-        for (turn, pair) in turns.into_iter().zip(found) {
+        for (turn, mut pair) in turns.into_iter().zip(found) {
             if turn >= self.options.per_document {
                 self.report.beyond += 1;
                 continue;
+            }
+            // As documents are encoded: the title before the text.
+            if let (StructureKind::Sentence, Some(passage)) = (pair.kind, &mut pair.passage)
+                && let Some(title) = document.title.as_deref().map(tidy).filter(|title| !title.is_empty())
+            {
+                passage.insert_str(0, &format!("{title}\n"));
             }
             let (order, key) = (rng.bits(), query_key(&pair.query));
             self.waiting.push(Waiting { order, key, pair });
@@ -301,8 +329,7 @@ fn turns(pairs: &[StructurePair], rng: &mut Rng) -> Vec<usize> {
     let mut order: Vec<usize> = (0..pairs.len()).collect();
     rng.shuffle(&mut order);
     let mut of_kind: HashMap<StructureKind, usize> = HashMap::new();
-    let mut kinds =
-        [StructureKind::Title, StructureKind::Heading, StructureKind::Sentence, StructureKind::Words];
+    let mut kinds = StructureKind::ALL;
     rng.shuffle(&mut kinds);
     let mut keyed: Vec<(usize, usize, usize)> = Vec::with_capacity(pairs.len());
     for at in order {

@@ -34,10 +34,14 @@ impl Synth {
 
 #[cfg(feature = "trainer")]
 mod with_trainer {
+    #[cfg(feature = "generator")]
+    use std::fs;
     use std::io::Write;
     use std::path::{Path, PathBuf};
 
     use clap::{Args, Subcommand};
+    #[cfg(feature = "generator")]
+    use embdb::Error;
     use embdb::Result;
     use embdb::db::synth::DrawOptions;
     use embdb::storage::whole_file::WholeFile;
@@ -48,6 +52,8 @@ mod with_trainer {
     use super::super::lines;
     use crate::args::positive;
     use crate::context::Context;
+    #[cfg(feature = "generator")]
+    use crate::failure::Failure;
     use crate::failure::Outcome;
 
     #[derive(Debug, Subcommand)]
@@ -181,6 +187,9 @@ mod with_trainer {
     }
 
     /// Have a small language model write queries in this process
+    ///
+    /// Answers are kept in PAIRS.jsonl.answers until the run has come to its end: after Ctrl-C or a crash the same command
+    /// goes on from there.
     #[cfg(feature = "generator")]
     #[derive(Debug, Args)]
     pub struct Generate {
@@ -201,6 +210,9 @@ mod with_trainer {
         /// Also queries that do not find their document
         #[arg(long)]
         keep_all: bool,
+        /// Threads to write and encode with; by default as many as there are cores
+        #[arg(long, value_name = "N", value_parser = positive)]
+        threads: Option<usize>,
     }
 
     #[cfg(feature = "generator")]
@@ -217,23 +229,66 @@ mod with_trainer {
             use embdb::db::synth::GenerateOptions;
             use embdb::encoder::generator::{Generator, Sampling};
 
-            let db = context.read()?;
+            if let Some(threads) = self.threads {
+                limit_threads(context, threads)?;
+            }
+            context.must_exist()?;
+            let db = context.write(Default::default(), self.threads.unwrap_or(0))?;
             let generator = Generator::load(&self.model)?;
             let mut file = Lines::create(&self.out)?;
+            let mut answers = self.out.clone().into_os_string();
+            answers.push(".answers");
+            let answers = PathBuf::from(answers);
             let work = context.work();
             let options = GenerateOptions {
                 draw: self.draw.options(),
                 style: self.style,
                 sampling: Sampling { temperature: self.temperature, ..Sampling::default() },
                 keep_all: self.keep_all,
+                answers: Some(answers.clone()),
             };
             let report = db.synth_generate(&generator, &options, |pair| file.write(pair), &work.task)?;
             file.finish()?;
             drop(work);
             context.notes(&report.notes);
+            if report.stopped {
+                context.note(&format!(
+                    "stopped after {} passages of {}: {} pairs are in {}, and the same command goes on from there",
+                    report.passages,
+                    options.draw.count,
+                    report.import.pairs,
+                    self.out.display()
+                ));
+                return Err(Error::Cancelled.into());
+            }
+            fs::remove_file(&answers).map_err(Error::io("remove", &answers))?;
             context.out.summary(&report)?;
             Ok(0)
         }
+    }
+
+    /// Lets the language model compute with so many threads. candle takes their number from the environment once, so the
+    /// program is begun again with it there.
+    #[cfg(feature = "generator")]
+    fn limit_threads(context: &Context, threads: usize) -> std::result::Result<(), Failure> {
+        use std::os::unix::process::CommandExt;
+
+        const VARIABLE: &str = "CANDLE_NUM_THREADS";
+        let wanted = threads.to_string();
+        if std::env::var(VARIABLE).is_ok_and(|set| set == wanted) {
+            return Ok(());
+        }
+        if context.shell.is_some() {
+            return Err(Failure::input(format!(
+                "--threads: the shell keeps the threads that it began with; leave it, and run \
+                 `embdb {} synth generate … --threads {threads}`",
+                context.path.display()
+            )));
+        }
+        let own = std::env::current_exe().map_err(Error::io("find", Path::new("this program")))?;
+        let failed =
+            std::process::Command::new(&own).args(std::env::args_os().skip(1)).env(VARIABLE, wanted).exec();
+        Err(Error::io("start", &own)(failed).into())
     }
 
     /// A file of JSON lines.

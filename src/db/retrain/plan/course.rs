@@ -75,7 +75,7 @@ impl Course {
                 resampled: held_out,
             },
         };
-        let goes_on = run.options.method == Method::Best
+        let goes_on = run.tries_encoder()
             && train >= LEAST_PAIRS
             && run.corpus.documents.len() as u64 <= MOST_DOCUMENTS
             && run.encoder.check_trainable().is_ok();
