@@ -30,7 +30,7 @@ fn encoder() -> Encoder {
 
 fn examples(data: &Data) -> Vec<Example> {
     let text = |target: &Target| match target {
-        Target::Text(text) | Target::Id(text) => text.clone(),
+        Target::Text(text) | Target::Id(text) | Target::Passage { text, .. } => text.clone(),
     };
     let example = |record: &data::Record| {
         let texts: Vec<String> = record.texts.iter().map(text).collect();

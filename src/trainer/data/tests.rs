@@ -16,7 +16,7 @@ fn message(text: impl AsRef<[u8]>) -> String {
 
 fn texts(record: &Record) -> Vec<&str> {
     let text = |target| match target {
-        &Target::Text(ref text) | &Target::Id(ref text) => text.as_str(),
+        &Target::Text(ref text) | &Target::Id(ref text) | &Target::Passage { ref text, .. } => text.as_str(),
     };
     record.texts.iter().map(text).collect()
 }

@@ -111,7 +111,7 @@ pub struct StructureOptions {
     pub scattered_most: usize,
     /// Words of what it should find, at least.
     pub passage_least: usize,
-    /// Bytes of a passage, at most; it is cut at a sentence.
+    /// Bytes of a passage, at most, the title before it aside; it is cut at a sentence.
     pub passage_bytes: usize,
     /// Share of letters among the characters of a query that are no white space, at least.
     pub letters: f64,
