@@ -65,5 +65,6 @@ pub use db::retrain::{Method, RetrainOptions};
 pub use db::search::SearchOptions;
 pub use db::searcher::{Match, Searcher};
 pub use error::{Error, Result};
+pub use mmap::faults::guard as guard_mapped_files;
 pub use options::{CreateOptions, OpenOptions, Task};
 pub use types::{Document, Hit, SearchResult};

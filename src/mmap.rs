@@ -7,6 +7,8 @@
 
 #![allow(unsafe_code)]
 
+pub mod faults;
+
 use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::Path;
@@ -20,6 +22,8 @@ use crate::error::{Error, Result};
 pub struct Map {
     /// `None` for an empty file.
     pages: Option<Mmap>,
+    /// Its number among those whose faults are caught.
+    watched: Option<usize>,
 }
 
 impl Map {
@@ -30,7 +34,7 @@ impl Map {
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("open", path))?;
         if file.metadata().map_err(Error::io("read the length of", path))?.len() == 0 {
-            return Ok(Self { pages: None });
+            return Ok(Self { pages: None, watched: None });
         }
         // SAFETY: the map is valid memory of the mapped length for as long as `Mmap` lives, and it is read-only.
         // What the compiler cannot know is that nobody changes the file meanwhile. Every writer of this crate gives
@@ -38,9 +42,10 @@ impl Map {
         // protocol the bytes are constant. Should a foreign program break it, readers see other *values*: every
         // type that is cast from a map admits any bit pattern, and every offset or count read from one is
         // checked where it is used. A foreign truncation raises SIGBUS, which ends the process rather than
-        // corrupting it.
+        // corrupting it, or is caught (`faults`).
         let pages = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
-        Ok(Self { pages: Some(pages) })
+        let watched = faults::watch(&pages);
+        Ok(Self { pages: Some(pages), watched })
     }
 
     /// Tells the system that reads will jump about, so that reading ahead is wasted. A hint: failure is ignored.
@@ -73,6 +78,13 @@ impl Map {
         if range.start < end {
             let _ = pages.advise_range(Advice::WillNeed, range.start, end - range.start);
         }
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // First this: the system may give the addresses to another map at once.
+        self.watched.take().into_iter().for_each(faults::forget);
     }
 }
 

@@ -26,7 +26,7 @@ use crate::format::manifest::{Manifest, SegmentEntry, VectorSet};
 use crate::format::segment::DocumentRecord;
 use crate::index::hnsw::BuildParams;
 use crate::index::{Codes, VectorBlock, build_graph_upon};
-use crate::mmap::release_heap;
+use crate::mmap::{faults, release_heap};
 use crate::options::{Durability, Task};
 use crate::storage::segment::{NewDocument, Run, Segment, SegmentBuilder, Target, VectorRuns, segment_dir};
 use crate::storage::vfs::Vfs;
@@ -648,6 +648,7 @@ impl Writing<'_> {
         if let Some(log) = &self.writer.log {
             log.check()?;
         }
+        faults::check()?;
         // Given back when all is well. If not, the new manifest may be there or not: the next write looks.
         let log = self.writer.log.take();
         let mut state = inner.state.lock();

@@ -52,6 +52,7 @@ pub mod ubi;
 pub mod write;
 
 use crate::error::{Error, Result};
+use crate::mmap::faults;
 use crate::options::OpenOptions;
 use crate::storage::real::RealVfs;
 use crate::storage::vfs::Vfs;
@@ -162,7 +163,9 @@ impl Db {
     /// A document by id.
     pub fn get(&self, id: &str) -> Result<Option<Document>> {
         let snapshot = self.inner.snapshot();
-        snapshot.find(id)?.map(|place| snapshot.document(place)).transpose()
+        let found = snapshot.find(id)?.map(|place| snapshot.document(place)).transpose()?;
+        faults::check()?;
+        Ok(found)
     }
 
     /// Ids of all live documents, sorted.

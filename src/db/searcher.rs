@@ -15,6 +15,7 @@ use super::search::SearchOptions;
 use super::snapshot::{Place, Rows, Snapshot, Source};
 use crate::error::{Error, Result};
 use crate::index::{Query, RowMask, SearchParams, search_block};
+use crate::mmap::faults;
 use crate::types::{ChunkRef, Document, Metric, vector_problem};
 
 /// Up to so many documents with several rows, a list is faster than a set.
@@ -208,6 +209,7 @@ impl Searcher {
             if found.len() >= wanted || k >= self.rows {
                 found.truncate(wanted);
                 self.cap.iter().for_each(|cap| cap.hold(&self.snapshot));
+                faults::check()?;
                 return Ok(found);
             }
             k = (k * 4).min(self.rows);

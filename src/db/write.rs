@@ -18,6 +18,7 @@ use crate::format::attrs::check_meta;
 use crate::format::frame::{FrameType, LogHeader, Tail};
 use crate::format::manifest::{Generation, Manifest, NamedModel};
 use crate::format::segment::{DocumentRecord, DocumentRows, encode_upsert};
+use crate::mmap::faults;
 use crate::options::{CreateOptions, Durability, Task, limits};
 use crate::storage::documents::StoredText;
 use crate::storage::lock::WriterLock;
@@ -416,6 +417,8 @@ impl Writing<'_> {
             return Err(Error::input("no log is open"));
         };
         let start = log.end();
+        // Vectors made by a model that can no longer be read must not be kept.
+        faults::check()?;
         log.append(frames, self.inner.options.durability)?;
         let end = log.end();
         let mut state = self.inner.state.lock();

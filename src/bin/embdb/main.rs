@@ -38,6 +38,9 @@ fn main() -> ExitCode {
         Err(error) => return ExitCode::from(usage(&error)),
     };
     interrupt::install();
+    if let Err(error) = embdb::guard_mapped_files() {
+        eprintln!("warning: {error}");
+    }
     let code = run(program).unwrap_or_else(|failure| {
         failure.tell();
         failure.exit_code()
