@@ -16,15 +16,15 @@ mod training;
 #[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod workload;
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-#[cfg(feature = "trainer")]
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use embdb::OpenOptions;
 use embdb::options::Durability;
-use embdb::storage::sim::{CrashMode, SimVfs};
+use embdb::storage::sim::{CrashMode, OpKind, SimVfs};
 use embdb::storage::vfs::Vfs;
 #[cfg(feature = "trainer")]
 use embdb::{Db, Task};
@@ -162,6 +162,56 @@ impl Run {
 fn every_acknowledged_write_survives_every_crash() {
     let run = Run::new("full", plain_options(Durability::Full), &plain_steps());
     assert!(run.sweep(images_wanted() * 6 / 10) > 1000.min(images_wanted() / 2));
+}
+
+/// What is synced: the kind, and the path without its numbers.
+fn class(kind: OpKind, path: &Path) -> String {
+    let name = path.to_string_lossy();
+    let name: String = name.chars().filter(|c| !c.is_ascii_digit()).collect();
+    format!("{kind:?} {name}")
+}
+
+/// Syncs without which nothing is lost, each with the reason.
+const NEEDLESS: [(&str, &str); 0] = [];
+
+/// The tests themselves are tried: on a disk that forgets one kind of sync, they must find what is lost.
+#[test]
+fn each_kind_of_sync_is_needed() {
+    let run = Run::new("forgetful", plain_options(Durability::Full), &plain_steps());
+    let classes: BTreeSet<String> = run.sim.syncs().iter().map(|(kind, path)| class(*kind, path)).collect();
+    assert!(classes.len() > 8, "{classes:?}");
+    let mut missed = Vec::new();
+    for forgotten in &classes {
+        let sim = run.sim.forgetting(|kind, path| class(kind, path) == *forgotten);
+        match first_loss(&run, &sim) {
+            Some(loss) => println!("without {forgotten}: {loss}"),
+            None => missed.push(forgotten.as_str()),
+        }
+    }
+    let needless: Vec<&str> = NEEDLESS.iter().map(|(class, _)| *class).collect();
+    assert_eq!(missed, needless, "nothing is lost without these");
+}
+
+/// What a power cut takes of a disk that forgets, if it takes anything: found in every way that the other tests look.
+fn first_loss(run: &Run, sim: &SimVfs) -> Option<String> {
+    let mut series = sim.crash_series();
+    loop {
+        for mode in CrashMode::ALL.into_iter().filter(|mode| *mode != CrashMode::KillOnly) {
+            let allowed = allowed(&run.marks, series.at(), true);
+            let image = series.image(mode, 1);
+            let vfs: Arc<dyn Vfs> = Arc::new(image.clone());
+            let depth = Depth { search: true, write: false };
+            let seen = catch_unwind(AssertUnwindSafe(|| verify(&vfs, &image, &run.options, &allowed, depth)));
+            match seen {
+                Ok(Ok(_)) => {}
+                Ok(Err(what)) => return Some(format!("prefix {}, {mode:?}: {what}", series.at())),
+                Err(_) => return Some(format!("prefix {}, {mode:?}: a panic", series.at())),
+            }
+        }
+        if !series.advance() {
+            return None;
+        }
+    }
 }
 
 #[test]

@@ -28,13 +28,17 @@ fn every_test_and_script_of_the_page_exists() {
             scripts += 1;
         }
     }
-    assert!(tests > 25 && scripts > 10, "{tests} tests, {scripts} scripts: does this test still read the page?");
+    assert!(
+        tests > 25 && scripts > 10,
+        "{tests} tests, {scripts} scripts: does this test still read the page?"
+    );
 }
 
 #[test]
 fn every_script_is_run_and_described() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/black-box");
-    let [run, readme] = ["run.sh", "README.md"].map(|name| std::fs::read_to_string(folder.join(name)).unwrap());
+    let [run, readme] =
+        ["run.sh", "README.md"].map(|name| std::fs::read_to_string(folder.join(name)).unwrap());
     for entry in std::fs::read_dir(&folder).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         if name.ends_with(".py") && name != "common.py" {

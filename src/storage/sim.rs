@@ -10,6 +10,7 @@ mod chance;
 mod crash;
 mod disk;
 mod fault;
+mod forget;
 
 use std::collections::BTreeSet;
 use std::fmt;
