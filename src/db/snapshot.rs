@@ -14,7 +14,7 @@ use crate::index::mask::RowBits;
 use crate::index::{Codes, OnDisk, RowMask, VectorBlock};
 use crate::storage::documents::StoredText;
 use crate::storage::paging::Paging;
-use crate::storage::segment::{Segment, SegmentVectors};
+use crate::storage::segment::{CodeColumns, GraphBytes, Segment, SegmentVectors};
 use crate::types::{ChunkRef, Document};
 
 /// Where the documents of a part lie.
@@ -312,7 +312,7 @@ fn in_memory(active: &Active, document: u32) -> Result<&Arc<ActiveDocument>> {
 }
 
 fn sealed_rows<'a>(vectors: &'a SegmentVectors, documents: u32, shape: &'a Shape) -> Result<Rows<'a>> {
-    let ([high, low], scales, norms) = vectors.codes()?;
+    let CodeColumns { planes: [high, low], scales, norms } = vectors.codes()?;
     let codes = Codes { high, low };
     let (first, spans) = (vectors.first()?, vectors.spans()?);
     let len = match first {
@@ -323,13 +323,28 @@ fn sealed_rows<'a>(vectors: &'a SegmentVectors, documents: u32, shape: &'a Shape
     if !first.is_empty() && first.len() != documents as usize + 1 || !spans.is_empty() && spans.len() != len {
         return Err(Error::corrupt("rows", 0, "the rows are not those of the documents"));
     }
-    let mut rows = block(shape, len, codes, scales, norms, vectors.full()?)?;
-    let graph = vectors.graph()?.map(GraphView::parse).transpose()?;
-    if let Some(graph) = &graph {
-        let [high, low] = vectors.head()?;
-        rows = rows.with_head(graph.sight().rung as usize, Codes { high, low })?;
-    }
+    let rows = block(shape, len, codes, scales, norms, vectors.full()?)?;
+    let (rows, graph) = match vectors.graph()?.map(|found| with_graph(&rows, &found)) {
+        None => (rows, None),
+        Some(Ok((rows, graph))) => (rows, Some(graph)),
+        // Searches find the same without it, if later.
+        Some(Err(error)) => vectors.condemn_graph(error).map(|()| (rows, None))?,
+    };
     Ok(Rows { vectors: rows, graph, first, spans, base: 0 })
+}
+
+/// Rows with their heads, and their graph.
+fn with_graph<'a>(
+    rows: &VectorBlock<'a>,
+    found: &GraphBytes<'a>,
+) -> Result<(VectorBlock<'a>, GraphView<'a>)> {
+    let graph = GraphView::parse(found.graph)?;
+    if graph.nodes() != rows.len {
+        let what = format!("{} nodes for {} rows", graph.nodes(), rows.len);
+        return Err(Error::corrupt("graph", 8, what));
+    }
+    let [high, low] = found.head;
+    Ok((rows.with_head(graph.sight().rung as usize, Codes { high, low })?, graph))
 }
 
 /// Columns as a block.

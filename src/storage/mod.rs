@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub mod checkpoint;
 pub mod container;
+pub mod derived;
 pub mod documents;
 pub mod feedback;
 pub mod job;
@@ -23,6 +24,7 @@ pub mod models;
 pub mod paging;
 pub mod real;
 pub mod segment;
+pub mod segment_file;
 pub mod sim;
 pub mod vfs;
 pub mod whole_file;
