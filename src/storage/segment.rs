@@ -20,7 +20,8 @@ use super::vfs::Vfs;
 use super::{SEGMENT_DIR, remove_dir_if_present, write_new};
 use crate::error::{Error, Result};
 use crate::format::attrs::{AttrsView, Columns};
-use crate::format::file::{BLOCK_LEN, DatabaseId, FileBuilder, Kind};
+use crate::format::file::{BLOCK_LEN, DatabaseId, FileBuilder, Kind, PAGE_LEN};
+use crate::format::guard::Guard;
 use crate::format::manifest::{FileEntry, SegmentEntry, VectorSet};
 use crate::format::segment::{DocumentRecord, ids, rows, tombstones, vectors};
 
@@ -42,6 +43,8 @@ pub struct CodeColumns<'a> {
     pub scales: &'a [f32],
     /// Inverse norms, rung by rung.
     pub norms: &'a [f32],
+    /// Verifies what is read of them.
+    pub guard: Option<Guard<'a>>,
 }
 
 /// What a file of a graph holds.
@@ -51,18 +54,20 @@ pub struct GraphBytes<'a> {
     pub graph: &'a [u8],
     /// The beginnings of all rows of the high and the low plane; empty where walks read none.
     pub head: [&'a [u8]; 2],
+    /// Verifies what is read of them.
+    pub guard: Guard<'a>,
 }
 
 impl SegmentVectors {
     /// First row of each document, and one past the last: `documents + 1` values, ascending. Empty where each
     /// document has one row.
     pub fn first(&self) -> Result<&[u32]> {
-        self.rows.scattered(rows::FIRST)
+        self.rows.section(rows::FIRST)
     }
 
     /// Byte bounds of each row's chunk; empty where all chunks are empty.
     pub fn spans(&self) -> Result<&[[u32; 2]]> {
-        self.rows.scattered(rows::SPANS)
+        self.rows.section(rows::SPANS)
     }
 
     /// The codes; empty where the codec stores none, or where they are damaged and f32 rows serve in their place.
@@ -73,6 +78,7 @@ impl SegmentVectors {
                 planes: [file.scattered(vectors::HIGH)?, file.scattered(vectors::LOW)?],
                 scales: file.scattered(vectors::SCALES)?,
                 norms: file.scattered(vectors::NORMS)?,
+                guard: Some(file.guard()),
             })
         })?;
         match found {
@@ -82,9 +88,13 @@ impl SegmentVectors {
         }
     }
 
-    /// f32 rows; empty where the codec stores none.
-    pub fn full(&self) -> Result<&[f32]> {
-        self.full.as_ref().map_or(Ok(&[]), |file| file.scattered(vectors::FULL))
+    /// f32 rows, and what verifies those that are read; empty where the codec stores none.
+    pub fn full(&self) -> Result<(&[f32], Option<Guard<'_>>)> {
+        let Some(file) = &self.full else { return Ok((&[], None)) };
+        match file.damage() {
+            Some(damage) => Err(damage.error()),
+            None => Ok((file.scattered(vectors::FULL)?, Some(file.guard()))),
+        }
     }
 
     /// The frozen graph, if one was built and is sound, as are the codes that it was measured with.
@@ -96,7 +106,7 @@ impl SegmentVectors {
         graph.read(|file| {
             let head = |id| if file.has(id) { file.scattered(id) } else { Ok(&[][..]) };
             let head = [head(vectors::HEAD_HIGH)?, head(vectors::HEAD_LOW)?];
-            Ok(GraphBytes { graph: file.scattered(vectors::GRAPH)?, head })
+            Ok(GraphBytes { graph: file.scattered(vectors::GRAPH)?, head, guard: file.guard() })
         })
     }
 
@@ -188,7 +198,10 @@ fn expect_ends(vfs: &dyn Vfs, dir: &Path, entry: &SegmentEntry) {
     for file in &entry.files {
         // What is wrong with a file is said when it is opened.
         let Ok(bytes) = vfs.map(&dir.join(&file.path)) else { continue };
-        let sums = bytes.len() / BLOCK_LEN * size_of::<u64>();
+        /// Of page checksums a search needs those of the pages that it touches; so few may as well be read at once.
+        const FEW: usize = 1 << 20;
+        let sums =
+            bytes.len() / BLOCK_LEN * size_of::<u64>() + (bytes.len() / PAGE_LEN * size_of::<u64>()).min(FEW);
         bytes.advise_willneed(0..BLOCK_LEN);
         bytes.advise_willneed(bytes.len().saturating_sub(sums + BLOCK_LEN / 16)..bytes.len());
     }

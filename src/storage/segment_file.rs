@@ -1,22 +1,19 @@
-//! One immutable file of a segment, mapped: found to be the one that the manifest names when it is opened, its blocks verified
-//! when they are first touched.
+//! One immutable file of a segment, mapped: found to be the one that the manifest names when it is opened, its pages
+//! verified when they are first touched.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytemuck::Pod;
 
 use super::vfs::{Bytes, Vfs};
 use crate::error::{Error, Result};
 use crate::format::attrs::Sections;
-use crate::format::file::{BLOCK_LEN, DatabaseId, Kind, Layout};
+use crate::format::file::{DatabaseId, Kind, Layout};
+use crate::format::guard::{Guard, Verify, next_unseen, none_seen};
 use crate::format::manifest::FileEntry;
-
-/// A section of vectors or of a graph that is no longer than this is verified when it is first used; a longer one
-/// by `check`, and whenever its rows are copied.
-pub const VERIFIED_AT_ONCE: usize = 1 << 20;
 
 /// What is read from end to end is taken out of this process's memory after so many bytes: it is not read again soon,
 /// and a merge reads more than may be in memory.
@@ -32,7 +29,8 @@ pub struct SegmentFile {
     path: PathBuf,
     /// What to do about damage.
     cure: &'static str,
-    verified: Box<[AtomicBool]>,
+    /// A bit for each page that was verified.
+    verified: Box<[AtomicU64]>,
     /// The first damage that was found.
     damage: OnceLock<Damage>,
 }
@@ -115,7 +113,7 @@ impl SegmentFile {
         if layout.checksum != entry.checksum || layout.database != *database {
             return Err(Error::corrupt(path, 0, "not the file that the manifest names"));
         }
-        let verified = (0..layout.blocks()).map(|_| AtomicBool::new(false)).collect();
+        let verified = none_seen(layout.pages());
         Ok(Self { bytes, layout, path, cure: LOST, verified, damage: OnceLock::new() })
     }
 
@@ -136,7 +134,7 @@ impl SegmentFile {
         self.cast(id, range)
     }
 
-    /// Elements `from..from + count` of a section; only their blocks are verified.
+    /// Elements `from..from + count` of a section; only their pages are verified.
     pub fn section_range<T: Pod>(&self, id: u32, from: usize, count: usize) -> Result<&[T]> {
         let range = self.locate(id)?;
         let part = from.checked_mul(size_of::<T>()).and_then(|start| {
@@ -149,26 +147,26 @@ impl SegmentFile {
         self.cast(id, part)
     }
 
-    /// Requests the blocks of elements that are read soon from the disk, unless they were read before.
+    /// Requests the pages of elements that are read soon from the disk, unless they were read before.
     pub(super) fn request<T: Pod>(&self, id: u32, from: usize, count: usize) {
         let Some(section) = self.layout.section(id) else { return };
         let start = section.start.saturating_add(from.saturating_mul(size_of::<T>()));
         let end = start.saturating_add(count.saturating_mul(size_of::<T>())).min(section.end);
-        for block in start / BLOCK_LEN..end.div_ceil(BLOCK_LEN) {
-            if self.verified.get(block).is_some_and(|done| !done.load(Ordering::Relaxed)) {
-                self.bytes.advise_willneed(block * BLOCK_LEN..(block + 1) * BLOCK_LEN);
-            }
+        let len = self.layout.page_len();
+        for page in (start / len..end.div_ceil(len)).filter(|&page| !self.is_verified(page)) {
+            self.bytes.advise_willneed(page * len..(page + 1) * len);
         }
     }
 
-    /// A whole section that searches read here and there. It is verified only if it is small, so that the cost does
-    /// not depend on its length; [`Self::verify_rest`] verifies it in any case.
+    /// A whole section that searches read here and there: nothing of it is verified, so that the cost does not depend
+    /// on its length. Whoever reads it asks the [`guard`](Self::guard) to touch it.
     pub fn scattered<T: Pod>(&self, id: u32) -> Result<&[T]> {
-        let range = self.locate(id)?;
-        if range.len() <= VERIFIED_AT_ONCE {
-            self.verify(range.start, range.end)?;
-        }
-        self.cast(id, range)
+        self.cast(id, self.locate(id)?)
+    }
+
+    /// Verifies what is read of [`scattered`](Self::scattered) sections.
+    pub fn guard(&self) -> Guard<'_> {
+        Guard::new(&self.bytes, self.layout.page_len().trailing_zeros(), &self.verified, self)
     }
 
     /// Where it lies.
@@ -196,10 +194,10 @@ impl SegmentFile {
         self.bytes.release();
     }
 
-    /// Verifies the blocks that were not verified before.
+    /// Verifies the pages that were not verified before.
     pub fn verify_rest(&self) -> Result<()> {
         self.expect_all();
-        let end = self.layout.blocks() * BLOCK_LEN;
+        let end = self.layout.body_len();
         for start in (0..end).step_by(RELEASED_AFTER) {
             self.verify(start, (start + RELEASED_AFTER).min(end))?;
             if end > RELEASED_AFTER {
@@ -214,7 +212,7 @@ impl SegmentFile {
         self.layout.section(id).is_some()
     }
 
-    /// Verifies every block, whatever was verified before: what `check` does.
+    /// Verifies every page, whatever was verified before: what `check` does.
     pub fn verify_all(&self) -> Result<()> {
         self.expect_all();
         let verified = self.layout.verify(&self.bytes, 0, self.bytes.len(), &self.path);
@@ -251,15 +249,42 @@ impl SegmentFile {
     }
 
     fn verify(&self, start: usize, end: usize) -> Result<()> {
-        for block in start / BLOCK_LEN..end.div_ceil(BLOCK_LEN) {
-            let Some(done) = self.verified.get(block) else { break };
-            if !done.load(Ordering::Relaxed) {
-                let verified = self.layout.verify_block(&self.bytes, block, &self.path);
-                verified.map_err(|error| self.condemn(error))?;
-                done.store(true, Ordering::Relaxed);
-            }
+        let len = self.layout.page_len();
+        let end = end.min(self.layout.body_len()).div_ceil(len);
+        let mut page = next_unseen(&self.verified, start / len);
+        while page < end {
+            self.verify_anew(page)?;
+            page = next_unseen(&self.verified, page + 1);
         }
         Ok(())
+    }
+
+    fn is_verified(&self, page: usize) -> bool {
+        let word = self.verified.get(page / 64);
+        word.is_none_or(|word| word.load(Ordering::Relaxed) >> (page % 64) & 1 == 1)
+    }
+
+    fn verify_anew(&self, page: usize) -> Result<()> {
+        let verified = self.layout.verify_page(&self.bytes, page, &self.path);
+        verified.map_err(|error| self.condemn(error))?;
+        if let Some(word) = self.verified.get(page / 64) {
+            word.fetch_or(1 << (page % 64), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+impl Verify for SegmentFile {
+    #[cold]
+    fn verify_page(&self, page: usize) {
+        if page < self.layout.pages() {
+            // Damage is noted, which whoever reads asks for at the end.
+            let _ = self.verify_anew(page);
+        }
+    }
+
+    fn is_damaged(&self) -> bool {
+        self.damage.get().is_some()
     }
 }
 
