@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use embdb::db::Searcher;
 use embdb::db::filter::Filter;
+use embdb::db::searcher::Searcher;
 use embdb::storage::sim::SimVfs;
 use embdb::storage::vfs::Vfs;
 use embdb::types::{Codec, Document};
@@ -264,7 +264,10 @@ fn every_damaged_file_of_a_large_database_is_told_or_healed() {
     let length =
         |name| db.disk.read(db.files.iter().find(|file| file.ends_with(name)).unwrap()).unwrap().len();
     assert!(length("graph") > 1 << 20 && length("codes") > 2 << 20 && length("full") > 8 << 20);
-    let compacts = |file: &Path, kind: &str| kind.contains("middle") || file.ends_with("attrs");
+    // To build the graph again takes seconds.
+    let compacts = |file: &Path, kind: &str| {
+        kind == if file.ends_with("graph") { "a bit in the middle" } else { "cut in the middle" }
+    };
     every_file_in_every_way(&db, &[], compacts);
 }
 
