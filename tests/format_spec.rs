@@ -136,6 +136,7 @@ fn containers_lie_as_the_tables_say() {
         file::SECTION_LEN,
         file::TRAILER_LEN,
         file::BLOCK_LEN,
+        file::PAGE_LEN,
         file::ALIGN,
         file::SECTIONS_MAX,
     ];
@@ -173,11 +174,15 @@ fn a_written_container_has_its_fields_there() {
     assert_eq!(&bytes[place(trailer, "magic", at)], b"EMBDBEND");
     assert_eq!(number(&bytes, trailer, "length", at), bytes.len() as u64);
     let body = number(&bytes, trailer, "body", at) as usize;
-    let blocks: Vec<u8> =
-        bytes[..body].chunks(file::BLOCK_LEN).flat_map(|b| xxhash(b).to_le_bytes()).collect();
-    assert_eq!(bytes[body..at], blocks);
+    let sums = |bytes: &[u8], len| -> Vec<u8> {
+        bytes.chunks(len).flat_map(|part| xxhash(part).to_le_bytes()).collect()
+    };
+    let pages = sums(&bytes[..body], file::PAGE_LEN);
+    let blocks = sums(&pages, 8 * file::BLOCK_LEN / file::PAGE_LEN);
+    assert_eq!(bytes[body..at], [&pages[..], &blocks].concat());
     let checksum = place(trailer, "checksum", at).start;
-    assert_eq!(number(&bytes, trailer, "checksum", at), xxhash(&bytes[body..checksum]));
+    assert_eq!(number(&bytes, trailer, "checksum", at), xxhash(&bytes[body + pages.len()..checksum]));
+    assert_eq!(number(&bytes, header, "incompat", 0), file::PAGE_SUMS);
 }
 
 fn xxhash(bytes: &[u8]) -> u64 {

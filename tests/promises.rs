@@ -1,5 +1,7 @@
 //! The page of promises names tests and scripts: they exist.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 
 /// What stands between backticks in the tables.

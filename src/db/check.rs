@@ -1,6 +1,6 @@
 //! `check`: every byte that a reader uses, verified without changing anything.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -16,7 +16,8 @@ use crate::options::Task;
 #[cfg(not(feature = "encoder"))]
 use crate::storage::models;
 use crate::storage::real::RealVfs;
-use crate::storage::segment::vectors_dir;
+use crate::storage::segment::{Segment, vectors_dir};
+use crate::storage::segment_file::Damage;
 use crate::storage::vfs::Vfs;
 use crate::storage::{self, Presence, feedback, manifests};
 
@@ -29,6 +30,15 @@ pub struct Problem {
     pub offset: u64,
     /// What it is.
     pub what: String,
+}
+
+impl Problem {
+    /// What is wrong with a file of the database in `dir`.
+    pub(super) fn new(dir: &Path, damage: Damage) -> Self {
+        let Damage { file, offset, what } = damage;
+        let file = file.strip_prefix(dir).map(Path::to_path_buf).unwrap_or(file);
+        Self { file: file.to_string_lossy().into_owned(), offset, what }
+    }
 }
 
 /// The verdict.
@@ -84,12 +94,10 @@ impl Checker<'_> {
     fn note(&mut self, error: Error) -> Result<()> {
         match error {
             Error::Corrupt { file, offset, what } => {
-                let file: PathBuf = file.strip_prefix(self.dir).map(Path::to_path_buf).unwrap_or(file);
-                self.report.problems.push(Problem {
-                    file: file.to_string_lossy().into_owned(),
-                    offset,
-                    what,
-                });
+                let problem = Problem::new(self.dir, Damage { file, offset, what });
+                if !self.report.problems.contains(&problem) {
+                    self.report.problems.push(problem);
+                }
                 Ok(())
             }
             other => Err(other),
@@ -115,8 +123,7 @@ impl Checker<'_> {
         self.report.documents = snapshot.count();
         for (n, part) in snapshot.parts.iter().enumerate() {
             task.step("check", n as u64, snapshot.parts.len() as u64)?;
-            let checked = check_part(&snapshot, part);
-            self.keep(checked)?;
+            self.part(&snapshot, part)?;
         }
         self.models(&snapshot)?;
         let manifest = &snapshot.manifest;
@@ -127,6 +134,28 @@ impl Checker<'_> {
         for path in feedback::unmerged(self.vfs, self.dir)? {
             let read = feedback::read_unmerged(self.vfs, &path, &manifest.database);
             self.keep(read)?;
+        }
+        Ok(())
+    }
+
+    /// Verifies all bytes of a part; what they say if all are sound that nothing could make anew.
+    fn part(&mut self, snapshot: &Snapshot, part: &Part) -> Result<()> {
+        let Source::Sealed(segment) = &part.source else { return Ok(()) };
+        let before = self.report.problems.len();
+        for file in segment.files() {
+            // Of a file that can be made anew a note is kept, which tells so.
+            let verified = file.verify_all();
+            if file.damage().is_none_or(|found| segment.damages().all(|known| known != found)) {
+                self.keep(verified)?;
+            }
+        }
+        let sound = self.report.problems.len() == before;
+        if sound {
+            let checked = check_part(snapshot, part, segment);
+            self.keep(checked)?;
+        }
+        for damage in segment.damages() {
+            self.note(damage.error())?;
         }
         Ok(())
     }
@@ -196,37 +225,31 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     if a.len() != b.len() { 0.0 } else { dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f32::MIN_POSITIVE) }
 }
 
-fn check_part(snapshot: &Snapshot, part: &Part) -> Result<()> {
-    if let Source::Sealed(segment) = &part.source {
-        for file in segment.files() {
-            file.verify_all()?;
+fn check_part(snapshot: &Snapshot, part: &Part, segment: &Segment) -> Result<()> {
+    if segment.damaged_attrs().is_none() {
+        segment.attrs()?.check(segment.documents())?;
+    }
+    for document in 0..part.documents() {
+        let id = segment.id(document)?;
+        if segment.find(id)? != Some(document) {
+            return Err(Error::corrupt(
+                "ids",
+                0,
+                format!("the id {id:?} does not lead back to its document"),
+            ));
         }
-        segment.attrs().check(segment.documents())?;
-        for document in 0..part.documents() {
-            let id = segment.id(document)?;
-            if segment.find(id)? != Some(document) {
-                return Err(Error::corrupt(
-                    "ids",
-                    0,
-                    format!("the id {id:?} does not lead back to its document"),
-                ));
+        segment.text(document)?;
+    }
+    for set in &segment.entry.vectors {
+        for rows in part.rows(set.generation, snapshot.shape_of(set.generation)?)? {
+            if !rows.first.is_sorted() {
+                let what = "the first rows of the documents are out of order";
+                return Err(Error::corrupt("rows", 0, what));
             }
-            segment.text(document)?;
-        }
-        for set in &segment.entry.vectors {
-            for rows in part.rows(set.generation, snapshot.shape_of(set.generation)?)? {
-                if !rows.first.is_sorted() {
-                    return Err(Error::corrupt(
-                        "rows",
-                        0,
-                        "the first rows of the documents are out of order",
-                    ));
-                }
-                check_norms(&rows)?;
-                if let Some(what) = graph_problem(&rows) {
-                    let file = format!("{}/graph", vectors_dir(segment.entry.id, *set));
-                    return Err(Error::corrupt(file, 0, what));
-                }
+            check_norms(&rows)?;
+            if let Some(what) = graph_problem(&rows) {
+                let file = format!("{}/graph", vectors_dir(segment.entry.id, *set));
+                return Err(Error::corrupt(file, 0, what));
             }
         }
     }
@@ -326,8 +349,8 @@ mod tests {
         assert!(db.check(false, &Task::default()).unwrap().ok);
 
         let (graph, mut head) = of_only_segment(&db, |vectors| {
-            let head = vectors.head().unwrap().map(<[u8]>::to_vec);
-            (vectors.graph().unwrap().unwrap().to_vec(), head)
+            let found = vectors.graph().unwrap().unwrap();
+            (found.graph.to_vec(), found.head.map(<[u8]>::to_vec))
         });
         assert_eq!(head[0].len(), 32 * ROWS as usize, "64 dimensions tell these rows apart");
         head[0][77] ^= 1;
@@ -353,7 +376,7 @@ mod tests {
         db.compact(&Task::default()).unwrap();
         assert!(db.check(false, &Task::default()).unwrap().ok);
 
-        let mut graph = of_only_segment(&db, |vectors| vectors.graph().unwrap().unwrap().to_vec());
+        let mut graph = of_only_segment(&db, |vectors| vectors.graph().unwrap().unwrap().graph.to_vec());
         // All but the lists of the first hundred nodes.
         let len = list_len(32, bits_of(ROWS as usize));
         graph[HEADER_LEN..][100 * len..ROWS as usize * len].fill(0xff);

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::check::Problem;
 use super::filter::Filter;
-use super::maintain::bytes_under;
+use super::maintain::{bytes_under, sealed};
 use super::snapshot::Source;
 use super::{Db, mask};
 use crate::error::{Error, Result};
@@ -69,6 +70,9 @@ pub struct Info {
     pub bytes: Bytes,
     /// Version of the format.
     pub format: String,
+    /// Files that were found damaged and that searches do without, as far as this handle has read; `check` reads all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<Problem>,
 }
 
 impl Db {
@@ -128,6 +132,10 @@ impl Db {
             builder: manifest.builder().name(),
             bytes: self.bytes()?,
             format: format!("{MAJOR}.{MINOR}"),
+            damaged: sealed(&snapshot)
+                .flat_map(|segment| segment.damages())
+                .map(|damage| Problem::new(&self.inner.dir, damage.clone()))
+                .collect(),
         })
     }
 

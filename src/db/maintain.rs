@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::active::parse_meta;
 use super::check::graph_problem;
+use super::healing::needs_codes;
 use super::heir::Heir;
 use super::snapshot::{Part, Rows, Snapshot, Source};
 use super::state::State;
@@ -163,6 +164,7 @@ impl Db {
         }
         let _alone = self.inner.maintenance.alone();
         let _pin = Pin::new(&self.inner, self.inner.options.busy_timeout)?;
+        self.inner.heal(true, task)?;
         let heir = self.inner.unite(task)?;
         self.inner.merge_feedback(0)?;
         self.inner.build_graphs(heir.as_ref(), self.inner.options.threads, task)
@@ -196,7 +198,7 @@ impl Drop for Pin<'_> {
     }
 }
 
-fn sealed(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Segment>> {
+pub(super) fn sealed(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Segment>> {
     snapshot.parts.iter().filter_map(|part| match &part.source {
         Source::Sealed(segment) => Some(segment),
         Source::Active(..) => None,
@@ -211,8 +213,10 @@ fn graphless(snapshot: &Snapshot) -> Result<Vec<(&Part, VectorSet)>> {
     for part in &snapshot.parts {
         let Source::Sealed(segment) = &part.source else { continue };
         let set = segment.entry.vectors.iter().find(|v| v.generation == generation.id);
+        // A graph is measured with the codes.
+        let whole = segment.vectors(generation.id).is_some_and(|vectors| vectors.damaged_codes().is_none());
         let block = part.block(0, generation.id, shape)?;
-        let long = block.is_some_and(|rows| rows.vectors.len >= GRAPH_ROWS && rows.graph.is_none());
+        let long = block.is_some_and(|rows| rows.vectors.len >= GRAPH_ROWS && rows.graph.is_none()) && whole;
         found.extend(set.filter(|_| long).map(|&set| (part, set)));
     }
     Ok(found)
@@ -233,7 +237,7 @@ fn all_sound(snapshot: &Snapshot) -> Result<bool> {
 }
 
 impl Inner {
-    fn target(&self) -> Target<'_> {
+    pub(super) fn target(&self) -> Target<'_> {
         Target { vfs: self.vfs.as_ref(), dir: &self.dir, database: self.snapshot().manifest.database }
     }
 
@@ -265,6 +269,10 @@ impl Inner {
             release_heap();
         }
         super::growing::feed(&self.growing, &self.snapshot(), self.options.seal_rows)?;
+        if self.wants_healing() {
+            let _pin = Pin::new(self, self.options.busy_timeout)?;
+            self.heal(false, task)?;
+        }
         let candidates = self.merge_candidates();
         let mut heir = None;
         if !candidates.is_empty() {
@@ -470,6 +478,8 @@ impl Inner {
                 let file = self.target().write_graph(segment.entry.id, set, &graph.encode(), &head)?;
                 self.commit(|manifest| {
                     if let Some(entry) = manifest.segments.iter_mut().find(|s| s.id == segment.entry.id) {
+                        // One that was found damaged since.
+                        entry.files.retain(|old| old.path != file.path);
                         entry.files.push(file.clone());
                     }
                     Ok(())
@@ -563,7 +573,11 @@ impl Inner {
             });
             let mut runs = VectorRuns { segments: segments.collect(), ..VectorRuns::default() };
             for part in parts {
-                add_runs(part, &blocks_of(snapshot, part, generation.id)?, &mut runs);
+                let blocks = blocks_of(snapshot, part, generation.id)?;
+                if let Source::Sealed(segment) = &part.source {
+                    needs_codes(segment, generation.id)?;
+                }
+                add_runs(part, &blocks, &mut runs);
             }
             if runs.spans.is_empty() {
                 continue;

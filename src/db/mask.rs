@@ -1,8 +1,12 @@
 //! Filters over parts: from an expression to the exact set of documents.
 
+use std::collections::BTreeSet;
+
+use super::active::parse_meta;
 use super::filter::{Columns, Filter, SegmentColumns};
 use super::snapshot::{Part, Snapshot, Source};
 use crate::error::Result;
+use crate::format::attrs::{AttrsBuilder, AttrsView};
 use crate::index::RowMask;
 use crate::storage::segment::Segment;
 
@@ -17,7 +21,10 @@ pub(crate) fn allowed(part: &Part, filter: Option<&Filter>) -> Result<Option<Row
 
 fn matching(part: &Part, filter: &Filter) -> Result<RowMask> {
     match &part.source {
-        Source::Sealed(segment) => with_columns(segment, |columns| filter.mask(columns)),
+        Source::Sealed(segment) => match with_columns(segment, |columns| filter.mask(columns)) {
+            Err(_) if segment.damaged_attrs().is_some() => by_documents(segment, filter),
+            other => other,
+        },
         Source::Active(_, active) => {
             let matches = |n: &u32| {
                 active.document(*n).is_some_and(|d| filter.matches(&d.id, d.text.title.as_deref(), d.meta()))
@@ -25,6 +32,33 @@ fn matching(part: &Part, filter: &Filter) -> Result<RowMask> {
             Ok(RowMask::from_rows(part.documents(), (0..part.documents()).filter(matches)))
         }
     }
+}
+
+/// The same by a look at each document, where the columns are damaged.
+fn by_documents(segment: &Segment, filter: &Filter) -> Result<RowMask> {
+    let mut rows = Vec::new();
+    for document in 0..segment.documents() {
+        let text = segment.text(document)?;
+        if filter.matches(segment.id(document)?, text.title.as_deref(), &parse_meta(&text.meta)) {
+            rows.push(document);
+        }
+    }
+    Ok(RowMask::from_rows(segment.documents(), rows))
+}
+
+/// Metadata keys of a sealed segment.
+fn keys_of(segment: &Segment) -> Result<BTreeSet<String>> {
+    let columns = || Ok(segment.attrs()?.keys()?.into_iter().map(str::to_owned).collect());
+    match columns() {
+        Err(_) if segment.damaged_attrs().is_some() => {}
+        other => return other,
+    }
+    let mut columns = AttrsBuilder::default();
+    for document in 0..segment.documents() {
+        columns.push(document, &parse_meta(&segment.text(document)?.meta));
+    }
+    let columns = columns.finish()?;
+    Ok(AttrsView::new(&columns).keys()?.into_iter().map(str::to_owned).collect())
 }
 
 /// Hands the columns of a sealed segment to `f`.
@@ -37,7 +71,7 @@ fn with_columns<T>(segment: &Segment, f: impl FnOnce(&dyn Columns) -> Result<T>)
             segment.text(document).map(|text| text.title.iter().for_each(|title| each(document, title)))
         })
     };
-    let attrs = Some(segment.attrs());
+    let attrs = Some(segment.attrs()?);
     f(&SegmentColumns { attrs, docs: segment.documents(), ids: &ids, titles: &titles })
 }
 
@@ -58,7 +92,10 @@ pub(crate) fn unknown_keys(snapshot: &Snapshot, filter: &Filter) -> Result<Vec<S
 
 fn has_key(part: &Part, key: &str) -> Result<bool> {
     match &part.source {
-        Source::Sealed(segment) => with_columns(segment, |columns| columns.has_key(key)),
+        Source::Sealed(segment) => match with_columns(segment, |columns| columns.has_key(key)) {
+            Err(_) if segment.damaged_attrs().is_some() => Ok(keys_of(segment)?.contains(key)),
+            other => other,
+        },
         Source::Active(_, active) => {
             let mut found = false;
             let documents = active.chunks.iter().flat_map(|c| &c.documents);
@@ -75,12 +112,10 @@ fn has_key(part: &Part, key: &str) -> Result<bool> {
 
 /// Metadata keys of all documents, sorted.
 pub(crate) fn keys(snapshot: &Snapshot) -> Result<Vec<String>> {
-    let mut keys = std::collections::BTreeSet::new();
+    let mut keys = BTreeSet::new();
     for part in &snapshot.parts {
         match &part.source {
-            Source::Sealed(segment) => {
-                keys.extend(segment.attrs().keys()?.into_iter().map(str::to_owned));
-            }
+            Source::Sealed(segment) => keys.extend(keys_of(segment)?),
             Source::Active(_, active) => {
                 let documents = active.chunks.iter().flat_map(|c| &c.documents);
                 documents.for_each(|d| keys.extend(d.meta().keys().cloned()));

@@ -5,7 +5,7 @@
 //! | `snapshot`, `state`, `active`, `columns` | what is known: parts, their documents and rows |
 //! | [`mod@write`] | the writer: prepare, commit, delete, create |
 //! | `rows`, `known` | rows of documents: encoded, or taken from what is stored |
-//! | [`maintain`], `heir` | seal, merge, graphs, removal of what nobody names |
+//! | [`maintain`], `heir`, `healing` | seal, merge, graphs, removal of what nobody names, repair of what follows from other files |
 //! | [`search`], [`searcher`], [`filter`], `mask`, `page` | queries |
 //! | [`feedback`], [`ubi`], [`interleaving`] | the log of searches and clicks |
 //! | [`generations`] | publishing encoders with their vectors, rollback, re-indexing |
@@ -30,6 +30,7 @@ pub mod feedback;
 pub mod filter;
 pub mod generations;
 pub(crate) mod growing;
+pub(crate) mod healing;
 pub(crate) mod heir;
 pub mod inspect;
 pub mod interleaving;

@@ -14,7 +14,7 @@ use super::mask;
 use super::search::SearchOptions;
 use super::snapshot::{Place, Rows, Snapshot, Source};
 use crate::error::{Error, Result};
-use crate::index::{Query, RowMask, SearchParams, search_block};
+use crate::index::{Neighbour, Query, RowMask, SearchParams, search_block};
 use crate::mmap::faults;
 use crate::types::{ChunkRef, Document, Metric, vector_problem};
 
@@ -233,17 +233,11 @@ impl Searcher {
         let mut chosen = Chosen::new(k);
         let covered = self.search_growing(query, &params, &mut chosen)?;
         for (n, block) in self.blocks.iter().enumerate().filter(|(n, _)| !covered.contains(n)) {
-            let mut rows = self.rows_of(block)?;
-            let paging = self.snapshot.part(block.part)?.paging(self.generation);
-            paging.into_iter().for_each(|paging| rows.read_with(paging));
-            let search =
-                || search_block(&rows.vectors, rows.graph.as_ref(), query, &params, block.allowed.as_ref());
-            let found = match paging {
-                None => search(),
-                Some(paging) => {
-                    let found = paging.watch(search);
-                    rows.request_next(paging);
-                    found
+            let (rows, found) = loop {
+                let (rows, found) = self.search_block(block, query, &params)?;
+                // Each time a file is found damaged the rows are without it, or an error.
+                if !rows.is_damaged() {
+                    break (rows, found);
                 }
             };
             if self.blocks.len() == 1 {
@@ -259,6 +253,29 @@ impl Searcher {
             chosen.push(distance, row, block.part, &self.rows_of(block)?);
         }
         Ok(chosen.found)
+    }
+
+    /// The rows of a block, and the nearest of them: of no worth if the rows are damaged.
+    fn search_block<'a>(
+        &'a self,
+        block: &Block,
+        query: &Query,
+        params: &SearchParams,
+    ) -> Result<(Rows<'a>, Vec<Neighbour>)> {
+        let mut rows = self.rows_of(block)?;
+        let paging = self.snapshot.part(block.part)?.paging(self.generation);
+        paging.into_iter().for_each(|paging| rows.read_with(paging));
+        let search =
+            || search_block(&rows.vectors, rows.graph.as_ref(), query, params, block.allowed.as_ref());
+        let found = match paging {
+            None => search(),
+            Some(paging) => {
+                let found = paging.watch(search);
+                rows.request_next(paging);
+                found
+            }
+        };
+        Ok((rows, found))
     }
 
     /// Adds hits from the index of the growing segment; returns the blocks that need no scan any more.

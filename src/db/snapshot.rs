@@ -11,10 +11,10 @@ use crate::format::graph::GraphView;
 use crate::format::manifest::{Generation, Manifest};
 use crate::format::segment::DocumentRows;
 use crate::index::mask::RowBits;
-use crate::index::{Codes, OnDisk, RowMask, VectorBlock};
+use crate::index::{Codes, Guards, OnDisk, RowMask, VectorBlock};
 use crate::storage::documents::StoredText;
 use crate::storage::paging::Paging;
-use crate::storage::segment::{Segment, SegmentVectors};
+use crate::storage::segment::{CodeColumns, GraphBytes, Segment, SegmentVectors};
 use crate::types::{ChunkRef, Document};
 
 /// Where the documents of a part lie.
@@ -103,6 +103,12 @@ impl Rows<'_> {
         let [high, low] =
             if head.codes.high.is_empty() { [codes.high, &[]] } else { [head.codes.high, head.codes.low] };
         [lists, high, low]
+    }
+
+    /// Whether damage was found in what was read of them: then nothing that came of it counts. Read again, they are
+    /// without the damaged part, or an error.
+    pub fn is_damaged(&self) -> bool {
+        self.vectors.guards.is_damaged() || self.graph.as_ref().is_some_and(GraphView::is_damaged)
     }
 
     /// Numbers in the part of the documents of this block.
@@ -276,7 +282,7 @@ impl Part {
     }
 
     /// One block of the vectors of `generation`; `None` where the part lacks them. The cost does not depend on the
-    /// number of rows: what a search touches here and there is not verified, unless it is small.
+    /// number of rows: what a search touches here and there is verified then, and [`Rows::is_damaged`] tells.
     pub fn block<'a>(&'a self, number: usize, generation: u32, shape: &'a Shape) -> Result<Option<Rows<'a>>> {
         match &self.source {
             Source::Sealed(segment) => {
@@ -312,7 +318,7 @@ fn in_memory(active: &Active, document: u32) -> Result<&Arc<ActiveDocument>> {
 }
 
 fn sealed_rows<'a>(vectors: &'a SegmentVectors, documents: u32, shape: &'a Shape) -> Result<Rows<'a>> {
-    let ([high, low], scales, norms) = vectors.codes()?;
+    let CodeColumns { planes: [high, low], scales, norms, guard } = vectors.codes()?;
     let codes = Codes { high, low };
     let (first, spans) = (vectors.first()?, vectors.spans()?);
     let len = match first {
@@ -323,13 +329,31 @@ fn sealed_rows<'a>(vectors: &'a SegmentVectors, documents: u32, shape: &'a Shape
     if !first.is_empty() && first.len() != documents as usize + 1 || !spans.is_empty() && spans.len() != len {
         return Err(Error::corrupt("rows", 0, "the rows are not those of the documents"));
     }
-    let mut rows = block(shape, len, codes, scales, norms, vectors.full()?)?;
-    let graph = vectors.graph()?.map(GraphView::parse).transpose()?;
-    if let Some(graph) = &graph {
-        let [high, low] = vectors.head()?;
-        rows = rows.with_head(graph.sight().rung as usize, Codes { high, low })?;
-    }
+    let (full, of_full) = vectors.full()?;
+    let rows = block(shape, len, codes, scales, norms, full)?;
+    let rows = rows.guarded(Guards { codes: guard, head: None, full: of_full });
+    let (rows, graph) = match vectors.graph()?.map(|found| with_graph(&rows, &found)) {
+        None => (rows, None),
+        Some(Ok((rows, graph))) => (rows, Some(graph)),
+        // Searches find the same without it, if later.
+        Some(Err(error)) => vectors.condemn_graph(error).map(|()| (rows, None))?,
+    };
     Ok(Rows { vectors: rows, graph, first, spans, base: 0 })
+}
+
+/// Rows with their heads, and their graph.
+fn with_graph<'a>(
+    rows: &VectorBlock<'a>,
+    found: &GraphBytes<'a>,
+) -> Result<(VectorBlock<'a>, GraphView<'a>)> {
+    let graph = GraphView::parse_guarded(found.graph, found.guard)?;
+    if graph.nodes() != rows.len {
+        let what = format!("{} nodes for {} rows", graph.nodes(), rows.len);
+        return Err(Error::corrupt("graph", 8, what));
+    }
+    let [high, low] = found.head;
+    let rows = rows.with_head(graph.sight().rung as usize, Codes { high, low })?;
+    Ok((rows.guarded(Guards { head: Some(found.guard), ..rows.guards }), graph))
 }
 
 /// Columns as a block.

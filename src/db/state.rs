@@ -141,7 +141,9 @@ impl State {
         let mut state = Self::empty();
         state.sequence = manifest.sequence;
         for entry in &manifest.segments {
-            let open = before.and_then(|b| b.segment(entry.id)).filter(|s| s.entry == *entry);
+            let open = before
+                .and_then(|b| b.segment(entry.id))
+                .filter(|s| s.entry == *entry && s.damages().next().is_none());
             let segment = match open {
                 Some(segment) => Arc::clone(segment),
                 None => Arc::new(Segment::open(vfs, dir, entry, &manifest.database)?),
@@ -348,7 +350,7 @@ impl State {
 fn missing(error: Error) -> Error {
     match error {
         Error::Io { path, source, .. } => {
-            Error::corrupt(path, 0, format!("a file that the manifest names: {source}"))
+            Error::corrupt(path, 0, format!("a file that the manifest names: {source}; restore a backup"))
         }
         other => other,
     }

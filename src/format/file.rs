@@ -1,12 +1,16 @@
 //! The container of every immutable file: a checked header, a table of 64-byte aligned sections, and
-//! checksums of blocks, so that a reader verifies just the blocks it touches.
+//! checksums of pages, so that a reader verifies just the pages it touches.
 //!
 //! ```text
-//! header | section table | section … section | block checksums | trailer
+//! header | section table | section … section | page checksums | block checksums | trailer
 //! ```
 //!
-//! The trailer's checksum covers the block checksums, and these cover all bytes before them: it is
-//! the identity of the file that the manifest records.
+//! The trailer's checksum covers the block checksums, each of these the checksums of a block's pages, and these cover
+//! all bytes before them: it is the identity of the file that the manifest records. Opening a file verifies the block
+//! checksums alone, 8 bytes for 64 KiB.
+//!
+//! Files of version 2.0 have no page checksums: there a block checksum covers the block itself, and what is verified at
+//! a touch is the block.
 
 use std::path::Path;
 
@@ -27,6 +31,12 @@ pub const SECTION_LEN: usize = 24;
 pub const TRAILER_LEN: usize = 32;
 /// Bytes covered by one block checksum.
 pub const BLOCK_LEN: usize = 65_536;
+/// Bytes covered by one page checksum: what a system reads of a file at least.
+pub const PAGE_LEN: usize = 4096;
+/// Feature that a reader must know: there are page checksums.
+pub const PAGE_SUMS: u64 = 1;
+/// Pages of a block.
+const BLOCK_PAGES: usize = BLOCK_LEN / PAGE_LEN;
 /// Alignment of sections.
 pub const ALIGN: usize = 64;
 /// Most sections of a file.
@@ -58,7 +68,7 @@ pub const SECTION_START_OFFSET: usize = 8;
 /// Offset of the section's length.
 pub const SECTION_LENGTH_OFFSET: usize = 16;
 
-/// Offset in the trailer of the number of bytes before the block checksums.
+/// Offset in the trailer of the number of bytes before the page checksums.
 pub const TRAILER_BODY_OFFSET: usize = 0;
 /// Offset in the trailer of the length of the file.
 pub const TRAILER_LENGTH_OFFSET: usize = 8;
@@ -129,7 +139,7 @@ impl FileBuilder {
             out.extend_from_slice(bytes);
             out.resize(out.len().next_multiple_of(ALIGN), 0);
         }
-        let sums: Vec<u64> = out.chunks(BLOCK_LEN).map(block_checksum).collect();
+        let sums: Vec<u64> = page_checksums(&out).collect();
         let tail = tail(out.len() as u64, &sums);
         out.extend_from_slice(&tail);
         out
@@ -144,7 +154,9 @@ pub fn head(kind: Kind, database: DatabaseId, sections: &[(u32, u64)]) -> Vec<u8
     out.extend_from_slice(&(kind as u16).to_le_bytes());
     out.extend_from_slice(&MAJOR.to_le_bytes());
     out.extend_from_slice(&MINOR.to_le_bytes());
-    out.extend_from_slice(&[0; 18]); // flags and both feature sets
+    out.extend_from_slice(&[0; 2]); // flags
+    out.extend_from_slice(&PAGE_SUMS.to_le_bytes());
+    out.extend_from_slice(&[0; 8]); // what a writer must know
     out.extend_from_slice(&database);
     out.extend_from_slice(&(sections.len() as u32).to_le_bytes());
     out.extend_from_slice(&[0; 4]);
@@ -162,19 +174,26 @@ pub fn head(kind: Kind, database: DatabaseId, sections: &[(u32, u64)]) -> Vec<u8
     out
 }
 
-/// The checksum of one block of a body.
-pub fn block_checksum(block: &[u8]) -> u64 {
-    xxh3_64(block)
+/// The checksums of the pages of a body, or of a part of it that begins with a page.
+pub fn page_checksums(body: &[u8]) -> impl Iterator<Item = u64> {
+    body.chunks(PAGE_LEN).map(xxh3_64)
 }
 
-/// All bytes after the last section and its gap: block checksums and trailer.
-pub fn tail(body: u64, sums: &[u64]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(sums.len() * 8 + TRAILER_LEN);
-    sums.iter().for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
+/// All bytes after the last section and its gap: checksums of pages and blocks, and the trailer.
+pub fn tail(body: u64, pages: &[u64]) -> Vec<u8> {
+    let blocks = pages.len().div_ceil(BLOCK_PAGES);
+    let mut out = Vec::with_capacity((pages.len() + blocks) * 8 + TRAILER_LEN);
+    pages.iter().for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
+    let covered = out.len();
+    for block in 0..blocks {
+        let sums = &out[8 * BLOCK_PAGES * block..covered.min(8 * BLOCK_PAGES * (block + 1))];
+        let sum = xxh3_64(sums);
+        out.extend_from_slice(&sum.to_le_bytes());
+    }
     out.extend_from_slice(&body.to_le_bytes());
     let length = body + (out.len() + TRAILER_LEN - 8) as u64;
     out.extend_from_slice(&length.to_le_bytes());
-    let checksum = xxh3_64(&out);
+    let checksum = xxh3_64(&out[covered..]);
     out.extend_from_slice(&checksum.to_le_bytes());
     out.extend_from_slice(&END_MAGIC);
     out
@@ -193,6 +212,8 @@ struct Section {
 pub struct Layout {
     sections: Vec<Section>,
     body_len: usize,
+    /// Bytes of page checksums; 0 in files without.
+    sums_len: usize,
     /// Database id in the header.
     pub database: DatabaseId,
     /// The trailer's checksum: the identity of the file.
@@ -207,7 +228,7 @@ impl Layout {
         if bytes.len() < HEADER_LEN + TRAILER_LEN {
             return Err(bad(bytes.len(), "the file is shorter than its header and trailer"));
         }
-        let count = check_header(bytes, kind, path)?;
+        let (count, has_pages) = check_header(bytes, kind, path)?;
         let trailer = bytes.len() - TRAILER_LEN;
         let field = |offset: usize| u64_at(bytes, trailer + offset).unwrap_or_default();
         if bytes[trailer + TRAILER_MAGIC_OFFSET..] != END_MAGIC {
@@ -221,18 +242,21 @@ impl Layout {
         }
         let body_len = usize::try_from(field(TRAILER_BODY_OFFSET)).unwrap_or(usize::MAX);
         let blocks = body_len.div_ceil(BLOCK_LEN);
-        if blocks.checked_mul(8).and_then(|b| b.checked_add(body_len)) != Some(trailer) {
-            return Err(bad(trailer, "the number of block checksums does not fit the length"));
+        let sums_len = if has_pages { body_len.div_ceil(PAGE_LEN).saturating_mul(8) } else { 0 };
+        let sums = blocks.checked_mul(8).and_then(|blocks| blocks.checked_add(sums_len));
+        if sums.and_then(|sums| sums.checked_add(body_len)) != Some(trailer) {
+            return Err(bad(trailer, "the number of checksums does not fit the length"));
         }
         let checksum = field(TRAILER_CHECKSUM_OFFSET);
-        if xxh3_64(&bytes[body_len..trailer + TRAILER_CHECKSUM_OFFSET]) != checksum {
-            return Err(bad(body_len, "the checksum of the block checksums does not match"));
+        if xxh3_64(&bytes[body_len + sums_len..trailer + TRAILER_CHECKSUM_OFFSET]) != checksum {
+            return Err(bad(body_len + sums_len, "the checksum of the block checksums does not match"));
         }
         let table_end = HEADER_LEN + count * SECTION_LEN;
         if table_end > body_len {
             return Err(bad(COUNT_OFFSET, "the section table does not fit the file"));
         }
-        let mut layout = Self { sections: Vec::with_capacity(count), body_len, database: [0; 16], checksum };
+        let sections = Vec::with_capacity(count);
+        let mut layout = Self { sections, body_len, sums_len, database: [0; 16], checksum };
         layout.database.copy_from_slice(&bytes[DATABASE_OFFSET..COUNT_OFFSET]);
         layout.verify(bytes, 0, table_end, path)?;
         for i in 0..count {
@@ -246,33 +270,57 @@ impl Layout {
         self.sections.iter().find(|s| s.id == id).map(|s| s.start..s.start + s.len)
     }
 
-    /// Number of checksummed blocks.
-    pub fn blocks(&self) -> usize {
-        self.body_len.div_ceil(BLOCK_LEN)
+    /// Bytes that are verified together, a power of two.
+    pub fn page_len(&self) -> usize {
+        if self.sums_len > 0 { PAGE_LEN } else { BLOCK_LEN }
     }
 
-    /// Verifies one block.
-    pub fn verify_block(&self, bytes: &[u8], block: usize, path: &Path) -> Result<()> {
-        let start = block * BLOCK_LEN;
-        let end = (start + BLOCK_LEN).min(self.body_len);
-        let stored = u64_at(bytes, self.body_len + 8 * block);
-        match bytes.get(start..end) {
+    /// Number of checksummed pages.
+    pub fn pages(&self) -> usize {
+        self.body_len.div_ceil(self.page_len())
+    }
+
+    /// Bytes of the body.
+    pub fn body_len(&self) -> usize {
+        self.body_len
+    }
+
+    /// Verifies one page.
+    pub fn verify_page(&self, bytes: &[u8], page: usize, path: &Path) -> Result<()> {
+        let len = self.page_len();
+        let start = page * len;
+        let stored = if self.sums_len > 0 {
+            let first = self.body_len + 8 * (page / BLOCK_PAGES * BLOCK_PAGES);
+            let end = (first + 8 * BLOCK_PAGES).min(self.body_len + self.sums_len);
+            let of_block = u64_at(bytes, self.body_len + self.sums_len + 8 * (page / BLOCK_PAGES));
+            if bytes.get(first..end).map(xxh3_64) != of_block {
+                return Err(Error::corrupt(path, first as u64, "these page checksums are damaged"));
+            }
+            u64_at(bytes, self.body_len + 8 * page)
+        } else {
+            u64_at(bytes, self.body_len + 8 * page)
+        };
+        match bytes.get(start..(start + len).min(self.body_len)) {
             Some(data) if Some(xxh3_64(data)) == stored => Ok(()),
-            _ => Err(Error::corrupt(path, start as u64, "the checksum of this 64 KiB block does not match")),
+            _ => {
+                let what = format!("the checksum of these {} KiB does not match", len >> 10);
+                Err(Error::corrupt(path, start as u64, what))
+            }
         }
     }
 
-    /// Verifies the blocks that overlap `start..end`.
+    /// Verifies the pages that overlap `start..end`.
     pub fn verify(&self, bytes: &[u8], start: usize, end: usize, path: &Path) -> Result<()> {
-        for block in start / BLOCK_LEN..end.min(self.body_len).div_ceil(BLOCK_LEN) {
-            self.verify_block(bytes, block, path)?;
+        let len = self.page_len();
+        for page in start / len..end.min(self.body_len).div_ceil(len) {
+            self.verify_page(bytes, page, path)?;
         }
         Ok(())
     }
 }
 
-/// Checks the header; returns the number of sections.
-fn check_header(bytes: &[u8], kind: Kind, path: &Path) -> Result<usize> {
+/// Checks the header; returns the number of sections, and whether there are page checksums.
+fn check_header(bytes: &[u8], kind: Kind, path: &Path) -> Result<(usize, bool)> {
     let bad = |offset: usize, what: &str| Error::corrupt(path, offset as u64, what);
     if bytes[..8] != MAGIC {
         return Err(bad(0, "not an embdb file: wrong magic"));
@@ -287,7 +335,8 @@ fn check_header(bytes: &[u8], kind: Kind, path: &Path) -> Result<usize> {
             needs: format!("{major}.0 of the file format"),
         });
     }
-    if u64_at(bytes, INCOMPAT_OFFSET) != Some(0) || u64_at(bytes, ROCOMPAT_OFFSET) != Some(0) {
+    let features = u64_at(bytes, INCOMPAT_OFFSET).unwrap_or_default();
+    if features & !PAGE_SUMS != 0 || u64_at(bytes, ROCOMPAT_OFFSET) != Some(0) {
         let minor = u16_at(bytes, MINOR_OFFSET).unwrap_or_default();
         return Err(Error::TooNew {
             file: path.to_path_buf(),
@@ -298,7 +347,7 @@ fn check_header(bytes: &[u8], kind: Kind, path: &Path) -> Result<usize> {
         return Err(bad(KIND_OFFSET, &format!("the file is not of kind {kind:?}")));
     }
     match u32_at(bytes, COUNT_OFFSET) {
-        Some(count) if count as usize <= SECTIONS_MAX => Ok(count as usize),
+        Some(count) if count as usize <= SECTIONS_MAX => Ok((count as usize, features & PAGE_SUMS != 0)),
         _ => Err(bad(COUNT_OFFSET, "more sections than a file may have")),
     }
 }
@@ -342,17 +391,52 @@ mod tests {
         layout.verify(&bytes, 0, bytes.len(), Path::new("f")).unwrap();
     }
 
+    /// The same file as version 2.0 wrote it.
+    fn without_pages(bytes: &[u8]) -> Vec<u8> {
+        let body = u64_at(bytes, bytes.len() - TRAILER_LEN).unwrap() as usize;
+        let mut old = bytes[..body].to_vec();
+        old[MINOR_OFFSET] = 0;
+        old[INCOMPAT_OFFSET] = 0;
+        let sum = xxh3_64(&old[..CHECKSUM_OFFSET]);
+        old[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
+        let sums: Vec<u8> = old.chunks(BLOCK_LEN).flat_map(|block| xxh3_64(block).to_le_bytes()).collect();
+        old.extend(sums);
+        old.extend((body as u64).to_le_bytes());
+        let length = (old.len() + TRAILER_LEN - 8) as u64;
+        old.extend(length.to_le_bytes());
+        let sum = xxh3_64(&old[body..]);
+        old.extend(sum.to_le_bytes());
+        old.extend(END_MAGIC);
+        old
+    }
+
+    #[test]
+    fn a_file_without_page_checksums_is_read_by_blocks() {
+        let old = without_pages(&sample());
+        let layout = Layout::parse(&old, Kind::Docs, Path::new("f")).unwrap();
+        assert_eq!((layout.page_len(), layout.pages()), (BLOCK_LEN, 2));
+        assert_eq!(&old[layout.section(2).unwrap()], b"hello");
+        layout.verify(&old, 0, old.len(), Path::new("f")).unwrap();
+        let layout = Layout::parse(&sample(), Kind::Docs, Path::new("f")).unwrap();
+        assert_eq!((layout.page_len(), layout.pages()), (PAGE_LEN, 25));
+    }
+
     #[test]
     fn every_flipped_bit_and_truncation_is_found() {
         let bytes = FileBuilder::new(Kind::Docs, [7; 16]).section(1, vec![5; 300]).finish();
+        every_bit_counts(&bytes);
+        every_bit_counts(&without_pages(&bytes));
+    }
+
+    fn every_bit_counts(bytes: &[u8]) {
         let intact = |b: &[u8]| {
             Layout::parse(b, Kind::Docs, Path::new("f"))
                 .and_then(|l| l.verify(b, 0, b.len(), Path::new("f")))
                 .is_ok()
         };
-        assert!(intact(&bytes));
+        assert!(intact(bytes));
         for bit in 0..bytes.len() * 8 {
-            let mut copy = bytes.clone();
+            let mut copy = bytes.to_vec();
             copy[bit / 8] ^= 1 << (bit % 8);
             assert!(!intact(&copy), "bit {bit}");
         }
@@ -365,11 +449,13 @@ mod tests {
     fn another_kind_and_a_newer_version_are_told_apart() {
         let bytes = sample();
         assert_eq!(Layout::parse(&bytes, Kind::Ids, Path::new("f")).unwrap_err().exit_code(), 2);
-        let mut newer = bytes.clone();
-        newer[MAJOR_OFFSET] = MAJOR as u8 + 1;
-        assert_eq!(Layout::parse(&newer, Kind::Docs, Path::new("f")).unwrap_err().exit_code(), 2);
-        let sum = xxh3_64(&newer[..CHECKSUM_OFFSET]);
-        newer[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
-        assert_eq!(Layout::parse(&newer, Kind::Docs, Path::new("f")).unwrap_err().exit_code(), 6);
+        for (offset, value) in [(MAJOR_OFFSET, MAJOR as u8 + 1), (INCOMPAT_OFFSET, 2), (ROCOMPAT_OFFSET, 1)] {
+            let mut newer = bytes.clone();
+            newer[offset] |= value;
+            assert_eq!(Layout::parse(&newer, Kind::Docs, Path::new("f")).unwrap_err().exit_code(), 2);
+            let sum = xxh3_64(&newer[..CHECKSUM_OFFSET]);
+            newer[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
+            assert_eq!(Layout::parse(&newer, Kind::Docs, Path::new("f")).unwrap_err().exit_code(), 6);
+        }
     }
 }

@@ -47,6 +47,7 @@ use std::mem::size_of;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::guard::{Guard, Touch};
 use super::links::{Links, bits_of, list_len, pack};
 use crate::error::{Error, Result};
 
@@ -233,6 +234,7 @@ impl GraphData {
             folds: &self.folds,
             curve: self.curve.clone(),
             by_page: false,
+            guard: None,
         }
     }
 
@@ -308,9 +310,31 @@ pub struct GraphView<'a> {
     folds: &'a [Fold],
     curve: Vec<RecallPoint>,
     by_page: bool,
+    /// What verifies lists when they are first read.
+    guard: Option<Guard<'a>>,
 }
 
 impl<'a> GraphView<'a> {
+    /// Reads a section of a file: its header, the upper layers and the folds are verified now, the lists of layer 0
+    /// when they are followed, and [`Self::is_damaged`] tells.
+    ///
+    /// # Errors
+    /// As for [`Self::parse`], and [`Error::Corrupt`] if any of it is damaged.
+    pub fn parse_guarded(bytes: &'a [u8], guard: Guard<'a>) -> Result<Self> {
+        let damaged = || if guard.is_damaged() { Err(Error::corrupt("graph", 0, "damaged")) } else { Ok(()) };
+        guard.touch(bytes.get(..HEADER_LEN).unwrap_or(bytes));
+        damaged()?;
+        let graph = Self { guard: Some(guard), ..Self::parse(bytes)? };
+        graph.upper_bytes().for_each(|part| guard.touch(part));
+        guard.touch(graph.folds);
+        damaged().map(|()| graph)
+    }
+
+    /// Whether damage was found in the file of the graph.
+    pub fn is_damaged(&self) -> bool {
+        self.guard.as_ref().is_some_and(Guard::is_damaged)
+    }
+
     /// Reads a section, which must start at a multiple of 4 in memory. Its cost does not depend on the
     /// number of nodes.
     ///
@@ -383,6 +407,7 @@ impl<'a> GraphView<'a> {
             folds,
             curve: curve.to_vec(),
             by_page: false,
+            guard: None,
         })
     }
 
@@ -485,6 +510,7 @@ impl<'a> GraphView<'a> {
     /// Links of a node in layer 0; none for an id out of range.
     #[inline]
     pub fn links(&self, node: u32) -> impl Iterator<Item = u32> + use<'a> {
+        self.guard.touch(self.layer0.list(node));
         self.layer0.of(node)
     }
 

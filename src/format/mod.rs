@@ -3,17 +3,19 @@
 //!
 //! | module | bytes |
 //! |---|---|
-//! | [`mod@file`] | the container of every immutable file: header, sections, block checksums |
+//! | [`mod@file`] | the container of every immutable file: header, sections, checksums |
 //! | [`frame`] | records of the log and of feedback files |
 //! | [`manifest`] | the list of what is live |
 //! | [`segment`] | sections of a segment's files |
 //! | [`attrs`] | metadata columns |
 //! | [`graph`] | the frozen graph |
+//! | [`guard`] | no bytes: verification of those that are touched |
 
 pub mod attrs;
 pub mod file;
 pub mod frame;
 pub mod graph;
+pub mod guard;
 pub mod links;
 pub mod manifest;
 pub mod segment;
@@ -21,7 +23,7 @@ pub mod segment;
 /// Major version of every file; another major cannot be read.
 pub const MAJOR: u16 = 2;
 /// Minor version; informative.
-pub const MINOR: u16 = 0;
+pub const MINOR: u16 = 1;
 
 /// Reads a little-endian `u16` at `offset`.
 pub fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {

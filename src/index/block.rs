@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 use super::quantize::{self, SECOND_PART, TwoPart, normalize};
 use crate::error::{Error, Result};
 use crate::format::graph::Sight;
+use crate::format::guard::Guard;
 use crate::kernel::planes::{PlaneQuery, join, plane_len};
 use crate::types::Metric;
 
@@ -53,6 +54,26 @@ pub struct VectorBlock<'a> {
     pub full: &'a [f32],
     /// What lies in files that may not be in memory.
     pub on_disk: OnDisk,
+    /// What verifies the bytes that searches read.
+    pub guards: Guards<'a>,
+}
+
+/// What verifies the bytes of a block when they are first read; nothing for what is in memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Guards<'a> {
+    /// Codes, scales and norms.
+    pub codes: Option<Guard<'a>>,
+    /// Heads.
+    pub head: Option<Guard<'a>>,
+    /// f32 rows.
+    pub full: Option<Guard<'a>>,
+}
+
+impl Guards<'_> {
+    /// Whether damage was found.
+    pub fn is_damaged(&self) -> bool {
+        [self.codes, self.head, self.full].iter().flatten().any(Guard::is_damaged)
+    }
 }
 
 /// Which parts of a block may not be in memory, so that searches request the pages of many rows at a time.
@@ -107,8 +128,13 @@ impl<'a> VectorBlock<'a> {
         if !codes.high.is_empty() && scales.is_empty() && metric != Metric::Cosine {
             return wrong(format!("codes without scales, which {} needs", metric.name()));
         }
-        let (head, on_disk) = (Head::default(), OnDisk::default());
-        Ok(Self { dim, metric, ladder, len, codes, head, scales, norms, full, on_disk })
+        let (head, on_disk, guards) = (Head::default(), OnDisk::default(), Guards::default());
+        Ok(Self { dim, metric, ladder, len, codes, head, scales, norms, full, on_disk, guards })
+    }
+
+    /// The same rows, verified when they are read.
+    pub fn guarded(self, guards: Guards<'a>) -> Self {
+        Self { guards, ..self }
     }
 
     /// The same with heads of `dims` dimensions; `codes` may be empty, or have no low plane.

@@ -6,9 +6,12 @@
 //! | coarse | both planes | other walks; scans that the high plane cannot decide |
 //! | fine | both planes, against a query of two codes; f32 values where stored | the last choice |
 
+use std::ops::Range;
+
 use super::block::{OnDisk, Query, VectorBlock};
 use super::quantize::{SECOND_PART, inverse_root};
 use crate::format::graph::GraphView;
+use crate::format::guard::{Guard, Touch};
 use crate::kernel;
 use crate::kernel::planes::{GROUP_BYTES, GROUP_CODES, Plane, join, plane_len};
 use crate::mmap;
@@ -40,6 +43,8 @@ pub(crate) struct CodeDistance<'a> {
     low: Plane<'a>,
     /// Whether the low plane may not be in memory.
     low_on_disk: bool,
+    /// What verifies the planes.
+    guard: Option<Guard<'a>>,
 }
 
 impl<'a> CodeDistance<'a> {
@@ -50,7 +55,53 @@ impl<'a> CodeDistance<'a> {
             if of_head { (block.head.codes, block.head.dims) } else { (block.codes, block.dim) };
         let [high, low] = [codes.high, codes.low].map(|bytes| Plane { bytes, stride: plane_len(dims) });
         let low_on_disk = if of_head { block.on_disk.head } else { block.on_disk.low };
-        Self { block: *block, query, grade, norms: block.norm_column(query.rank_dim), high, low, low_on_disk }
+        let guard = if of_head { block.guards.head } else { block.guards.codes };
+        let norms = block.norm_column(query.rank_dim);
+        Self { block: *block, query, grade, norms, high, low, low_on_disk, guard }
+    }
+
+    /// Verifies what the distances of rows are about to read.
+    #[inline]
+    pub(crate) fn touch(&self, rows: &[u32]) {
+        self.touch_planes(rows, self.grade == Grade::Coarse);
+    }
+
+    /// The same, with both planes.
+    pub(crate) fn touch_whole(&self, rows: &[u32]) {
+        self.touch_planes(rows, true);
+    }
+
+    #[inline]
+    fn touch_planes(&self, rows: &[u32], both: bool) {
+        let Some(guard) = &self.guard else { return };
+        let len = self.query.parts[0].plane_len();
+        for &row in rows {
+            guard.touch(self.high.row(row, len));
+            if both {
+                guard.touch(self.low.row(row, len));
+            }
+            self.touch_columns(row as usize..row as usize + 1);
+        }
+    }
+
+    /// The same for all rows.
+    pub(crate) fn touch_all(&self) {
+        self.guard.touch(self.high.bytes);
+        if self.grade == Grade::Coarse {
+            self.guard.touch(self.low.bytes);
+        }
+        self.touch_columns(0..self.block.len);
+    }
+
+    #[inline]
+    fn touch_columns(&self, rows: Range<usize>) {
+        let Some(guard) = &self.block.guards.codes else { return };
+        if let Some(norms) = self.norms {
+            guard.touch(norms.get(rows.clone()).unwrap_or_default());
+        }
+        if self.query.metric != Metric::Cosine {
+            guard.touch(self.block.scales.get(rows).unwrap_or_default());
+        }
     }
 
     pub(crate) fn block(&self) -> &VectorBlock<'a> {
@@ -64,6 +115,7 @@ impl<'a> CodeDistance<'a> {
     /// Distances of rows by the first code of the query, in order; `room` is twice as long as `rows`.
     #[inline]
     pub(crate) fn rows(&self, rows: &[u32], room: &mut [i32], distances: &mut [f32]) {
+        self.touch(rows);
         let [first, _] = &self.query.parts;
         let (high, low) = room.split_at_mut(rows.len().min(room.len()));
         kernel::dot_plane_rows(first, self.high, rows, high);
@@ -123,7 +175,7 @@ impl<'a> CodeDistance<'a> {
         starts.for_each(kernel::prefetch_value);
     }
 
-    /// Distance of a row by the first code of the query.
+    /// Distance of a row by the first code of the query; the row was [touched](Self::touch).
     #[inline]
     pub(crate) fn row(&self, row: u32) -> f32 {
         let [first, _] = &self.query.parts;
@@ -139,6 +191,7 @@ impl<'a> CodeDistance<'a> {
     /// Distances of rows by both codes of the query and both planes, in order.
     pub(crate) fn fine_rows(&self, rows: &[u32], distances: &mut [f32]) {
         rows.iter().for_each(|&row| self.request_pages(row));
+        self.touch_whole(rows);
         let mut products = [(); 4].map(|()| vec![0; rows.len()]);
         let planes = [self.high, self.low];
         for (n, products) in products.iter_mut().enumerate() {
@@ -153,7 +206,7 @@ impl<'a> CodeDistance<'a> {
         }
     }
 
-    /// Distance by both codes of the query and both planes.
+    /// Distance by both codes of the query and both planes; the row was [touched](Self::touch).
     #[inline]
     pub(crate) fn fine(&self, row: u32) -> f32 {
         let [first, second] = [0, 1].map(|part| {
@@ -203,6 +256,7 @@ impl<'a> CodeDistance<'a> {
     #[cold]
     fn norm_of_prefix(&self, row: u32) -> f32 {
         let [high, low] = self.block.planes_of(row);
+        [high, low].iter().for_each(|plane| self.block.guards.codes.touch(plane));
         let groups = high.chunks(GROUP_BYTES).zip(low.chunks(GROUP_BYTES));
         let mut rest = self.query.rank_dim;
         let mut squares = 0;
@@ -263,6 +317,7 @@ impl<'a> FullDistance<'a> {
     #[inline]
     pub(crate) fn distance(&self, row: u32) -> f32 {
         let values = self.prefix(row);
+        self.block.guards.full.touch(values);
         match self.query.metric {
             Metric::L2 => kernel::l2_sq_f32(&self.query.values, values).sqrt(),
             Metric::Dot => -kernel::dot_f32(&self.query.values, values),
@@ -298,6 +353,14 @@ impl<'a> ExactDistance<'a> {
         match self {
             Self::Full(full) => rows.iter().for_each(|&row| full.request_pages(row)),
             Self::Codes(codes) => rows.iter().for_each(|&row| codes.request_pages(row)),
+        }
+    }
+
+    /// Verifies what the distances of rows are about to read.
+    #[inline]
+    pub(crate) fn touch(&self, rows: &[u32]) {
+        if let Self::Codes(codes) = self {
+            codes.touch(rows);
         }
     }
 

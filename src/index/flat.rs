@@ -25,8 +25,13 @@ pub fn scan_exact(
         return Vec::new();
     }
     match ExactDistance::new(block, query) {
-        ExactDistance::Full(full) => nearest(block.len, k, allowed, |row| full.distance(row)),
-        ExactDistance::Codes(codes) => nearest(block.len, k, allowed, |row| codes.fine(row)),
+        ExactDistance::Full(full) => nearest(block.len, k, allowed, |row| full.distance(row), |_| {}),
+        ExactDistance::Codes(codes) => {
+            if allowed.is_none() {
+                codes.touch_all();
+            }
+            nearest(block.len, k, allowed, |row| codes.fine(row), |rows| codes.touch(rows))
+        }
     }
 }
 
@@ -56,7 +61,10 @@ fn scan_by<'a>(
 ) -> Result<Vec<Neighbour>, Crowd<'a>> {
     let (block, query) = (codes.block(), codes.query());
     let candidates = match allowed {
-        None => nearest(block.len, rescored(k), None, |row| codes.row(row)),
+        None => {
+            codes.touch_all();
+            nearest(block.len, rescored(k), None, |row| codes.row(row), |_| {})
+        }
         Some(rows) => nearest_by_codes(codes, rescored(k), rows),
     };
     if candidates.len() < rescored(k) {
@@ -93,6 +101,7 @@ fn nearest_of(
     if block.on_disk.tail || block.on_disk.low {
         exact.request_pages(&rows);
     }
+    exact.touch(&rows);
     let mut top = TopK::new(k);
     rows.iter().for_each(|&row| top.push(row, exact.distance(row)));
     top.into_sorted()
@@ -158,6 +167,8 @@ impl<'a> Crowd<'a> {
         let exact = ExactDistance::new(codes.block(), codes.query());
         let mut squares = [0.0; 2];
         for row in (0..Self::SAMPLE).map(|i| (codes.block().len * i / Self::SAMPLE) as u32) {
+            exact.touch(&[row]);
+            codes.touch_whole(&[row]);
             let distance = exact.distance(row);
             squares[0] += (codes.row(row) - distance).powi(2);
             squares[1] += (codes.fine(row) - distance).powi(2);
@@ -181,7 +192,10 @@ impl<'a> Crowd<'a> {
         };
         match allowed {
             Some(rows) => for_each_by_codes(self.codes, rows, look),
-            None => (0..len as u32).for_each(|row| look(&[row], &[self.codes.row(row)])),
+            None => {
+                self.codes.touch_all();
+                (0..len as u32).for_each(|row| look(&[row], &[self.codes.row(row)]));
+            }
         }
         let mut distances = vec![0.0; near.len()];
         self.codes.fine_rows(&near, &mut distances);
@@ -215,15 +229,23 @@ fn for_each_by_codes(codes: &CodeDistance<'_>, allowed: &RowMask, mut each: impl
     });
 }
 
+/// The `k` nearest rows; of those allowed each batch is touched before it is compared.
 #[inline]
-fn nearest(len: usize, k: usize, allowed: Option<&RowMask>, distance: impl Fn(u32) -> f32) -> Vec<Neighbour> {
+fn nearest(
+    len: usize,
+    k: usize,
+    allowed: Option<&RowMask>,
+    distance: impl Fn(u32) -> f32,
+    touch: impl Fn(&[u32]),
+) -> Vec<Neighbour> {
     let len = len as u32;
     let mut top = TopK::new(k);
     match allowed {
         None => (0..len).for_each(|row| top.push(row, distance(row))),
-        Some(rows) => rows
-            .below(len as usize)
-            .for_each_batch(|rows| rows.iter().for_each(|&row| top.push(row, distance(row)))),
+        Some(rows) => rows.below(len as usize).for_each_batch(|rows| {
+            touch(rows);
+            rows.iter().for_each(|&row| top.push(row, distance(row)));
+        }),
     }
     top.into_sorted()
 }

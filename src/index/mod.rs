@@ -21,7 +21,7 @@ pub mod quantize;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use block::{Codes, Head, Neighbour, OnDisk, Query, TopK, VectorBlock};
+pub use block::{Codes, Guards, Head, Neighbour, OnDisk, Query, TopK, VectorBlock};
 pub use filter::{SearchParams, search_block};
 pub use hnsw::{BuildParams, GrowingIndex};
 pub use mask::RowMask;

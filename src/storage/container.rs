@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::vfs::{Vfs, WriteFile};
 use crate::error::{Error, Result};
-use crate::format::file::{ALIGN, BLOCK_LEN, DatabaseId, Kind, block_checksum, head, tail};
+use crate::format::file::{ALIGN, BLOCK_LEN, DatabaseId, Kind, head, page_checksums, tail};
 use crate::format::manifest::FileEntry;
 
 /// Bytes that are written at once.
@@ -27,6 +27,7 @@ pub struct ContainerWriter {
     buffer: Vec<u8>,
     /// Bytes in the file.
     written: u64,
+    /// Checksums of its pages.
     sums: Vec<u64>,
 }
 
@@ -81,7 +82,7 @@ impl ContainerWriter {
         if self.written == 0 {
             self.first = self.buffer.iter().take(BLOCK_LEN).copied().collect();
         }
-        self.sums.extend(self.buffer[..whole].chunks(BLOCK_LEN).map(block_checksum));
+        self.sums.extend(page_checksums(&self.buffer[..whole]));
         self.file.write_at(self.written, &self.buffer[..whole])?;
         self.written += whole as u64;
         self.buffer.drain(..whole);
@@ -99,11 +100,11 @@ impl ContainerWriter {
         let head = head(self.kind, self.database, &self.sections);
         let first = if self.written == 0 { &mut self.buffer } else { &mut self.first };
         first.iter_mut().zip(&head).for_each(|(byte, &of_head)| *byte = of_head);
-        if let Some(sum) = self.sums.first_mut() {
-            *sum = block_checksum(&self.first);
+        if !self.sums.is_empty() {
+            self.sums.iter_mut().zip(page_checksums(&self.first)).for_each(|(sum, of_first)| *sum = of_first);
             self.file.write_at(0, &self.first)?;
         }
-        self.sums.extend(self.buffer.chunks(BLOCK_LEN).map(block_checksum));
+        self.sums.extend(page_checksums(&self.buffer));
         let tail = tail(self.written + self.buffer.len() as u64, &self.sums);
         // The trailer ends in the checksum and the end mark.
         let checksum = crate::format::u64_at(&tail, tail.len() - 16).unwrap_or_default();

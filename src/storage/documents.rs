@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use zstd::bulk::Compressor;
 
 use super::container::ContainerWriter;
-use super::segment::SegmentFile;
+use super::segment_file::SegmentFile;
 use super::vfs::Vfs;
 use crate::error::{Error, Result};
 use crate::format::file::{DatabaseId, Kind};

@@ -4,248 +4,133 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytemuck::Pod;
 use roaring::RoaringBitmap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::container::ContainerWriter;
+use super::derived::Derived;
 use super::documents::{self, DocumentsWriter, StoredText};
 use super::paging::Paging;
-use super::vfs::{Bytes, Vfs};
+use super::segment_file::{Damage, RELEASED_AFTER, SegmentFile};
+use super::vfs::Vfs;
 use super::{SEGMENT_DIR, remove_dir_if_present, write_new};
 use crate::error::{Error, Result};
-use crate::format::attrs::{AttrsView, Columns, Sections};
-use crate::format::file::{BLOCK_LEN, DatabaseId, FileBuilder, Kind, Layout};
+use crate::format::attrs::{AttrsView, Columns};
+use crate::format::file::{BLOCK_LEN, DatabaseId, FileBuilder, Kind, PAGE_LEN};
+use crate::format::guard::Guard;
 use crate::format::manifest::{FileEntry, SegmentEntry, VectorSet};
 use crate::format::segment::{DocumentRecord, ids, rows, tombstones, vectors};
-
-/// A section of vectors or of a graph that is no longer than this is verified when it is first used; a longer one
-/// by `check`, and whenever its rows are copied.
-pub const VERIFIED_AT_ONCE: usize = 1 << 20;
-
-/// What is read from end to end is taken out of this process's memory after so many bytes: it is not read again soon,
-/// and a merge reads more than may be in memory.
-const RELEASED_AFTER: usize = 32 << 20;
-
-/// One mapped file of a segment.
-pub struct SegmentFile {
-    bytes: Bytes,
-    layout: Layout,
-    path: PathBuf,
-    verified: Box<[AtomicBool]>,
-}
-
-impl SegmentFile {
-    /// Maps a file and checks that it is the one the manifest names.
-    pub fn open(
-        vfs: &dyn Vfs,
-        dir: &Path,
-        entry: &FileEntry,
-        kind: Kind,
-        database: &DatabaseId,
-    ) -> Result<Self> {
-        let path = dir.join(&entry.path);
-        let length = vfs.file_len(&path)?;
-        if length != entry.length {
-            let what = format!("the file has {length} bytes, the manifest says {}", entry.length);
-            return Err(Error::corrupt(path, length.min(entry.length), what));
-        }
-        let bytes = vfs.map(&path)?;
-        // Opening looks at both ends; reading ahead from there would cost more than all the rest of it.
-        bytes.advise_random();
-        let layout = Layout::parse(&bytes, kind, &path)?;
-        // Of vectors and graphs searches read single pages, which they request themselves.
-        if !matches!(kind, Kind::Codes | Kind::Full | Kind::Graph) {
-            bytes.advise_normal();
-        }
-        if layout.checksum != entry.checksum || layout.database != *database {
-            return Err(Error::corrupt(path, 0, "not the file that the manifest names"));
-        }
-        let verified = (0..layout.blocks()).map(|_| AtomicBool::new(false)).collect();
-        Ok(Self { bytes, layout, path, verified })
-    }
-
-    /// A whole section, as numbers.
-    pub fn section<T: Pod>(&self, id: u32) -> Result<&[T]> {
-        let range = self.locate(id)?;
-        self.verify(range.start, range.end)?;
-        self.cast(id, range)
-    }
-
-    /// Elements `from..from + count` of a section; only their blocks are verified.
-    pub fn section_range<T: Pod>(&self, id: u32, from: usize, count: usize) -> Result<&[T]> {
-        let range = self.locate(id)?;
-        let part = from.checked_mul(size_of::<T>()).and_then(|start| {
-            let start = range.start.checked_add(start)?;
-            let end = start.checked_add(count.checked_mul(size_of::<T>())?)?;
-            (end <= range.end).then_some(start..end)
-        });
-        let part = part.ok_or_else(|| self.corrupt(id, "an element lies outside its section"))?;
-        self.verify(part.start, part.end)?;
-        self.cast(id, part)
-    }
-
-    /// Requests the blocks of elements that are read soon from the disk, unless they were read before.
-    fn request<T: Pod>(&self, id: u32, from: usize, count: usize) {
-        let Some(section) = self.layout.section(id) else { return };
-        let start = section.start.saturating_add(from.saturating_mul(size_of::<T>()));
-        let end = start.saturating_add(count.saturating_mul(size_of::<T>())).min(section.end);
-        for block in start / BLOCK_LEN..end.div_ceil(BLOCK_LEN) {
-            if self.verified.get(block).is_some_and(|done| !done.load(Ordering::Relaxed)) {
-                self.bytes.advise_willneed(block * BLOCK_LEN..(block + 1) * BLOCK_LEN);
-            }
-        }
-    }
-
-    /// A whole section that searches read here and there. It is verified only if it is small, so that the cost does
-    /// not depend on its length; [`Self::verify_rest`] verifies it in any case.
-    pub fn scattered<T: Pod>(&self, id: u32) -> Result<&[T]> {
-        let range = self.locate(id)?;
-        if range.len() <= VERIFIED_AT_ONCE {
-            self.verify(range.start, range.end)?;
-        }
-        self.cast(id, range)
-    }
-
-    /// Number of elements of a section, without a look at them.
-    pub fn count<T: Pod>(&self, id: u32) -> Result<usize> {
-        self.locate(id).map(|range| range.len() / size_of::<T>())
-    }
-
-    /// Whether it holds codes or a graph.
-    fn is_walked(&self) -> bool {
-        ["codes", "graph"].iter().any(|name| self.path.ends_with(name))
-    }
-
-    /// Tells the system that the file is about to be read from end to end.
-    pub fn expect_all(&self) {
-        self.bytes.advise_normal();
-    }
-
-    /// Takes the file out of this process's memory until it is read again.
-    pub fn release(&self) {
-        self.bytes.release();
-    }
-
-    /// Verifies the blocks that were not verified before.
-    pub fn verify_rest(&self) -> Result<()> {
-        self.expect_all();
-        let end = self.layout.blocks() * BLOCK_LEN;
-        for start in (0..end).step_by(RELEASED_AFTER) {
-            self.verify(start, (start + RELEASED_AFTER).min(end))?;
-            if end > RELEASED_AFTER {
-                self.release();
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the file has this section.
-    pub fn has(&self, id: u32) -> bool {
-        self.layout.section(id).is_some()
-    }
-
-    /// Verifies every block, whatever was verified before: what `check` does.
-    pub fn verify_all(&self) -> Result<()> {
-        self.expect_all();
-        self.layout.verify(&self.bytes, 0, self.bytes.len(), &self.path)
-    }
-
-    /// A corruption error in section `id`.
-    pub fn corrupt(&self, id: u32, what: &str) -> Error {
-        let offset = self.layout.section(id).map_or(0, |r| r.start);
-        Error::corrupt(&self.path, offset as u64, what)
-    }
-
-    fn locate(&self, id: u32) -> Result<std::ops::Range<usize>> {
-        self.layout
-            .section(id)
-            .ok_or_else(|| Error::corrupt(&self.path, 0, format!("section {id} is missing")))
-    }
-
-    fn cast<T: Pod>(&self, id: u32, range: std::ops::Range<usize>) -> Result<&[T]> {
-        let bytes = self.bytes.get(range).unwrap_or_default();
-        bytemuck::try_cast_slice(bytes)
-            .map_err(|_| self.corrupt(id, "the section's length does not fit its type"))
-    }
-
-    fn verify(&self, start: usize, end: usize) -> Result<()> {
-        for block in start / BLOCK_LEN..end.div_ceil(BLOCK_LEN) {
-            let Some(done) = self.verified.get(block) else { break };
-            if !done.load(Ordering::Relaxed) {
-                self.layout.verify_block(&self.bytes, block, &self.path)?;
-                done.store(true, Ordering::Relaxed);
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Sections for SegmentFile {
-    fn size(&self, section: u32) -> usize {
-        self.layout.section(section).map_or(0, |range| range.len())
-    }
-
-    fn bytes(&self, section: u32, range: Range<usize>) -> Result<&[u8]> {
-        self.section_range(section, range.start, range.end.saturating_sub(range.start))
-    }
-}
 
 /// The files of one generation in a segment.
 pub struct SegmentVectors {
     rows: SegmentFile,
-    codes: Option<SegmentFile>,
+    codes: Option<Derived>,
     full: Option<SegmentFile>,
-    graph: Option<SegmentFile>,
+    graph: Option<Derived>,
     paging: Paging,
+}
+
+/// The columns of a generation that its codes lie in; all empty where there are none.
+#[derive(Clone, Copy, Default)]
+pub struct CodeColumns<'a> {
+    /// The high and the low plane.
+    pub planes: [&'a [u8]; 2],
+    /// The scale of each row; empty under cosine.
+    pub scales: &'a [f32],
+    /// Inverse norms, rung by rung.
+    pub norms: &'a [f32],
+    /// Verifies what is read of them.
+    pub guard: Option<Guard<'a>>,
+}
+
+/// What a file of a graph holds.
+#[derive(Clone, Copy)]
+pub struct GraphBytes<'a> {
+    /// The frozen graph.
+    pub graph: &'a [u8],
+    /// The beginnings of all rows of the high and the low plane; empty where walks read none.
+    pub head: [&'a [u8]; 2],
+    /// Verifies what is read of them.
+    pub guard: Guard<'a>,
 }
 
 impl SegmentVectors {
     /// First row of each document, and one past the last: `documents + 1` values, ascending. Empty where each
     /// document has one row.
     pub fn first(&self) -> Result<&[u32]> {
-        self.rows.scattered(rows::FIRST)
+        self.rows.section(rows::FIRST)
     }
 
     /// Byte bounds of each row's chunk; empty where all chunks are empty.
     pub fn spans(&self) -> Result<&[[u32; 2]]> {
-        self.rows.scattered(rows::SPANS)
+        self.rows.section(rows::SPANS)
     }
 
-    /// The high and the low plane of the codes, scales and norms; empty where the codec stores none.
-    #[allow(clippy::type_complexity)]
-    pub fn codes(&self) -> Result<([&[u8]; 2], &[f32], &[f32])> {
-        match &self.codes {
-            Some(file) => Ok((
-                [file.scattered(vectors::HIGH)?, file.scattered(vectors::LOW)?],
-                file.scattered(vectors::SCALES)?,
-                file.scattered(vectors::NORMS)?,
-            )),
-            None => Ok(([&[], &[]], &[], &[])),
+    /// The codes; empty where the codec stores none, or where they are damaged and f32 rows serve in their place.
+    pub fn codes(&self) -> Result<CodeColumns<'_>> {
+        let Some(codes) = &self.codes else { return Ok(CodeColumns::default()) };
+        let found = codes.read(|file| {
+            Ok(CodeColumns {
+                planes: [file.scattered(vectors::HIGH)?, file.scattered(vectors::LOW)?],
+                scales: file.scattered(vectors::SCALES)?,
+                norms: file.scattered(vectors::NORMS)?,
+                guard: Some(file.guard()),
+            })
+        })?;
+        match found {
+            Some(columns) => Ok(columns),
+            None if self.full.is_some() => Ok(CodeColumns::default()),
+            None => Err(codes.error()),
         }
     }
 
-    /// f32 rows; empty where the codec stores none.
-    pub fn full(&self) -> Result<&[f32]> {
-        self.full.as_ref().map_or(Ok(&[]), |file| file.scattered(vectors::FULL))
+    /// f32 rows, and what verifies those that are read; empty where the codec stores none.
+    pub fn full(&self) -> Result<(&[f32], Option<Guard<'_>>)> {
+        let Some(file) = &self.full else { return Ok((&[], None)) };
+        match file.damage() {
+            Some(damage) => Err(damage.error()),
+            None => Ok((file.scattered(vectors::FULL)?, Some(file.guard()))),
+        }
     }
 
-    /// The frozen graph, if one was built.
-    pub fn graph(&self) -> Result<Option<&[u8]>> {
-        self.graph.as_ref().map(|file| file.scattered(vectors::GRAPH)).transpose()
+    /// The frozen graph, if one was built and is sound, as are the codes that it was measured with.
+    pub fn graph(&self) -> Result<Option<GraphBytes<'_>>> {
+        if self.damaged_codes().is_some() {
+            return Ok(None);
+        }
+        let Some(graph) = &self.graph else { return Ok(None) };
+        graph.read(|file| {
+            let head = |id| if file.has(id) { file.scattered(id) } else { Ok(&[][..]) };
+            let head = [head(vectors::HEAD_HIGH)?, head(vectors::HEAD_LOW)?];
+            Ok(GraphBytes { graph: file.scattered(vectors::GRAPH)?, head, guard: file.guard() })
+        })
     }
 
-    /// The beginnings of all rows of the high and the low plane; empty where walks read none.
-    pub fn head(&self) -> Result<[&[u8]; 2]> {
-        let of = |id| match &self.graph {
-            Some(file) if file.has(id) => file.scattered(id),
-            _ => Ok(&[][..]),
-        };
-        Ok([of(vectors::HEAD_HIGH)?, of(vectors::HEAD_LOW)?])
+    /// Notes that the graph contradicts itself or the rows, although its checksums hold.
+    ///
+    /// # Errors
+    /// The error itself, if it says something else.
+    pub fn condemn_graph(&self, error: Error) -> Result<()> {
+        self.graph.as_ref().map_or(Ok(()), |graph| graph.condemn(error))
+    }
+
+    /// What is wrong with the codes, as far as is known.
+    pub fn damaged_codes(&self) -> Option<&Damage> {
+        self.codes.as_ref()?.damage()
+    }
+
+    /// What is wrong with the graph, as far as is known.
+    pub fn damaged_graph(&self) -> Option<&Damage> {
+        self.graph.as_ref()?.damage()
+    }
+
+    /// Whether codes can be made anew.
+    pub fn has_full(&self) -> bool {
+        self.full.is_some()
     }
 
     /// What is known of the pages that walks read.
@@ -255,17 +140,36 @@ impl SegmentVectors {
 
     /// Tells the system what a scan is about to read: codes, or f32 rows if it is exact or there are no codes.
     pub fn expect_scan(&self, exact: bool) {
-        let scanned = if exact { self.full.as_ref().or(self.codes.as_ref()) } else { self.codes.as_ref() };
+        let codes = self.codes.as_ref().and_then(Derived::file);
+        let scanned = if exact { self.full.as_ref().or(codes) } else { codes };
         scanned.or(self.full.as_ref()).into_iter().for_each(SegmentFile::expect_all);
     }
 
-    /// Verifies all of it, once.
+    /// Verifies all of it, once. Of damage that readers can do without a note is kept.
     pub fn verify(&self) -> Result<()> {
-        self.files().try_for_each(SegmentFile::verify_rest)
+        [Some(&self.rows), self.full.as_ref()]
+            .into_iter()
+            .flatten()
+            .try_for_each(SegmentFile::verify_rest)?;
+        self.verify_derived()?;
+        match &self.codes {
+            Some(codes) if codes.damage().is_some() && self.full.is_none() => Err(codes.error()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Verifies what follows from the rest, once, and keeps notes of damage.
+    fn verify_derived(&self) -> Result<()> {
+        self.derived().try_for_each(|derived| derived.read(SegmentFile::verify_rest).map(|_| ()))
+    }
+
+    fn derived(&self) -> impl Iterator<Item = &Derived> {
+        [self.codes.as_ref(), self.graph.as_ref()].into_iter().flatten()
     }
 
     fn files(&self) -> impl Iterator<Item = &SegmentFile> {
-        [Some(&self.rows), self.codes.as_ref(), self.full.as_ref(), self.graph.as_ref()].into_iter().flatten()
+        let derived = self.derived().filter_map(Derived::file);
+        [Some(&self.rows), self.full.as_ref()].into_iter().flatten().chain(derived)
     }
 }
 
@@ -275,7 +179,7 @@ pub struct Segment {
     pub entry: SegmentEntry,
     ids: SegmentFile,
     docs: SegmentFile,
-    attrs: SegmentFile,
+    attrs: Derived,
     generations: BTreeMap<u32, SegmentVectors>,
 }
 
@@ -294,7 +198,10 @@ fn expect_ends(vfs: &dyn Vfs, dir: &Path, entry: &SegmentEntry) {
     for file in &entry.files {
         // What is wrong with a file is said when it is opened.
         let Ok(bytes) = vfs.map(&dir.join(&file.path)) else { continue };
-        let sums = bytes.len() / BLOCK_LEN * size_of::<u64>();
+        /// Of page checksums a search needs those of the pages that it touches; so few may as well be read at once.
+        const FEW: usize = 1 << 20;
+        let sums =
+            bytes.len() / BLOCK_LEN * size_of::<u64>() + (bytes.len() / PAGE_LEN * size_of::<u64>()).min(FEW);
         bytes.advise_willneed(0..BLOCK_LEN);
         bytes.advise_willneed(bytes.len().saturating_sub(sums + BLOCK_LEN / 16)..bytes.len());
     }
@@ -305,33 +212,37 @@ impl Segment {
     pub fn open(vfs: &dyn Vfs, dir: &Path, entry: &SegmentEntry, database: &DatabaseId) -> Result<Self> {
         expect_ends(vfs, dir, entry);
         let base = segment_dir(entry.id);
-        let find = |path: String| entry.files.iter().find(|f| f.path == path);
-        let open = |path: String, kind| match find(path.clone()) {
-            Some(file) => SegmentFile::open(vfs, dir, file, kind, database).map(Some),
-            None => Ok(None),
+        let find = |path: &str| entry.files.iter().find(|f| f.path == path);
+        let missing = |path: &str| {
+            Error::corrupt(dir.join(path), 0, "the manifest does not list this file of the segment")
         };
-        let must = |path: String, kind| {
-            let missing =
-                Error::corrupt(dir.join(&path), 0, "the manifest does not list this file of the segment");
-            open(path, kind)?.ok_or(missing)
+        let open = |path: String, kind| {
+            find(&path).map(|file| SegmentFile::open(vfs, dir, file, kind, database)).transpose()
+        };
+        let must = |path: String, kind| open(path.clone(), kind)?.ok_or_else(|| missing(&path));
+        let derived = |path: String, kind, follows| {
+            let opened = find(&path).map(|file| SegmentFile::map(vfs, dir, file, kind, database));
+            opened.map(|opened| Derived::new(opened, follows)).transpose()
         };
         let mut generations = BTreeMap::new();
         for &set in &entry.vectors {
             let folder = vectors_dir(entry.id, set);
+            let full = open(format!("{folder}/full"), Kind::Full)?;
             let files = SegmentVectors {
                 rows: must(format!("{folder}/rows"), Kind::Rows)?,
-                codes: open(format!("{folder}/codes"), Kind::Codes)?,
-                full: open(format!("{folder}/full"), Kind::Full)?,
-                graph: open(format!("{folder}/graph"), Kind::Graph)?,
+                codes: derived(format!("{folder}/codes"), Kind::Codes, full.is_some())?,
+                full,
+                graph: derived(format!("{folder}/graph"), Kind::Graph, true)?,
                 paging: Paging::default(),
             };
             generations.insert(set.generation, files);
         }
+        let attrs = format!("{base}/attrs");
         let segment = Self {
             entry: entry.clone(),
             ids: must(format!("{base}/ids"), Kind::Ids)?,
             docs: must(format!("{base}/docs"), Kind::Docs)?,
-            attrs: must(format!("{base}/attrs"), Kind::Attrs)?,
+            attrs: derived(attrs.clone(), Kind::Attrs, true)?.ok_or_else(|| missing(&attrs))?,
             generations,
         };
         if segment.ids.count::<u64>(ids::SEQUENCES)? != entry.documents as usize {
@@ -411,8 +322,37 @@ impl Segment {
     }
 
     /// The metadata columns.
-    pub fn attrs(&self) -> AttrsView<'_> {
-        AttrsView::new(&self.attrs)
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if they are damaged.
+    pub fn attrs(&self) -> Result<AttrsView<'_>> {
+        let file = self.attrs.file().ok_or_else(|| self.attrs.error())?;
+        Ok(AttrsView::new(file))
+    }
+
+    /// What is wrong with the metadata columns, as far as is known.
+    pub fn damaged_attrs(&self) -> Option<&Damage> {
+        self.attrs.damage()
+    }
+
+    /// Verifies the files that can be made anew, once, and keeps notes of damage.
+    pub fn verify_derived(&self) -> Result<()> {
+        self.attrs.read(SegmentFile::verify_rest)?;
+        self.generations.values().try_for_each(SegmentVectors::verify_derived)
+    }
+
+    /// What is known to be wrong with files that searches may do without.
+    pub fn damages(&self) -> impl Iterator<Item = &Damage> {
+        self.derived().filter_map(Derived::damage)
+    }
+
+    /// Whether any file is known to be damaged that can be made anew.
+    pub fn is_healable(&self) -> bool {
+        self.derived().any(Derived::is_healable)
+    }
+
+    fn derived(&self) -> impl Iterator<Item = &Derived> {
+        [&self.attrs].into_iter().chain(self.generations.values().flat_map(SegmentVectors::derived))
     }
 
     /// The vectors of a generation, if the segment has them.
@@ -443,10 +383,11 @@ impl Segment {
         Ok(bitmap)
     }
 
-    /// Every open file, for `check`.
+    /// Every file that was opened and is not known to be damaged.
     pub fn files(&self) -> impl Iterator<Item = &SegmentFile> {
-        [&self.ids, &self.docs, &self.attrs]
+        [&self.ids, &self.docs]
             .into_iter()
+            .chain(self.attrs.file())
             .chain(self.generations.values().flat_map(SegmentVectors::files))
     }
 }
@@ -463,7 +404,7 @@ pub struct NewDocument<'a> {
 
 /// Writes the files of a segment that do not depend on a generation: texts as they come, the rest at the end.
 pub struct SegmentBuilder {
-    base: String,
+    segment: u64,
     documents: DocumentsWriter,
     ids: Vec<u8>,
     offsets: Vec<u32>,
@@ -479,7 +420,7 @@ impl SegmentBuilder {
         remove_dir_if_present(target.vfs, &folder)?;
         target.vfs.create_dir(&folder)?;
         Ok(Self {
-            base,
+            segment,
             documents: DocumentsWriter::create(target.vfs, folder.join("docs"), target.database)?,
             ids: Vec::new(),
             offsets: Vec::new(),
@@ -520,7 +461,7 @@ impl SegmentBuilder {
 
     /// Writes and syncs what is left, metadata columns among it.
     pub fn finish(mut self, target: &Target<'_>, columns: &Columns) -> Result<Vec<FileEntry>> {
-        let base = self.base;
+        let (segment, base) = (self.segment, segment_dir(self.segment));
         self.offsets.push(self.ids.len() as u32);
         self.hashes.sort_unstable();
         let (hashes, order): (Vec<u64>, Vec<u32>) = self.hashes.into_iter().unzip();
@@ -531,13 +472,11 @@ impl SegmentBuilder {
             (ids::ORDER, vec![bytemuck::cast_slice(&order)]),
             (ids::SEQUENCES, vec![bytemuck::cast_slice(&self.sequences)]),
         ];
-        let attrs = columns.sections().map(|(id, bytes)| (id, vec![bytes]));
         let entries = vec![
             target.write_pieces(format!("{base}/ids"), Kind::Ids, &ids)?,
             self.documents.finish(format!("{base}/docs"))?,
-            target.write_pieces(format!("{base}/attrs"), Kind::Attrs, &attrs)?,
+            target.write_attrs(segment, columns)?,
         ];
-        target.vfs.sync_dir(&target.dir.join(&base))?;
         target.vfs.sync_dir(&target.dir.join(SEGMENT_DIR))?;
         Ok(entries)
     }
@@ -661,6 +600,30 @@ impl Target<'_> {
             }
         }
         file.finish(path)
+    }
+
+    /// Writes and syncs the codes of a generation anew, in the place of a damaged file. Its name is free as soon as no
+    /// manifest is read any more that has it: a reader of one meets another file there, which it holds for damage.
+    pub fn write_codes(&self, segment: u64, set: VectorSet, columns: &VectorColumns) -> Result<FileEntry> {
+        let folder = vectors_dir(segment, set);
+        let sections = [
+            (vectors::HIGH, vec![&columns.high[..]]),
+            (vectors::LOW, vec![&columns.low[..]]),
+            (vectors::SCALES, vec![bytemuck::cast_slice(&columns.scales)]),
+            (vectors::NORMS, vec![bytemuck::cast_slice(&columns.norms)]),
+        ];
+        let entry = self.write_pieces(format!("{folder}/codes"), Kind::Codes, &sections)?;
+        self.vfs.sync_dir(&self.dir.join(&folder))?;
+        Ok(entry)
+    }
+
+    /// Writes and syncs the metadata columns of a segment.
+    pub fn write_attrs(&self, segment: u64, columns: &Columns) -> Result<FileEntry> {
+        let base = segment_dir(segment);
+        let sections = columns.sections().map(|(id, bytes)| (id, vec![bytes]));
+        let entry = self.write_pieces(format!("{base}/attrs"), Kind::Attrs, &sections)?;
+        self.vfs.sync_dir(&self.dir.join(base))?;
+        Ok(entry)
     }
 
     /// Writes and syncs the graph of a generation, and the heads of its rows, high and low plane, if there are any.

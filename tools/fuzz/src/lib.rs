@@ -12,19 +12,12 @@ pub fn container(data: &[u8], kind: Kind) -> Vec<u8> {
     put(&mut bytes, 0, &file::MAGIC);
     put(&mut bytes, file::KIND_OFFSET, &(kind as u16).to_le_bytes());
     put(&mut bytes, file::MAJOR_OFFSET, &MAJOR.to_le_bytes());
-    put(&mut bytes, file::INCOMPAT_OFFSET, &[0; 16]);
+    put(&mut bytes, file::INCOMPAT_OFFSET, &file::PAGE_SUMS.to_le_bytes());
+    put(&mut bytes, file::ROCOMPAT_OFFSET, &[0; 8]);
     let checksum = xxh3_64(&bytes[..file::CHECKSUM_OFFSET]);
     put(&mut bytes, file::CHECKSUM_OFFSET, &checksum.to_le_bytes());
-    let body = bytes.len();
-    let sums: Vec<u8> =
-        bytes.chunks(file::BLOCK_LEN).flat_map(|block| xxh3_64(block).to_le_bytes()).collect();
-    bytes.extend(sums);
-    bytes.extend((body as u64).to_le_bytes());
-    let length = bytes.len() + file::TRAILER_LEN - file::TRAILER_LENGTH_OFFSET;
-    bytes.extend((length as u64).to_le_bytes());
-    let checksum = xxh3_64(&bytes[body..]);
-    bytes.extend(checksum.to_le_bytes());
-    bytes.extend(file::END_MAGIC);
+    let sums: Vec<u64> = file::page_checksums(&bytes).collect();
+    bytes.extend(file::tail(bytes.len() as u64, &sums));
     bytes
 }
 
