@@ -133,7 +133,8 @@ impl LogHeader {
         }
         let major = u16_at(head, LOG_MAJOR_OFFSET).unwrap_or_default();
         if major != MAJOR {
-            return Err(Error::TooNew { file: path.into(), needs: format!("{major}.0 of the file format") });
+            let minor = u16_at(head, LOG_MINOR_OFFSET).unwrap_or_default();
+            return Err(Error::other_format(path, major, minor, MAJOR));
         }
         let field = |offset| u64_at(head, offset).unwrap_or_default();
         let mut database = [0; 16];
@@ -283,6 +284,23 @@ mod tests {
     use super::*;
 
     const SALT: u64 = 0x1234_5678_9abc_def0;
+
+    #[test]
+    fn older_and_newer_logs_are_told_apart() {
+        let header = LogHeader { number: 1, salt: SALT, previous_end: 0, database: [1; 16] }.encode();
+        for (major, word) in [(MAJOR - 1, "import"), (MAJOR + 1, "newer")] {
+            let mut other = header.clone();
+            other[LOG_MAJOR_OFFSET..LOG_MAJOR_OFFSET + 2].copy_from_slice(&major.to_le_bytes());
+            let crc = crc32c::crc32c(&other[..LOG_CHECKSUM_OFFSET]);
+            other[LOG_CHECKSUM_OFFSET..].copy_from_slice(&crc.to_le_bytes());
+            let error = LogHeader::parse(&other, Path::new("log")).unwrap_err();
+            assert_eq!(error.exit_code(), 6);
+            assert!(
+                error.to_string().contains(word) && error.to_string().contains(&major.to_string()),
+                "{error}"
+            );
+        }
+    }
 
     #[test]
     fn a_moved_or_foreign_frame_does_not_pass() {
