@@ -74,6 +74,18 @@ pub enum Error {
         /// The version that can read it.
         needs: String,
     },
+    /// The file was written by an earlier development version. Exit code 6.
+    #[error(
+        "{} is of file format {format}, of an earlier development version, which this program does not read: import \
+         the documents again into a new database",
+        file.display()
+    )]
+    TooOld {
+        /// The file concerned.
+        file: PathBuf,
+        /// Its format.
+        format: String,
+    },
     /// The caller cancelled the operation; everything acknowledged stays. Exit code 130.
     #[error("cancelled")]
     Cancelled,
@@ -90,6 +102,15 @@ impl Error {
         Self::Corrupt { file: file.into(), offset, what: what.into() }
     }
 
+    /// The error of a file of another major version of the format than `known`.
+    pub(crate) fn other_format(file: &Path, major: u16, minor: u16, known: u16) -> Self {
+        let file = file.to_path_buf();
+        if major < known {
+            return Self::TooOld { file, format: format!("{major}.{minor}") };
+        }
+        Self::TooNew { file, needs: format!("{major}.0 of the file format") }
+    }
+
     /// Wraps an operating system error with its verb and path, for `map_err`.
     pub fn io(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
@@ -104,7 +125,7 @@ impl Error {
             Self::Busy { .. } => 3,
             Self::Io { .. } | Self::Poisoned { .. } => 4,
             Self::Limit { .. } => 5,
-            Self::TooNew { .. } => 6,
+            Self::TooNew { .. } | Self::TooOld { .. } => 6,
             Self::Cancelled => 130,
         }
     }

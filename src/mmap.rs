@@ -32,7 +32,14 @@ impl Map {
     /// # Errors
     /// [`Error::Io`] when the file cannot be opened or mapped.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
+        Self::of(&File::open(path).map_err(Error::io("open", path))?, path)
+    }
+
+    /// Maps the whole of an open file; `path` serves error messages.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be mapped.
+    pub fn of(file: &File, path: &Path) -> Result<Self> {
         if file.metadata().map_err(Error::io("read the length of", path))?.len() == 0 {
             return Ok(Self { pages: None, watched: None });
         }
@@ -43,7 +50,7 @@ impl Map {
         // type that is cast from a map admits any bit pattern, and every offset or count read from one is
         // checked where it is used. A foreign truncation raises SIGBUS, which ends the process rather than
         // corrupting it, or is caught (`faults`).
-        let pages = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
+        let pages = unsafe { Mmap::map(file) }.map_err(Error::io("map", path))?;
         let watched = faults::watch(&pages);
         Ok(Self { pages: Some(pages), watched })
     }

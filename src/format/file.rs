@@ -329,15 +329,12 @@ fn check_header(bytes: &[u8], kind: Kind, path: &Path) -> Result<(usize, bool)> 
         return Err(bad(0, "the checksum of the header does not match"));
     }
     let major = u16_at(bytes, MAJOR_OFFSET).unwrap_or_default();
+    let minor = u16_at(bytes, MINOR_OFFSET).unwrap_or_default();
     if major != MAJOR {
-        return Err(Error::TooNew {
-            file: path.to_path_buf(),
-            needs: format!("{major}.0 of the file format"),
-        });
+        return Err(Error::other_format(path, major, minor, MAJOR));
     }
     let features = u64_at(bytes, INCOMPAT_OFFSET).unwrap_or_default();
     if features & !PAGE_SUMS != 0 || u64_at(bytes, ROCOMPAT_OFFSET) != Some(0) {
-        let minor = u16_at(bytes, MINOR_OFFSET).unwrap_or_default();
         return Err(Error::TooNew {
             file: path.to_path_buf(),
             needs: format!("{major}.{minor} of the file format"),
@@ -457,5 +454,11 @@ mod tests {
             newer[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
             assert_eq!(Layout::parse(&newer, Kind::Docs, Path::new("f")).unwrap_err().exit_code(), 6);
         }
+        let mut earlier = bytes.clone();
+        earlier[MAJOR_OFFSET] = MAJOR as u8 - 1;
+        let sum = xxh3_64(&earlier[..CHECKSUM_OFFSET]);
+        earlier[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
+        let error = Layout::parse(&earlier, Kind::Docs, Path::new("f")).unwrap_err();
+        assert!(error.exit_code() == 6 && error.to_string().contains("earlier"), "{error}");
     }
 }

@@ -133,7 +133,8 @@ impl LogHeader {
         }
         let major = u16_at(head, LOG_MAJOR_OFFSET).unwrap_or_default();
         if major != MAJOR {
-            return Err(Error::TooNew { file: path.into(), needs: format!("{major}.0 of the file format") });
+            let minor = u16_at(head, LOG_MINOR_OFFSET).unwrap_or_default();
+            return Err(Error::other_format(path, major, minor, MAJOR));
         }
         let field = |offset| u64_at(head, offset).unwrap_or_default();
         let mut database = [0; 16];
@@ -158,7 +159,7 @@ pub struct Frame<'a> {
     pub payload: &'a [u8],
     /// Offset of the frame in its file.
     pub offset: u64,
-    checksum: u32,
+    pub(super) checksum: u32,
     /// Offset of the next frame.
     pub end: u64,
 }
@@ -238,17 +239,28 @@ fn checksum(header: &[u8], payload: &[u8], salt: u64, offset: u64) -> u32 {
     crc32c::crc32c_append(crc, payload)
 }
 
-/// The frame at `at` in `bytes`, which begin at offset `base` of the file; `None` if nothing valid stands there.
-fn frame_at(bytes: &[u8], at: usize, base: u64, salt: u64) -> Option<Frame<'_>> {
+/// The length of the payload that a frame at `at` would have, if its header may be one.
+fn payload_len(bytes: &[u8], at: usize, salt: u64) -> Option<usize> {
     let header = bytes.get(at..at.checked_add(FRAME_HEADER_LEN)?)?;
     if u32_at(header, 0)? != FRAME_MAGIC || u32_at(header, FRAME_SALT_OFFSET)? != salt as u32 {
         return None;
     }
+    FrameType::from_byte(header[FRAME_TYPE_OFFSET])?;
     let len = u32_at(header, FRAME_LENGTH_OFFSET)? as usize;
+    (len <= limits::FRAME_BYTES).then_some(len)
+}
+
+/// The bytes that must be there to tell what stands at `at`: at first those of a header, then those of its frame.
+pub(super) fn wanted(bytes: &[u8], at: usize, salt: u64) -> usize {
+    let payload = payload_len(bytes, at, salt).unwrap_or(0);
+    FRAME_HEADER_LEN + payload.next_multiple_of(FRAME_ALIGN)
+}
+
+/// The frame at `at` in `bytes`, which begin at offset `base` of the file; `None` if nothing valid stands there.
+pub(super) fn frame_at(bytes: &[u8], at: usize, base: u64, salt: u64) -> Option<Frame<'_>> {
+    let len = payload_len(bytes, at, salt)?;
+    let header = bytes.get(at..at + FRAME_HEADER_LEN)?;
     let kind = FrameType::from_byte(header[FRAME_TYPE_OFFSET])?;
-    if len > limits::FRAME_BYTES {
-        return None;
-    }
     let padded = len.next_multiple_of(FRAME_ALIGN);
     let body = bytes.get(at + FRAME_HEADER_LEN..at + FRAME_HEADER_LEN + padded)?;
     let (payload, padding) = body.split_at(len);
@@ -267,168 +279,34 @@ fn frame_at(bytes: &[u8], at: usize, base: u64, salt: u64) -> Option<Frame<'_>> 
     })
 }
 
-/// How a scan ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tail {
-    /// The bytes end after a whole batch.
-    Clean,
-    /// Something unfinished or torn follows the last whole batch.
-    Torn,
-}
-
-/// What a scan found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scan {
-    /// End of the last whole batch (and of SYNCED frames after it).
-    pub end: u64,
-    /// What follows it.
-    pub tail: Tail,
-    /// Everything before this offset had reached the disk, as its frames say; 0 if they say nothing.
-    pub synced: u64,
-}
-
-/// Walks whole batches in `bytes` (which begin at offset `base` of the file) and hands each to `apply`,
-/// without its COMMIT. Damage that was on the disk once is [`Error::Corrupt`]; a torn tail is not an error.
-pub fn scan<'a>(
-    bytes: &'a [u8],
-    base: u64,
-    salt: u64,
-    path: &Path,
-    mut apply: impl FnMut(&[Frame<'a>]) -> Result<()>,
-) -> Result<Scan> {
-    let mut end = base;
-    let mut at = 0;
-    let mut synced = 0;
-    let mut batch: Vec<Frame<'a>> = Vec::new();
-    while at < bytes.len() {
-        let Some(frame) = frame_at(bytes, at, base, salt) else { break };
-        at = (frame.end - base) as usize;
-        match frame.kind {
-            FrameType::Synced if batch.is_empty() => {
-                synced = synced.max(u64_at(frame.payload, 0).unwrap_or_default());
-                end = frame.end;
-            }
-            FrameType::Commit if commit_covers(&frame, &batch, end) => {
-                synced = synced.max(u64_at(frame.payload, COMMIT_SYNCED_OFFSET).unwrap_or_default());
-                apply(&batch)?;
-                batch.clear();
-                end = frame.end;
-            }
-            FrameType::Synced | FrameType::Commit => break,
-            _ => batch.push(frame),
-        }
-    }
-    let from = (end - base) as usize;
-    if from == bytes.len() {
-        return Ok(Scan { end, tail: Tail::Clean, synced: synced.min(end) });
-    }
-    match synced_beyond(bytes, from, base, salt) {
-        Some(to) => {
-            let what =
-                format!("a record is damaged although everything before offset {to} had reached the disk");
-            Err(Error::corrupt(path, end, what))
-        }
-        None => Ok(Scan { end, tail: Tail::Torn, synced: synced.min(end) }),
-    }
-}
-
-/// Whether a COMMIT closes exactly this batch.
-fn commit_covers(commit: &Frame<'_>, batch: &[Frame<'_>], start: u64) -> bool {
-    let digest = batch.iter().fold(0, |crc, f| crc32c::crc32c_append(crc, &f.checksum.to_le_bytes()));
-    let first = batch.first().map_or(commit.offset, |f| f.offset);
-    commit.payload.len() == COMMIT_LEN
-        && u64_at(commit.payload, COMMIT_START_OFFSET) == Some(first)
-        && first == start
-        && u32_at(commit.payload, COMMIT_FRAMES_OFFSET) == Some(batch.len() as u32)
-        && u32_at(commit.payload, COMMIT_DIGEST_OFFSET) == Some(digest)
-}
-
-/// Looks behind a damaged place for a valid frame that says more had been synced: the highest such offset.
-fn synced_beyond(bytes: &[u8], from: usize, base: u64, salt: u64) -> Option<u64> {
-    let magic = FRAME_MAGIC.to_le_bytes();
-    let damaged = base + from as u64;
-    let mut found = None;
-    for at in (from..bytes.len()).step_by(FRAME_ALIGN) {
-        if bytes.get(at..at + 4) != Some(&magic[..]) {
-            continue;
-        }
-        let Some(frame) = frame_at(bytes, at, base, salt) else { continue };
-        let to = match frame.kind {
-            FrameType::Commit => u64_at(frame.payload, COMMIT_SYNCED_OFFSET),
-            FrameType::Synced => u64_at(frame.payload, 0),
-            _ => None,
-        };
-        if let Some(to) = to.filter(|&to| to > damaged) {
-            found = found.max(Some(to));
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const SALT: u64 = 0x1234_5678_9abc_def0;
 
-    fn log(batches: &[&[&str]], synced: bool) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let mut sequence = 0;
-        for batch in batches {
-            let start = bytes.len() as u64;
-            let mut builder = BatchBuilder::new(start, SALT);
-            for payload in *batch {
-                sequence += 1;
-                builder.push(FrameType::Delete, sequence, payload.as_bytes()).unwrap();
-            }
-            bytes.extend(builder.commit(sequence, if synced { start } else { 0 }).unwrap());
-        }
-        bytes
-    }
-
-    fn read(bytes: &[u8]) -> Result<(Vec<usize>, Scan)> {
-        let mut sizes = Vec::new();
-        let scan = scan(bytes, 0, SALT, Path::new("log"), |batch| {
-            sizes.push(batch.len());
-            Ok(())
-        })?;
-        Ok((sizes, scan))
-    }
-
     #[test]
-    fn every_truncation_leaves_whole_batches() {
-        let bytes = log(&[&["a", "bc"], &["d"], &["e", "f", "g"]], true);
-        for len in 0..=bytes.len() {
-            let (sizes, scan) = read(&bytes[..len]).unwrap();
-            assert_eq!(sizes, [2, 1, 3][..sizes.len()]);
-            assert_eq!(scan.tail == Tail::Clean, scan.end == len as u64);
+    fn older_and_newer_logs_are_told_apart() {
+        let header = LogHeader { number: 1, salt: SALT, previous_end: 0, database: [1; 16] }.encode();
+        for (major, word) in [(MAJOR - 1, "import"), (MAJOR + 1, "newer")] {
+            let mut other = header.clone();
+            other[LOG_MAJOR_OFFSET..LOG_MAJOR_OFFSET + 2].copy_from_slice(&major.to_le_bytes());
+            let crc = crc32c::crc32c(&other[..LOG_CHECKSUM_OFFSET]);
+            other[LOG_CHECKSUM_OFFSET..].copy_from_slice(&crc.to_le_bytes());
+            let error = LogHeader::parse(&other, Path::new("log")).unwrap_err();
+            assert_eq!(error.exit_code(), 6);
+            assert!(
+                error.to_string().contains(word) && error.to_string().contains(&major.to_string()),
+                "{error}"
+            );
         }
-        assert_eq!(read(&bytes).unwrap().0, [2, 1, 3]);
-    }
-
-    #[test]
-    fn damage_below_the_synced_point_is_corruption_above_it_a_torn_tail() {
-        let bytes = log(&[&["a", "bc"], &["d"]], true);
-        let second = log(&[&["a", "bc"]], true).len();
-        for bit in 0..bytes.len() * 8 {
-            let mut copy = bytes.clone();
-            copy[bit / 8] ^= 1 << (bit % 8);
-            let result = read(&copy);
-            if bit / 8 < second {
-                assert_eq!(result.unwrap_err().exit_code(), 2, "bit {bit}");
-            } else {
-                assert_eq!(result.unwrap().0, [2], "bit {bit}");
-            }
-        }
-        let unsynced = log(&[&["a", "bc"], &["d"]], false);
-        let mut copy = unsynced.clone();
-        copy[40] ^= 1;
-        assert_eq!(read(&copy).unwrap().0, [0; 0]);
     }
 
     #[test]
     fn a_moved_or_foreign_frame_does_not_pass() {
-        let bytes = log(&[&["a"]], true);
+        let mut batch = BatchBuilder::new(0, SALT);
+        batch.push(FrameType::Delete, 1, b"a").unwrap();
+        let bytes = batch.commit(1, 0).unwrap();
         let moved = [&[0u8; 8][..], &bytes].concat();
         assert!(frame_at(&moved, 8, 0, SALT).is_none());
         assert!(frame_at(&bytes, 0, 0, SALT + (1 << 40)).is_none());

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`mod@file`] | the container of every immutable file: header, sections, checksums |
 //! | [`frame`] | records of the log and of feedback files |
+//! | [`scan`] | whole batches of frames in a file of any length |
 //! | [`manifest`] | the list of what is live |
 //! | [`segment`] | sections of a segment's files |
 //! | [`attrs`] | metadata columns |
@@ -18,6 +19,7 @@ pub mod graph;
 pub mod guard;
 pub mod links;
 pub mod manifest;
+pub mod scan;
 pub mod segment;
 
 /// Major version of every file; another major cannot be read.

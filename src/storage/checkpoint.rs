@@ -68,7 +68,7 @@ impl Checkpoint {
     /// The newest state, verified; `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if it is damaged or another database's, [`Error::TooNew`].
+    /// [`Error::Corrupt`] if it is damaged or another database's, [`Error::TooNew`], [`Error::TooOld`].
     pub fn read(&self, vfs: &dyn Vfs) -> Result<Option<Contents>> {
         let Some(&number) = numbered(vfs, &self.path)?.last() else { return Ok(None) };
         let path = self.file(number);

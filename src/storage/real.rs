@@ -1,14 +1,16 @@
 //! The real file system: positioned writes, `fdatasync`, `flock`, maps.
+//!
+//! Whatever stands in the place of a file, opening it neither waits nor goes on with anything but a regular file.
 
 use std::collections::hash_map::RandomState;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, FileType, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, Hasher};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, RenameFlags, SeekFrom, renameat_with};
 use rustix::io::Errno;
 
 use super::vfs::{Bytes, Lock, Vfs, WriteFile, rename_error};
@@ -49,7 +51,8 @@ impl Vfs for RealVfs {
     }
 
     fn file_len(&self, path: &Path) -> Result<u64> {
-        fs::metadata(path).map(|metadata| metadata.len()).map_err(Error::io("read the length of", path))
+        let metadata = fs::metadata(path).map_err(Error::io("read the length of", path))?;
+        if metadata.is_file() { Ok(metadata.len()) } else { Err(not_a_file(path, metadata.file_type())) }
     }
 
     fn create(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
@@ -59,22 +62,34 @@ impl Vfs for RealVfs {
     }
 
     fn open_write(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
-        let file = OpenOptions::new().write(true).open(path).map_err(Error::io("open", path))?;
+        let file = open(path, OpenOptions::new().write(true), "open")?;
         let len = file.metadata().map_err(Error::io("read the length of", path))?.len();
         Ok(Box::new(RealFile { file, path: path.to_path_buf(), len }))
     }
 
     fn read(&self, path: &Path) -> Result<Vec<u8>> {
-        fs::read(path).map_err(Error::io("read", path))
+        let file = open(path, OpenOptions::new().read(true), "read")?;
+        read_some(&file, 0, usize::MAX).map_err(Error::io("read", path))
     }
 
     fn read_at(&self, path: &Path, offset: u64, max_len: usize) -> Result<Vec<u8>> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
+        let file = open(path, OpenOptions::new().read(true), "open")?;
         read_some(&file, offset, max_len).map_err(Error::io("read", path))
     }
 
+    fn next_data(&self, path: &Path, offset: u64) -> Result<u64> {
+        let file = open(path, OpenOptions::new().read(true), "open")?;
+        match rustix::fs::seek(&file, SeekFrom::Data(offset)) {
+            Ok(found) => Ok(found),
+            Err(Errno::NXIO) => Ok(u64::MAX),
+            // A file system that does not tell: the bytes will.
+            Err(_) => Ok(offset),
+        }
+    }
+
     fn map(&self, path: &Path) -> Result<Bytes> {
-        Map::open(path).map(Bytes::from)
+        let file = open(path, OpenOptions::new().read(true), "open")?;
+        Map::of(&file, path).map(Bytes::from)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
@@ -96,17 +111,14 @@ impl Vfs for RealVfs {
     }
 
     fn sync_dir(&self, path: &Path) -> Result<()> {
-        File::open(path).and_then(|dir| dir.sync_all()).map_err(Error::io("sync the directory", path))
+        let mut options = OpenOptions::new();
+        let dir = options.read(true).custom_flags(libc::O_DIRECTORY | libc::O_NONBLOCK).open(path);
+        dir.and_then(|dir| dir.sync_all()).map_err(Error::io("sync the directory", path))
     }
 
     fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn Lock>>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(Error::io("open", path))?;
+        let mut options = OpenOptions::new();
+        let file = open(path, options.read(true).write(true).create(true).truncate(false), "open")?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Box::new(RealLock { file, path: path.to_path_buf() }))),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -115,10 +127,10 @@ impl Vfs for RealVfs {
     }
 
     fn is_locked(&self, path: &Path) -> Result<bool> {
-        let file = match File::open(path) {
+        let file = match open(path, OpenOptions::new().read(true), "open") {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(Error::io("open", path)(error)),
+            Err(error) if error.is_not_found() => return Ok(false),
+            Err(error) => return Err(error),
         };
         // Shared, so that two who ask at the same time do not see one another.
         match file.try_lock_shared() {
@@ -139,10 +151,43 @@ impl Vfs for RealVfs {
     }
 }
 
+/// Opens a regular file. Without `O_NONBLOCK` a named pipe would wait for someone at its other end, for ever.
+fn open(path: &Path, options: &mut OpenOptions, verb: &'static str) -> Result<File> {
+    match options.custom_flags(libc::O_NONBLOCK).open(path) {
+        Ok(file) => {
+            let metadata = file.metadata().map_err(Error::io(verb, path))?;
+            if metadata.is_file() { Ok(file) } else { Err(not_a_file(path, metadata.file_type())) }
+        }
+        Err(error) => match fs::metadata(path) {
+            Ok(metadata) if !metadata.is_file() => Err(not_a_file(path, metadata.file_type())),
+            _ => Err(Error::io(verb, path)(error)),
+        },
+    }
+}
+
+fn not_a_file(path: &Path, found: FileType) -> Error {
+    let found = match () {
+        () if found.is_dir() => "a directory",
+        () if found.is_fifo() => "a named pipe",
+        () if found.is_socket() => "a socket",
+        () if found.is_char_device() || found.is_block_device() => "a device",
+        () => "something else",
+    };
+    let what = format!(
+        "{found} stands where a regular file belongs; remove it, and unless it is in the place of a lock put the \
+         file back from a backup"
+    );
+    Error::corrupt(path, 0, what)
+}
+
 /// Reads up to `max_len` bytes of what the file holds at this moment.
 fn read_some(file: &File, offset: u64, max_len: usize) -> io::Result<Vec<u8>> {
     let rest = file.metadata()?.len().saturating_sub(offset);
-    let mut bytes = vec![0; usize::try_from(rest).unwrap_or(usize::MAX).min(max_len)];
+    let len = usize::try_from(rest).unwrap_or(usize::MAX).min(max_len);
+    let mut bytes = Vec::new();
+    // The length is whatever the file says, so it may be more than there is memory.
+    bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    bytes.resize(len, 0);
     let mut filled = 0;
     while let Some(to) = bytes.get_mut(filled..).filter(|to| !to.is_empty()) {
         match file.read_at(to, offset + filled as u64) {
@@ -230,6 +275,61 @@ mod tests {
         assert_eq!(read_some(&file, 10, usize::MAX).unwrap(), &content[10..]);
         assert_eq!(read_some(&file, 10, 1_500_000).unwrap(), &content[10..1_500_010]);
         assert_eq!(read_some(&file, 2_600_000, 10).unwrap(), b"");
+    }
+
+    /// What is no regular file, by its name.
+    fn strange_files(dir: &Path) -> Vec<(PathBuf, &'static str)> {
+        let (pipe, socket, folder) = (dir.join("pipe"), dir.join("socket"), dir.join("folder"));
+        rustix::fs::mknodat(CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        fs::create_dir(&folder).unwrap();
+        let link = dir.join("link");
+        std::os::unix::fs::symlink(&pipe, &link).unwrap();
+        vec![
+            (pipe, "a named pipe"),
+            (link, "a named pipe"),
+            (socket, "a socket"),
+            (folder, "a directory"),
+            (PathBuf::from("/dev/null"), "a device"),
+        ]
+    }
+
+    #[test]
+    fn nothing_but_a_regular_file_is_opened_and_nothing_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, name) in strange_files(dir.path()) {
+            let tries = [
+                RealVfs.file_len(&path).err(),
+                RealVfs.read(&path).err(),
+                RealVfs.read_at(&path, 0, 10).err(),
+                RealVfs.next_data(&path, 0).err(),
+                RealVfs.map(&path).err(),
+                RealVfs.open_write(&path).err(),
+                RealVfs.try_lock(&path).err(),
+                RealVfs.is_locked(&path).err(),
+            ];
+            for (n, error) in tries.into_iter().enumerate() {
+                let error = error.unwrap_or_else(|| panic!("{name}: call {n} succeeded"));
+                assert_eq!(error.exit_code(), 2, "{name}: call {n}: {error}");
+                let text = error.to_string();
+                assert!(text.contains(name) && text.contains(path.to_str().unwrap()), "{text}");
+            }
+            assert!(RealVfs.create(&path).is_err(), "{name}: the name is taken");
+            assert_eq!(RealVfs.sync_dir(&path).is_ok(), name == "a directory");
+        }
+    }
+
+    #[test]
+    fn holes_are_skipped_and_data_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sparse");
+        let file = File::create(&path).unwrap();
+        file.write_all_at(b"x", 1 << 30).unwrap();
+        file.set_len(1 << 40).unwrap();
+        // Where a file system does not know holes, everything is data.
+        let found = RealVfs.next_data(&path, 5).unwrap();
+        assert!((5..=1 << 30).contains(&found), "{found}");
+        assert_eq!(RealVfs.next_data(&path, 1 << 30).unwrap(), 1 << 30);
     }
 
     #[test]

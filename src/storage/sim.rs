@@ -353,6 +353,11 @@ impl Vfs for SimVfs {
         Ok(bytes.get(start..end).unwrap_or_default().to_vec())
     }
 
+    fn next_data(&self, path: &Path, offset: u64) -> Result<u64> {
+        let bytes = self.state.lock().look(path).map_err(Error::io("read", path))?;
+        Ok(if offset < bytes.len() as u64 { offset } else { u64::MAX })
+    }
+
     fn map(&self, path: &Path) -> Result<Bytes> {
         let bytes = self.state.lock().look(path).map_err(Error::io("map", path))?;
         Ok(Bytes::from(bytes.as_slice()))

@@ -21,7 +21,8 @@ use crate::mmap::Map;
 /// A file system, a clock and a source of chance.
 ///
 /// Every error is [`Error::Io`] with the verb and the path; a full disk keeps the system's own
-/// kind and message.
+/// kind and message. What is no regular file where one is asked for (a named pipe, a socket, a device, a directory) is
+/// [`Error::Corrupt`], and never waited for.
 pub trait Vfs: Send + Sync + 'static {
     /// Makes a directory. Its parent must exist; an existing directory is fine, an existing file is not.
     fn create_dir(&self, path: &Path) -> Result<()>;
@@ -49,6 +50,10 @@ pub trait Vfs: Send + Sync + 'static {
 
     /// Up to `max_len` bytes from `offset`: fewer at the end of the file, none past it.
     fn read_at(&self, path: &Path, offset: u64, max_len: usize) -> Result<Vec<u8>>;
+
+    /// The first offset, `offset` or above, where something else than zeros may stand; [`u64::MAX`] if there is none.
+    /// So a file that is long by its holes alone costs nothing to look through.
+    fn next_data(&self, path: &Path, offset: u64) -> Result<u64>;
 
     /// The bytes of a file that will never change again.
     fn map(&self, path: &Path) -> Result<Bytes>;
@@ -239,6 +244,8 @@ mod tests {
         assert_eq!(vfs.read_at(&file, 4990, 100).unwrap(), &content[4990..]);
         assert_eq!(vfs.read_at(&file, 6000, 100).unwrap(), b"");
         assert_eq!(vfs.read_at(&file, u64::MAX / 2, usize::MAX).unwrap(), b"");
+        assert_eq!(vfs.next_data(&file, 4321).unwrap(), 4321);
+        assert_eq!(vfs.next_data(&file, 5000).unwrap(), u64::MAX);
 
         let map = vfs.map(&file).unwrap();
         assert_eq!(&map[..], &content[..]);
@@ -311,7 +318,7 @@ mod tests {
         assert_eq!(kind(vfs.create_dir(&file)), io::ErrorKind::AlreadyExists);
         assert_eq!(kind(vfs.read_dir(&file)), io::ErrorKind::NotADirectory);
         assert_eq!(kind(vfs.create(&file.join("below"))), io::ErrorKind::NotADirectory);
-        assert_eq!(kind(vfs.read(&root.join("other"))), io::ErrorKind::IsADirectory);
+        assert!(vfs.read(&root.join("other")).is_err(), "a directory has no bytes");
         let text = vfs.read(&no).unwrap_err().to_string();
         assert!(text.starts_with("cannot read ") && text.contains("/no: No such file"), "{text}");
     }

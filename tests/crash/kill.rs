@@ -74,6 +74,11 @@ impl Vfs for KillVfs {
         self.sim.read_at(path, offset, max_len)
     }
 
+    fn next_data(&self, path: &Path, offset: u64) -> Result<u64> {
+        self.alive(path)?;
+        self.sim.next_data(path, offset)
+    }
+
     fn map(&self, path: &Path) -> Result<Bytes> {
         self.alive(path)?;
         self.sim.map(path)

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use embdb::format::frame::{LogHeader, scan};
+use embdb::format::frame::LogHeader;
+use embdb::format::scan::scan;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let path = Path::new("log");
