@@ -346,14 +346,17 @@ fn with_graph<'a>(
     rows: &VectorBlock<'a>,
     found: &GraphBytes<'a>,
 ) -> Result<(VectorBlock<'a>, GraphView<'a>)> {
-    let graph = GraphView::parse_guarded(found.graph, found.guard)?;
+    let graph = match found.guard {
+        Some(guard) => GraphView::parse_guarded(found.graph, guard)?,
+        None => GraphView::parse(found.graph)?,
+    };
     if graph.nodes() != rows.len {
         let what = format!("{} nodes for {} rows", graph.nodes(), rows.len);
         return Err(Error::corrupt("graph", 8, what));
     }
     let [high, low] = found.head;
     let rows = rows.with_head(graph.sight().rung as usize, Codes { high, low })?;
-    Ok((rows.guarded(Guards { head: Some(found.guard), ..rows.guards }), graph))
+    Ok((rows.guarded(Guards { head: found.guard, ..rows.guards }), graph))
 }
 
 /// Columns as a block.

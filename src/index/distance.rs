@@ -73,12 +73,14 @@ impl<'a> CodeDistance<'a> {
 
     #[inline]
     fn touch_planes(&self, rows: &[u32], both: bool) {
-        let Some(guard) = &self.guard else { return };
+        if self.guard.is_none() && self.block.guards.codes.is_none() {
+            return;
+        }
         let len = self.query.parts[0].plane_len();
         for &row in rows {
-            guard.touch(self.high.row(row, len));
+            self.guard.touch(self.high.row(row, len));
             if both {
-                guard.touch(self.low.row(row, len));
+                self.guard.touch(self.low.row(row, len));
             }
             self.touch_columns(row as usize..row as usize + 1);
         }

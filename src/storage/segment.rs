@@ -55,7 +55,7 @@ pub struct GraphBytes<'a> {
     /// The beginnings of all rows of the high and the low plane; empty where walks read none.
     pub head: [&'a [u8]; 2],
     /// Verifies what is read of them.
-    pub guard: Guard<'a>,
+    pub guard: Option<Guard<'a>>,
 }
 
 impl SegmentVectors {
@@ -78,7 +78,7 @@ impl SegmentVectors {
                 planes: [file.scattered(vectors::HIGH)?, file.scattered(vectors::LOW)?],
                 scales: file.scattered(vectors::SCALES)?,
                 norms: file.scattered(vectors::NORMS)?,
-                guard: Some(file.guard()),
+                guard: file.guard(),
             })
         })?;
         match found {
@@ -93,7 +93,7 @@ impl SegmentVectors {
         let Some(file) = &self.full else { return Ok((&[], None)) };
         match file.damage() {
             Some(damage) => Err(damage.error()),
-            None => Ok((file.scattered(vectors::FULL)?, Some(file.guard()))),
+            None => Ok((file.scattered(vectors::FULL)?, file.guard())),
         }
     }
 

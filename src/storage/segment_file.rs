@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytemuck::Pod;
 
@@ -31,6 +31,8 @@ pub struct SegmentFile {
     cure: &'static str,
     /// A bit for each page that was verified.
     verified: Box<[AtomicU64]>,
+    /// How many were not.
+    left: AtomicUsize,
     /// The first damage that was found.
     damage: OnceLock<Damage>,
 }
@@ -114,7 +116,8 @@ impl SegmentFile {
             return Err(Error::corrupt(path, 0, "not the file that the manifest names"));
         }
         let verified = none_seen(layout.pages());
-        Ok(Self { bytes, layout, path, cure: LOST, verified, damage: OnceLock::new() })
+        let left = AtomicUsize::new(layout.pages());
+        Ok(Self { bytes, layout, path, cure: LOST, verified, left, damage: OnceLock::new() })
     }
 
     /// The same file with another cure.
@@ -164,9 +167,11 @@ impl SegmentFile {
         self.cast(id, self.locate(id)?)
     }
 
-    /// Verifies what is read of [`scattered`](Self::scattered) sections.
-    pub fn guard(&self) -> Guard<'_> {
-        Guard::new(&self.bytes, self.layout.page_len().trailing_zeros(), &self.verified, self)
+    /// Verifies what is read of [`scattered`](Self::scattered) sections; none once every page was verified.
+    pub fn guard(&self) -> Option<Guard<'_>> {
+        let shift = self.layout.page_len().trailing_zeros();
+        let left = self.left.load(Ordering::Acquire) > 0;
+        left.then(|| Guard::new(&self.bytes, shift, &self.verified, self))
     }
 
     /// Where it lies.
@@ -268,7 +273,10 @@ impl SegmentFile {
         let verified = self.layout.verify_page(&self.bytes, page, &self.path);
         verified.map_err(|error| self.condemn(error))?;
         if let Some(word) = self.verified.get(page / 64) {
-            word.fetch_or(1 << (page % 64), Ordering::Relaxed);
+            let bit = 1 << (page % 64);
+            if word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+                self.left.fetch_sub(1, Ordering::Release);
+            }
         }
         Ok(())
     }
@@ -280,6 +288,11 @@ impl Verify for SegmentFile {
         if page < self.layout.pages() {
             // Damage is noted, which whoever reads asks for at the end.
             let _ = self.verify_anew(page);
+            // With half of it behind, the other half costs no more than that did, and no search need ask again.
+            let left = self.left.load(Ordering::Relaxed);
+            if left > 0 && 2 * left < self.layout.pages() {
+                let _ = self.verify(0, self.layout.body_len());
+            }
         }
     }
 
