@@ -250,8 +250,10 @@ pub(crate) trait RowSource {
         None
     }
 
-    /// Does as much as possible before the writer's lock is taken.
-    fn before(&mut self, inner: &Inner, generation: &Generation, task: &Task) -> Result<()>;
+    /// Does as much as possible before the writer's lock is taken: nothing, where rows cost little.
+    fn before(&mut self, _inner: &Inner, _generation: &Generation, _task: &Task) -> Result<()> {
+        Ok(())
+    }
 
     /// Rows of documents (number and sequence number) of one part, in their order.
     fn rows(
@@ -263,8 +265,10 @@ pub(crate) trait RowSource {
         task: &Task,
     ) -> Result<Vec<DocumentRows>>;
 
-    /// Everything is published.
-    fn finish(self: Box<Self>, inner: &Inner) -> Result<()>;
+    /// Everything is published: jobs are removed.
+    fn finish(self: Box<Self>, inner: &Inner) -> Result<()> {
+        crate::storage::job::clean(inner.vfs.as_ref(), &inner.dir, None)
+    }
 }
 
 /// Rows made by the generation's encoder, kept in a job so that a stop costs little.

@@ -17,10 +17,6 @@ pub(crate) struct Mapped<F> {
 }
 
 impl<F: Fn(&[f32]) -> Result<Vec<f32>>> RowSource for Mapped<F> {
-    fn before(&mut self, _: &Inner, _: &Generation, _: &Task) -> Result<()> {
-        Ok(())
-    }
-
     fn rows(
         &mut self,
         _: &Inner,
@@ -43,10 +39,6 @@ impl<F: Fn(&[f32]) -> Result<Vec<f32>>> RowSource for Mapped<F> {
         }
         Ok(all)
     }
-
-    fn finish(self: Box<Self>, inner: &Inner) -> Result<()> {
-        crate::storage::job::clean(inner.vfs.as_ref(), &inner.dir, None)
-    }
 }
 
 /// The rows of another generation as they are: those of segments are copied as files, graphs included.
@@ -60,10 +52,6 @@ impl RowSource for Same {
         Some(self.from)
     }
 
-    fn before(&mut self, _: &Inner, _: &Generation, _: &Task) -> Result<()> {
-        Ok(())
-    }
-
     fn rows(
         &mut self,
         inner: &Inner,
@@ -74,10 +62,6 @@ impl RowSource for Same {
     ) -> Result<Vec<DocumentRows>> {
         let map = |rows: &[f32]| Ok(rows.to_vec());
         Mapped { from: self.from, map }.rows(inner, snapshot, generation, documents, task)
-    }
-
-    fn finish(self: Box<Self>, inner: &Inner) -> Result<()> {
-        crate::storage::job::clean(inner.vfs.as_ref(), &inner.dir, None)
     }
 }
 
