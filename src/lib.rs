@@ -60,6 +60,7 @@ pub use db::check::check_path;
 #[cfg(feature = "trainer")]
 pub use db::eval::EvalOptions;
 pub use db::filter::Filter;
+pub use db::repair::{RepairReport, repair_path};
 #[cfg(feature = "trainer")]
 pub use db::retrain::{Method, RetrainOptions};
 pub use db::search::SearchOptions;

@@ -275,6 +275,11 @@ fn decode_all(raw: &[RawEvent]) -> Result<Vec<Event>> {
     Ok(events)
 }
 
+/// Whether stored bytes are an event.
+pub(crate) fn is_event(raw: &RawEvent) -> bool {
+    decode(raw).is_ok()
+}
+
 fn decode(raw: &RawEvent) -> Result<Event> {
     let malformed =
         |e| Error::corrupt("feedback", 0, format!("an event is malformed although its checksum holds: {e}"));

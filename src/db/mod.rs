@@ -11,7 +11,7 @@
 //! | [`generations`] | publishing encoders with their vectors, rollback, re-indexing |
 //! | [`retrain`], [`mod@eval`] | learning, and measuring what it brought |
 //! | [`mod@synth`] | queries made up by language models |
-//! | [`inspect`], [`check`] | info, backup, check |
+//! | [`inspect`], [`check`], [`mod@repair`] | info, backup, check, and a new database of what is left of a damaged one |
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +40,7 @@ pub mod maintain;
 pub(crate) mod mapped;
 pub(crate) mod mask;
 pub(crate) mod page;
+pub mod repair;
 #[cfg(feature = "trainer")]
 pub mod retrain;
 pub(crate) mod rows;

@@ -7,11 +7,13 @@ use super::Inner;
 use super::columns::Shape;
 use super::encoders::{ChunkText, Encoder, chunk_document};
 use super::known::Known;
+use super::write::StoredDocument;
 use crate::error::Result;
 use crate::format::manifest::Generation;
 use crate::format::segment::DocumentRows;
 use crate::options::Task;
-use crate::types::Document;
+use crate::storage::documents::StoredText;
+use crate::types::{Document, Meta};
 
 /// A document whose rows are being made.
 enum Plan {
@@ -45,6 +47,27 @@ impl Inner {
         }
         let known = documents.iter().map(|_| Known::Nothing).collect();
         self.rows_beside(shape, generation, documents, known, task)
+    }
+
+    /// Stored texts with rows made anew.
+    pub fn embedded(
+        &self,
+        texts: Vec<(String, StoredText)>,
+        generation: &Generation,
+        task: &Task,
+    ) -> Result<Vec<StoredDocument>> {
+        let document = |(id, text): &(String, StoredText)| Document {
+            id: id.clone(),
+            title: text.title.clone(),
+            text: text.text.clone(),
+            meta: Meta::default(),
+            vector: None,
+        };
+        let documents: Vec<Document> = texts.iter().map(document).collect();
+        let snapshot = self.snapshot();
+        let rows = self.rows_of(snapshot.shape_of(generation.id)?, generation, &documents, task)?;
+        let stored = texts.into_iter().zip(rows).map(|((id, text), rows)| StoredDocument { id, text, rows });
+        Ok(stored.collect())
     }
 
     /// A stored encoder with its share of the threads, where several batches are being prepared.

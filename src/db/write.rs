@@ -25,7 +25,7 @@ use crate::storage::documents::StoredText;
 use crate::storage::lock::WriterLock;
 use crate::storage::log::LogWriter;
 use crate::storage::{self, LOG_DIR, manifests, numbered_path};
-use crate::types::{Document, Metric, Precision, checked_ladder, default_ladder, vector_problem};
+use crate::types::{Document, Meta, Metric, Precision, checked_ladder, default_ladder, vector_problem};
 
 /// What a handle needs to write: the lock among processes and the open log.
 #[derive(Default)]
@@ -70,6 +70,28 @@ impl Batch {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.documents.is_empty()
+    }
+}
+
+/// A document as it is stored, with rows of the active generation.
+pub(crate) struct StoredDocument {
+    /// Its id.
+    pub id: String,
+    /// Title, text and metadata.
+    pub text: StoredText,
+    /// Its rows.
+    pub rows: DocumentRows,
+}
+
+impl Batch {
+    /// Documents that were stored before, made by the encoder with this id: nothing about them is checked again.
+    pub(crate) fn of_stored(documents: Vec<StoredDocument>, model_id: &str) -> Self {
+        let prepared = |StoredDocument { id, text, rows }: StoredDocument| {
+            let StoredText { title, text, meta } = text;
+            let document = Document { id, title, text, meta: Meta::default(), vector: None };
+            Prepared { document, meta, rows, unchanged: None }
+        };
+        Self { documents: documents.into_iter().map(prepared).collect(), model_id: model_id.to_owned() }
     }
 }
 

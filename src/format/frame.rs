@@ -83,7 +83,7 @@ pub enum FrameType {
 }
 
 impl FrameType {
-    fn from_byte(byte: u8) -> Option<Self> {
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
         use FrameType::*;
         [Upsert, Delete, Commit, Synced, Query, Click, Rows].into_iter().find(|&t| t as u8 == byte)
     }
@@ -231,7 +231,7 @@ impl BatchBuilder {
     }
 }
 
-fn checksum(header: &[u8], payload: &[u8], salt: u64, offset: u64) -> u32 {
+pub(super) fn checksum(header: &[u8], payload: &[u8], salt: u64, offset: u64) -> u32 {
     let mut crc = crc32c::crc32c(&header[..FRAME_CHECKSUM_OFFSET]);
     crc = crc32c::crc32c_append(crc, &header[FRAME_LENGTH_OFFSET..FRAME_HEADER_LEN]);
     crc = crc32c::crc32c_append(crc, &salt.to_le_bytes());
@@ -240,7 +240,7 @@ fn checksum(header: &[u8], payload: &[u8], salt: u64, offset: u64) -> u32 {
 }
 
 /// The length of the payload that a frame at `at` would have, if its header may be one.
-fn payload_len(bytes: &[u8], at: usize, salt: u64) -> Option<usize> {
+pub(super) fn payload_len(bytes: &[u8], at: usize, salt: u64) -> Option<usize> {
     let header = bytes.get(at..at.checked_add(FRAME_HEADER_LEN)?)?;
     if u32_at(header, 0)? != FRAME_MAGIC || u32_at(header, FRAME_SALT_OFFSET)? != salt as u32 {
         return None;

@@ -19,6 +19,7 @@ pub mod graph;
 pub mod guard;
 pub mod links;
 pub mod manifest;
+pub mod mend;
 pub mod scan;
 pub mod segment;
 

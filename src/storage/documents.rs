@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use zstd::bulk::Compressor;
 
 use super::container::ContainerWriter;
-use super::segment_file::SegmentFile;
+use super::segment_file::Parts;
 use super::vfs::Vfs;
 use crate::error::{Error, Result};
 use crate::format::file::{DatabaseId, Kind};
@@ -144,7 +144,7 @@ pub struct StoredText {
 }
 
 /// Reads document `document` of a documents file.
-pub fn read_document(file: &SegmentFile, document: u32) -> Result<StoredText> {
+pub fn read_document(file: &impl Parts, document: u32) -> Result<StoredText> {
     let places: &[[u32; 2]] = file.section_range(docs::PLACES, document as usize, 1)?;
     let [block, offset] = places.first().copied().unwrap_or_default();
     let bytes = read_block(file, block as usize)?;
@@ -157,7 +157,7 @@ pub fn read_document(file: &SegmentFile, document: u32) -> Result<StoredText> {
     })
 }
 
-fn read_block(file: &SegmentFile, block: usize) -> Result<Vec<u8>> {
+fn read_block(file: &impl Parts, block: usize) -> Result<Vec<u8>> {
     let offsets: &[u64] = file.section_range(docs::BLOCK_OFFSETS, block, 2)?;
     let lengths: &[u32] = file.section_range(docs::BLOCK_LENGTHS, block, 1)?;
     let (&[start, end], &[length]) = (offsets, lengths) else {
@@ -167,7 +167,7 @@ fn read_block(file: &SegmentFile, block: usize) -> Result<Vec<u8>> {
         return Err(file.corrupt(docs::BLOCK_OFFSETS, "a block has an impossible length"));
     }
     let packed: &[u8] = file.section_range(docs::BLOCKS, start as usize, (end - start) as usize)?;
-    let dictionary: &[u8] = file.section(docs::DICTIONARY)?;
+    let dictionary: &[u8] = file.section_range(docs::DICTIONARY, 0, file.size(docs::DICTIONARY))?;
     let unpacked = zstd::bulk::Decompressor::with_dictionary(dictionary)
         .and_then(|mut d| d.decompress(packed, length as usize))
         .map_err(|e| file.corrupt(docs::BLOCKS, &format!("a block does not decompress: {e}")))?;

@@ -24,6 +24,7 @@ pub mod manifests;
 pub mod models;
 pub mod paging;
 pub mod real;
+pub mod salvage;
 pub mod segment;
 pub mod segment_file;
 pub mod sim;

@@ -69,6 +69,21 @@ pub fn read(vfs: &dyn Vfs, dir: &Path, model_id: &str) -> Result<Files> {
     Ok(files)
 }
 
+/// Stores a model of another database as it is, with its base.
+pub fn copy(vfs: &dyn Vfs, from: &Path, to: &Path, model_id: &str) -> Result<()> {
+    if let Some(base) = base(vfs, from, model_id)? {
+        write(vfs, to, &base, &own_files(vfs, from, &base)?, None)?;
+    }
+    copy_derived(vfs, from, to, model_id)
+}
+
+/// The same without its base.
+pub fn copy_derived(vfs: &dyn Vfs, from: &Path, to: &Path, model_id: &str) -> Result<()> {
+    let mut files = own_files(vfs, from, model_id)?;
+    files.remove(BASE_FILE);
+    write(vfs, to, model_id, &files, base(vfs, from, model_id)?.as_deref())
+}
+
 /// The base of a derived model, if it has one.
 pub fn base(vfs: &dyn Vfs, dir: &Path, model_id: &str) -> Result<Option<String>> {
     let path = folder(dir, model_id)?.join(BASE_FILE);

@@ -20,7 +20,19 @@ use crate::format::manifest::FileEntry;
 pub(super) const RELEASED_AFTER: usize = 32 << 20;
 
 /// What to do about damage of a file that nothing else tells the contents of.
-pub(super) const LOST: &str = "; nothing in the database can make it anew: restore a backup";
+pub(super) const LOST: &str = "; nothing in the database can make it anew: restore a backup, or save the rest with `repair --out NEWDB`";
+
+/// A file of sections that are read in parts, each verified.
+pub trait Parts: Sections {
+    /// Elements `from..from + count` of a section.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for elements outside of the section, and for damaged ones.
+    fn section_range<T: Pod>(&self, id: u32, from: usize, count: usize) -> Result<&[T]>;
+
+    /// A corruption error in section `id`.
+    fn corrupt(&self, id: u32, what: &str) -> Error;
+}
 
 /// One mapped file of a segment.
 pub struct SegmentFile {
@@ -298,6 +310,16 @@ impl Verify for SegmentFile {
 
     fn is_damaged(&self) -> bool {
         self.damage.get().is_some()
+    }
+}
+
+impl Parts for SegmentFile {
+    fn section_range<T: Pod>(&self, id: u32, from: usize, count: usize) -> Result<&[T]> {
+        self.section_range(id, from, count)
+    }
+
+    fn corrupt(&self, id: u32, what: &str) -> Error {
+        self.corrupt(id, what)
     }
 }
 

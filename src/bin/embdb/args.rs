@@ -90,7 +90,6 @@ pub enum Command {
     Check(maintenance::Check),
     Backup(maintenance::Backup),
     Info(maintenance::Info),
-    #[command(hide = true)]
     Repair(maintenance::Repair),
 }
 

@@ -108,6 +108,11 @@ impl Context {
         OpenOptions { create, threads, busy_timeout: self.busy_timeout, ..OpenOptions::default() }
     }
 
+    /// Closes the database, if it is open.
+    pub fn close(&mut self) {
+        self.open = None;
+    }
+
     /// The database as far as it is open.
     pub fn opened(&self) -> Option<&Db> {
         self.open.as_ref().map(|(_, db)| db)

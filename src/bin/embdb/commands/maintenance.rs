@@ -1,9 +1,10 @@
-//! `compact`, `check`, `backup`, `info`.
+//! `compact`, `check`, `backup`, `repair`, `info`.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use embdb::RepairReport;
 use serde_json::json;
 
 use crate::context::{Context, path_text};
@@ -107,18 +108,59 @@ impl Info {
     }
 }
 
-/// Salvage a damaged database
+/// Save what can be read of a damaged database into a new one
 #[derive(Debug, Args)]
 pub struct Repair {
-    /// Where to
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    rest: Vec<String>,
+    /// The new database; nothing may be there
+    #[arg(long, value_name = "NEWDB")]
+    out: PathBuf,
+    /// Folder that the encoder came from, if its stored files are damaged
+    #[arg(long, value_name = "FOLDER")]
+    model: Option<PathBuf>,
 }
 
 impl Repair {
-    /// Refuses.
-    pub fn run(self, _context: &mut Context) -> Outcome {
-        let flags = self.rest.join(" ");
-        Err(Failure::input(format!("repair {flags}: repair is not in this version yet")))
+    /// Prints every lost id; the code tells whether anything was lost.
+    pub fn run(self, context: &mut Context) -> Outcome {
+        context.must_exist()?;
+        // Its own handle would count as somebody who writes.
+        context.close();
+        let work = context.work();
+        let report = embdb::repair_path(&context.path, &self.out, self.model.as_deref(), &work.task)?;
+        drop(work);
+        if context.out.is_json() {
+            context.out.json(&report)?;
+        } else {
+            print(&report, context)?;
+        }
+        Ok(if report.is_complete() { 0 } else { CORRUPT })
     }
+}
+
+fn print(report: &RepairReport, context: &mut Context) -> Result<(), Failure> {
+    for lost in &report.lost {
+        let who = match &lost.id {
+            Some(id) => printable(id),
+            None => format!("({} without ids)", lost.documents),
+        };
+        let kept = if lost.earlier_kept { "; an earlier version was saved" } else { "" };
+        context.out.line(&format!(
+            "lost {who}: {}: {}{kept}",
+            printable(&lost.file),
+            printable(&lost.what)
+        ))?;
+    }
+    for note in &report.notes {
+        context.out.line(&format!("note: {}", printable(note)))?;
+    }
+    let RepairReport { documents, embedded, events, bits_turned, lost_events, .. } = report;
+    let lost: u64 = report.lost.iter().map(|lost| lost.documents).sum();
+    context
+        .out
+        .line(&format!("{documents} documents saved ({embedded} of them embedded anew), {lost} lost"))?;
+    context.out.line(&format!("{events} searches and clicks saved, {lost_events} lost"))?;
+    if *bits_turned > 0 {
+        context.out.line(&format!("{bits_turned} flipped bits turned back"))?;
+    }
+    Ok(())
 }

@@ -202,7 +202,6 @@ mod tests {
     #[test]
     fn help_lists_every_command() {
         let help = help();
-        assert!(commands().iter().filter(|name| *name != "repair").all(|name| help.contains(name.as_str())));
-        assert!(!help.contains("repair"));
+        assert!(commands().iter().all(|name| help.contains(name.as_str())));
     }
 }

@@ -1,0 +1,388 @@
+//! `repair`: a new database of all that can be read of a damaged one. Each test damages a copy of a sound database and
+//! compares what comes out with what was put in: a document is as it was, or in the list of those that are lost.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use embdb::db::repair::Lost;
+use embdb::{
+    CreateOptions, Db, Document, Error, OpenOptions, RepairReport, SearchOptions, Task, check_path,
+    repair_path,
+};
+use serde_json::json;
+
+const DIM: usize = 16;
+
+/// A vector like no other.
+fn vector(n: u32) -> Vec<f32> {
+    (0..DIM as u32)
+        .map(|i| (((n * 64 + i).wrapping_mul(2_654_435_761) >> 16) as f32 / 32768.0) - 1.0)
+        .collect()
+}
+
+/// A database of plain vectors: two segments, one of them with deleted documents, and a log.
+fn plain(dir: &Path) -> PathBuf {
+    let path = dir.join("a.embdb");
+    let create = CreateOptions { vectors: Some(DIM), ..CreateOptions::default() };
+    let db =
+        Db::open_with(&path, OpenOptions { create, background: false, ..OpenOptions::default() }).unwrap();
+    let document = |n: u32| {
+        let mut document = Document::from_vector(format!("doc-{n:04}"), vector(n));
+        document.title = (n % 3 == 0).then(|| format!("title {n}"));
+        // Not to be packed to nothing, so that blocks are many.
+        document.text =
+            (0..40).map(|i| format!("{:x} ", (n * 7919 + i).wrapping_mul(2_654_435_761))).collect();
+        document.meta.insert("year".into(), json!(1900 + n % 100));
+        document
+    };
+    db.add((0..600).map(document)).unwrap();
+    db.seal(&Task::default()).unwrap();
+    db.add((600..900).map(document)).unwrap();
+    db.seal(&Task::default()).unwrap();
+    db.delete(&(0..50).map(|n| format!("doc-{:04}", 3 * n)).collect::<Vec<_>>()).unwrap();
+    db.seal(&Task::default()).unwrap();
+    for n in (900..1000).step_by(5) {
+        db.add((n..n + 5).map(document)).unwrap();
+    }
+    db.add([document(601)]).unwrap();
+    db.delete(&["doc-0602".into()]).unwrap();
+    db.close().unwrap();
+    path
+}
+
+fn tiny_model() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/encoder/tiny-bert"))
+}
+
+/// A database of texts with searches and clicks.
+fn texts(dir: &Path) -> PathBuf {
+    let path = dir.join("t.embdb");
+    let create = CreateOptions { model: Some(tiny_model()), ..CreateOptions::default() };
+    let db =
+        Db::open_with(&path, OpenOptions { create, background: false, ..OpenOptions::default() }).unwrap();
+    db.add((0..60).map(|n| Document::new(format!("t{n}"), format!("text number {n} about {}", n * n))))
+        .unwrap();
+    db.seal(&Task::default()).unwrap();
+    db.add((60..80).map(|n| Document::new(format!("t{n}"), format!("another text {n}")))).unwrap();
+    for n in 0..30 {
+        let results = db.search(&format!("text {n}")).log(true).run().unwrap();
+        db.click(results.query_id.unwrap(), &results.hits[0].id).unwrap();
+    }
+    db.close().unwrap();
+    path
+}
+
+type Contents = BTreeMap<String, (Document, Vec<String>)>;
+
+/// All documents, each with its nearest neighbours by its own text or vector.
+fn contents(path: &Path) -> Contents {
+    let db = Db::open_with(path, OpenOptions { background: false, ..OpenOptions::default() }).unwrap();
+    let is_plain = db.info().unwrap().model.is_none();
+    let of = |id: String| {
+        let document = db.get(&id).unwrap().unwrap();
+        let hits = if is_plain {
+            let found = db.searcher(&SearchOptions { k: 5, ..SearchOptions::default() }).unwrap();
+            found
+                .search(&vector(id.trim_start_matches("doc-").parse().unwrap()))
+                .unwrap()
+                .iter()
+                .filter(|hit| hit.id == id)
+                .map(|hit| format!("{:.5}", hit.score))
+                .collect()
+        } else {
+            let found = db.search(&document.text).k(1).run().unwrap();
+            found.hits.iter().map(|hit| format!("{} {:.5}", hit.id, hit.score)).collect()
+        };
+        (id, (document, hits))
+    };
+    db.ids().unwrap().into_iter().map(of).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target)
+        } else {
+            fs::copy(entry.path(), target).map(|_| ()).unwrap()
+        }
+    }
+}
+
+fn files(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// All bytes below a directory.
+fn image(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    files(root).into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+struct Case {
+    dir: tempfile::TempDir,
+    sound: PathBuf,
+    expected: Contents,
+}
+
+impl Case {
+    fn new(make: impl Fn(&Path) -> PathBuf) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let sound = make(dir.path());
+        let expected = contents(&sound);
+        Self { dir, sound, expected }
+    }
+
+    /// A damaged copy, repaired: nothing of it changed, and what came of it.
+    fn repaired(&self, damage: impl FnOnce(&Path)) -> (Contents, RepairReport) {
+        self.try_repaired(None, damage).unwrap()
+    }
+
+    fn try_repaired(
+        &self,
+        model: Option<&Path>,
+        damage: impl FnOnce(&Path),
+    ) -> Result<(Contents, RepairReport), Error> {
+        let (broken, out) = (self.dir.path().join("broken"), self.dir.path().join("out"));
+        for old in [&broken, &out] {
+            let _ = fs::remove_dir_all(old);
+        }
+        copy(&self.sound, &broken);
+        damage(&broken);
+        let before = image(&broken);
+        let report = repair_path(&broken, &out, model, &Task::default());
+        assert!(image(&broken) == before, "repair changed the damaged database");
+        assert_eq!(out.exists(), report.is_ok());
+        assert!(!self.dir.path().join("out.unfinished").exists());
+        let report = report?;
+        let checked = check_path(&out, false, &Task::default()).unwrap();
+        assert!(checked.ok, "{checked:?}");
+        let found = contents(&out);
+        assert_eq!(found.len() as u64, report.documents);
+        Ok((found, report))
+    }
+
+    /// What is there is as it was; what is not is in the list, and nothing else is.
+    fn list_is_true(&self, found: &Contents, report: &RepairReport) {
+        let truth: BTreeSet<&String> =
+            self.expected.iter().filter(|(id, was)| found.get(*id) != Some(was)).map(|(id, _)| id).collect();
+        // The id in a damaged record may be damaged.
+        let named = |lost: &&Lost| lost.id.as_ref().is_some_and(|id| self.expected.contains_key(id));
+        let told: BTreeSet<&String> =
+            report.lost.iter().filter(named).filter_map(|lost| lost.id.as_ref()).collect();
+        let unnamed: u64 = report.lost.iter().filter(|lost| !named(lost)).map(|lost| lost.documents).sum();
+        assert!(told.is_subset(&truth), "{:?}", told.difference(&truth));
+        let untold = (truth.len() - told.len()) as u64;
+        // Of a segment without ids nobody can tell which documents the log has replaced (one) or deleted (one).
+        assert!((untold..=untold + 2).contains(&unnamed), "{:?} {:?}", truth.difference(&told), report.lost);
+        assert!(found.keys().all(|id| self.expected.contains_key(id)), "a deleted document is back");
+    }
+}
+
+fn only(root: &Path, name: &str) -> PathBuf {
+    let found: Vec<PathBuf> =
+        files(root).into_iter().filter(|path| path.to_string_lossy().contains(name)).collect();
+    found.last().unwrap_or_else(|| panic!("no {name}")).clone()
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn of_a_sound_database_nothing_is_lost() {
+    for case in [Case::new(plain), Case::new(texts)] {
+        let (found, report) = case.repaired(|_| {});
+        assert!(found == case.expected);
+        assert!(report.is_complete() && report.bits_turned == 0 && report.embedded == 0, "{report:?}");
+        assert_eq!(report.events, if case.expected.contains_key("t1") { 60 } else { 0 });
+    }
+}
+
+/// Checksums prove each bit that is turned back.
+#[test]
+fn by_one_flipped_bit_nothing_is_lost_wherever_it_is() {
+    for case in [Case::new(plain), Case::new(texts)] {
+        for file in files(&case.sound) {
+            let name = file.strip_prefix(&case.sound).unwrap().to_path_buf();
+            let bits = 8 * fs::metadata(&file).unwrap().len();
+            // The text of a lock, and models, have no checksum that a bit could be turned by.
+            if bits == 0 || name.starts_with("LOCK") || name.starts_with("models") {
+                continue;
+            }
+            for bit in [3, bits / 3, bits / 2 + 5, bits - 2] {
+                let (found, report) = case.repaired(|broken| {
+                    change(&broken.join(&name), |bytes| bytes[(bit / 8) as usize] ^= 1 << (bit % 8));
+                });
+                assert!(found == case.expected, "{} bit {bit}: {report:?}", name.display());
+                assert!(report.is_complete(), "{} bit {bit}: {report:?}", name.display());
+                let derived = ["attrs", "codes", "graph"].iter().any(|name| file.ends_with(name));
+                assert!(
+                    derived || report.bits_turned == 1 || name.starts_with("manifest"),
+                    "{}",
+                    name.display()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_damaged_sector_costs_what_lay_in_it_and_the_list_tells() {
+    let case = Case::new(plain);
+    let mut lost_somewhere = 0;
+    for file in files(&case.sound) {
+        let name = file.strip_prefix(&case.sound).unwrap().to_path_buf();
+        if name.starts_with("LOCK") {
+            continue;
+        }
+        let sectors = fs::metadata(&file).unwrap().len() as usize / 512;
+        for sector in [1, sectors / 2, sectors.saturating_sub(2)] {
+            let damaged = case.try_repaired(None, |broken| {
+                change(&broken.join(&name), |bytes| {
+                    bytes.iter_mut().skip(512 * sector).take(512).for_each(|b| *b = 0xa5)
+                });
+            });
+            let (found, report) =
+                damaged.unwrap_or_else(|error| panic!("{} sector {sector}: {error}", name.display()));
+            println!("{} sector {sector}: {} of {}", name.display(), found.len(), case.expected.len());
+            // A log whose end is gone ends earlier, and without its manifest nobody knows what was deleted.
+            if !name.starts_with("manifest")
+                && !(name.starts_with("log") && sector + 2 >= sectors)
+                && report.notes.is_empty()
+            {
+                case.list_is_true(&found, &report);
+            }
+            assert!(found.len() > 500, "{} sector {sector}", name.display());
+            lost_somewhere += report.lost.len();
+        }
+    }
+    assert!(lost_somewhere > 20, "{lost_somewhere}");
+}
+
+#[test]
+fn the_list_of_a_damaged_log_is_the_truth() {
+    let case = Case::new(plain);
+    let length = fs::metadata(only(&case.sound, "log/")).unwrap().len() as usize;
+    for at in (64..length - 2000).step_by(997) {
+        let (found, report) = case.repaired(|broken| {
+            change(&only(broken, "log/"), |bytes| {
+                bytes[at..at + 40].iter_mut().for_each(|byte| *byte ^= 0x5a)
+            });
+        });
+        if report.notes.is_empty() {
+            case.list_is_true(&found, &report);
+        }
+        assert!(report.lost.len() <= 2, "{report:?}");
+    }
+}
+
+#[test]
+fn without_its_newest_manifest_documents_are_found_beside_an_older_one() {
+    let case = Case::new(plain);
+    let (found, report) = case.repaired(|broken| fs::write(only(broken, "manifest/"), b"nothing").unwrap());
+    assert!(report.notes.iter().any(|note| note.contains("newest manifest")), "{report:?}");
+    for (id, was) in &case.expected {
+        assert!(found.get(id) == Some(was), "{id}");
+    }
+    let all = case.try_repaired(None, |broken| {
+        files(broken)
+            .iter()
+            .filter(|path| path.to_string_lossy().contains("manifest/"))
+            .for_each(|path| fs::write(path, b"").unwrap());
+    });
+    assert_eq!(all.unwrap_err().exit_code(), 2);
+}
+
+#[test]
+fn files_that_are_gone_cost_only_what_stood_in_them() {
+    let case = Case::new(plain);
+    for (name, least) in
+        [("/attrs", 950), ("/codes", 950), ("/ids", 400), ("/docs", 400), ("/full", 400), ("/rows", 400)]
+    {
+        let (found, report) = case.repaired(|broken| fs::remove_file(only(broken, name)).unwrap());
+        case.list_is_true(&found, &report);
+        assert!(found.len() >= least - 50, "{name}: {}", found.len());
+        assert_eq!(report.lost.is_empty(), least == 950, "{name}");
+    }
+}
+
+#[test]
+fn lost_vectors_are_made_anew_from_texts() {
+    let case = Case::new(texts);
+    let (found, report) = case.repaired(|broken| fs::remove_file(only(broken, "/full")).unwrap());
+    assert!(found == case.expected, "the encoder makes the same again");
+    assert_eq!((report.embedded, report.lost.len(), report.documents), (60, 0, 80));
+}
+
+#[test]
+fn a_lost_encoder_is_asked_for_and_taken_from_a_folder() {
+    let case = Case::new(texts);
+    let damage = |broken: &Path| {
+        change(&only(broken, "model.safetensors"), |bytes| {
+            let at = bytes.len() / 2;
+            bytes[at] ^= 255;
+        })
+    };
+    let error = case.try_repaired(None, damage).unwrap_err();
+    assert!(error.exit_code() == 2 && error.to_string().contains("--model"), "{error}");
+    let (found, report) = case.try_repaired(Some(&tiny_model()), damage).unwrap();
+    assert!(found == case.expected && report.is_complete(), "{report:?}");
+    let other = tiny_model().with_file_name("no-such-model");
+    assert_eq!(case.try_repaired(Some(&other), damage).unwrap_err().exit_code(), 1);
+}
+
+#[test]
+fn damaged_searches_and_clicks_are_counted() {
+    let case = Case::new(texts);
+    let (_, report) = case.repaired(|broken| {
+        let path = files(&broken.join("feedback")).pop().unwrap();
+        change(&path, |bytes| {
+            let at = bytes.len() / 2;
+            bytes[at..at + 30].fill(7);
+        });
+    });
+    assert!((1..=2).contains(&report.lost_events), "{report:?}");
+    assert_eq!(report.events + report.lost_events, 60);
+}
+
+#[test]
+fn places_that_will_not_do_are_refused_and_a_stop_leaves_nothing() {
+    let case = Case::new(plain);
+    let out = case.dir.path().join("new");
+    let repair = |from: &Path, to: &Path| repair_path(from, to, None, &Task::default()).map(|_| ());
+    assert_eq!(repair(&case.dir.path().join("none"), &out).unwrap_err().exit_code(), 1);
+    assert_eq!(repair(&case.sound, &case.sound).unwrap_err().exit_code(), 1);
+    assert_eq!(repair(&case.sound, &case.sound.join("log/new")).unwrap_err().exit_code(), 1);
+    assert_eq!(repair(&only(&case.sound, "log/"), &out).unwrap_err().exit_code(), 1);
+    fs::create_dir(case.dir.path().join("new.unfinished")).unwrap();
+    assert!(repair(&case.sound, &out).unwrap_err().to_string().contains("remove it first"));
+    fs::remove_dir(case.dir.path().join("new.unfinished")).unwrap();
+
+    let db = Db::open(&case.sound).unwrap();
+    db.hold_writer().unwrap();
+    assert_eq!(repair(&case.sound, &out).unwrap_err().exit_code(), 3);
+    drop(db);
+
+    let task = Task::default();
+    task.cancel();
+    assert!(matches!(repair_path(&case.sound, &out, None, &task), Err(Error::Cancelled)));
+    assert!(!out.exists() && !case.dir.path().join("new.unfinished").exists());
+    repair(&case.sound, &out).unwrap();
+    assert!(contents(&out) == case.expected);
+}
