@@ -1,5 +1,8 @@
 //! `check`: every byte that a reader uses, verified without changing anything.
 
+mod orphans;
+mod recall;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -42,7 +45,7 @@ impl Problem {
 }
 
 /// The verdict.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct CheckReport {
     /// Nothing is wrong.
     pub ok: bool,
@@ -50,10 +53,19 @@ pub struct CheckReport {
     pub documents: u64,
     /// Everything that is wrong.
     pub problems: Vec<Problem>,
+    /// Files and directories that nothing names, relative to the database: left by a process that was killed, or being
+    /// written by one that is not done. Nobody reads them; a writer removes those that are of no use.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub orphans: Vec<String>,
+    /// Of the ten nearest by exact search, the share that an ordinary search finds: of a sample of stored vectors, by a
+    /// deep check.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recall: Option<f64>,
 }
 
 impl Db {
-    /// Verifies every file. `deep`: also that each stored vector is what the encoder makes of its document (a sample).
+    /// Verifies every file. `deep`: also that stored vectors are what the encoder makes of their documents, and how many of
+    /// the nearest searches find (of samples).
     pub fn check(&self, deep: bool, task: &Task) -> Result<CheckReport> {
         check(&self.inner.vfs, &self.inner.dir, deep, task)
     }
@@ -77,7 +89,10 @@ fn check(vfs: &Arc<dyn Vfs>, dir: &Path, deep: bool, task: &Task) -> Result<Chec
         Err(error) => checker.note(error)?,
     }
     if deep && checker.report.problems.is_empty() {
-        checker.embed_again(vfs, task)?;
+        let options = crate::options::OpenOptions { background: false, ..Default::default() };
+        let db = Db::open_vfs(Arc::clone(vfs), dir, options)?;
+        checker.embed_again(&db, task)?;
+        checker.report.recall = recall::measure(&db, task)?;
     }
     checker.report.ok = checker.report.problems.is_empty();
     Ok(checker.report)
@@ -127,6 +142,7 @@ impl Checker<'_> {
         }
         self.models(&snapshot)?;
         let manifest = &snapshot.manifest;
+        self.report.orphans = orphans::find(self.vfs, self.dir, manifest)?;
         for file in &manifest.feedback {
             let read = feedback::read_merged(self.vfs, self.dir, file, &manifest.database);
             self.keep(read)?;
@@ -184,11 +200,9 @@ impl Checker<'_> {
     }
 
     /// Embeds a sample of documents again and compares.
-    fn embed_again(&mut self, vfs: &Arc<dyn Vfs>, task: &Task) -> Result<()> {
+    fn embed_again(&mut self, db: &Db, task: &Task) -> Result<()> {
         const SAMPLE: usize = 64;
         const COSINE: f32 = 0.999;
-        let options = crate::options::OpenOptions { background: false, ..Default::default() };
-        let db = Db::open_vfs(Arc::clone(vfs), self.dir, options)?;
         let snapshot = db.inner.snapshot();
         let Some(generation) = snapshot.generation().filter(|g| !g.model_id.is_empty()) else {
             return Ok(());

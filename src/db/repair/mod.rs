@@ -45,8 +45,8 @@ pub fn repair_path(path: &Path, out: &Path, model: Option<&Path>, task: &Task) -
     repair(&(Arc::new(RealVfs) as Arc<dyn Vfs>), path, out, model, task)
 }
 
-/// The same in any file system.
-pub(crate) fn repair(
+/// The same in another file system: what the crash tests do.
+pub fn repair(
     vfs: &Arc<dyn Vfs>,
     path: &Path,
     out: &Path,

@@ -39,7 +39,7 @@ impl Compact {
 /// Look for damage
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Also embed a sample again and compare
+    /// Also embed a sample again and compare, and measure recall against exact search
     #[arg(long)]
     deep: bool,
 }
@@ -63,6 +63,16 @@ impl Check {
                     printable(&problem.what)
                 );
                 context.out.line(&line)?;
+            }
+            if !report.orphans.is_empty() {
+                context.note(&format!(
+                    "{} files or folders belong to nothing: {}",
+                    report.orphans.len(),
+                    report.orphans.join(", ")
+                ));
+            }
+            if let Some(recall) = report.recall {
+                context.out.line(&format!("recall of the ten nearest {recall:.3}"))?;
             }
             let verdict = if report.ok { "ok" } else { "damaged" };
             context.out.line(&format!("{verdict}, {} documents", report.documents))?;
