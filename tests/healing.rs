@@ -296,3 +296,20 @@ fn a_writer_heals_in_the_background() {
         assert_eq!(db.ask(&writer, true).unwrap(), db.right[0]);
     }
 }
+
+/// A copy of a database is sound, whatever of it could be made anew.
+#[test]
+fn a_backup_makes_anew_first_what_follows_from_other_files() {
+    let db = Pristine::new(5_000, 16, Codec::Int8F32, 5, &["d7"]);
+    for file in db.files.iter().filter(|file| follows(file, Codec::Int8F32)) {
+        for harm in [Harm::Cut(0.5), Harm::Gone] {
+            let disk = db.with(file, &harm);
+            let writer = open(&disk, &db.options).unwrap();
+            writer.backup(Path::new("copy"), &Task::default()).unwrap();
+            drop(writer);
+            let copy = Db::open_vfs(Arc::new(disk.clone()), "copy", db.options.clone()).unwrap();
+            assert_eq!(db.ask(&copy, true).unwrap(), db.right[0], "{}", file.display());
+            assert!(copy.check(false, &Task::default()).unwrap().ok, "{}", file.display());
+        }
+    }
+}

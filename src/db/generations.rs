@@ -478,6 +478,10 @@ impl Inner {
         let _alone = self.maintenance.alone();
         let _pin = Pin::new(self, COMMIT_WAIT)?;
         self.seal(&task.quiet())?;
+        if source.copied().is_some() {
+            // A graph that is damaged or missing would be copied as it is.
+            self.heal(true, &task.quiet())?;
+        }
         store()?;
         // From here on no other thread writes: a document with vectors of the old generation must not slip in.
         let mut writing = self.writing(COMMIT_WAIT)?;

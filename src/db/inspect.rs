@@ -158,7 +158,8 @@ impl Db {
         Ok(bytes)
     }
 
-    /// Copies one consistent state to a new directory while others read and write; the copy is verified.
+    /// Copies one consistent state to a new directory while others read and write; the copy is verified. Damaged files that
+    /// follow from others are made anew first.
     pub fn backup(&self, dest: &Path, task: &Task) -> Result<()> {
         if !self.exists() {
             return Err(Error::input(format!("there is no database at {}", self.inner.dir.display())));
@@ -173,6 +174,8 @@ impl Db {
         // Whoever writes would remove or extend files under the copy: hold the lock, and let nothing be sealed.
         let _alone = self.inner.maintenance.alone();
         let _pin = super::maintain::Pin::new(&self.inner, self.inner.options.busy_timeout)?;
+        // The copy is to be sound, and what follows from other files can be made so.
+        self.inner.heal(true, task)?;
         self.flush()?;
         storage::create_dirs(vfs, dest)?;
         let snapshot = self.inner.snapshot();

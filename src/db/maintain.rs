@@ -8,10 +8,9 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::active::parse_meta;
 use super::check::graph_problem;
@@ -41,60 +40,10 @@ const FAN_IN: usize = 4;
 const DEAD_SHARE: f64 = 0.2;
 /// Unmerged feedback files at which a writer merges them.
 const FEEDBACK_FILES: usize = 32;
-/// How often background work looks for something to do.
-const TICK: Duration = Duration::from_millis(250);
-/// Ticks without a write after which a load is over: half a minute, as a batch may take some seconds to encode.
+/// Rounds without a write after which a load is over: half a minute, as a batch may take some seconds to encode.
 const QUIET_TICKS: u32 = 120;
 /// Rows that wait to be sealed, as a multiple of those from which on they are: at more a seal is overdue.
 const OVERDUE: usize = 2;
-
-/// The thread that maintains a database while a handle is open.
-pub(crate) struct Background {
-    stop: Arc<Stop>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Stop {
-    stopped: AtomicBool,
-    lock: Mutex<()>,
-    wake: Condvar,
-    task: Task,
-}
-
-impl Background {
-    /// Starts the thread. It holds no handle, so it ends with the last one.
-    pub fn start(inner: &Arc<Inner>) -> Result<Self> {
-        let stop = Arc::new(Stop::default());
-        let (weak, its_stop) = (Arc::downgrade(inner), Arc::clone(&stop));
-        let run = move || {
-            while !its_stop.stopped.load(Ordering::Relaxed) {
-                let mut guard = its_stop.lock.lock();
-                its_stop.wake.wait_for(&mut guard, TICK);
-                drop(guard);
-                let Some(inner) = weak.upgrade() else { break };
-                // What fails here fails again, and is told, when the user writes or compacts.
-                let _ = inner.tick(&its_stop.task);
-            }
-        };
-        let thread = std::thread::Builder::new().name("embdb-maintenance".into()).spawn(run);
-        let thread = thread.map_err(Error::io("start a thread for", &inner.dir))?;
-        Ok(Self { stop, thread: Some(thread) })
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        self.stop.stopped.store(true, Ordering::Relaxed);
-        self.stop.task.cancel();
-        self.stop.wake.notify_all();
-        if let Some(thread) = self.thread.take()
-            && thread.thread().id() != std::thread::current().id()
-        {
-            let _ = thread.join();
-        }
-    }
-}
 
 /// Lets one thread at a time write segments, and tells it when others wait.
 #[derive(Default)]
@@ -157,7 +106,8 @@ impl Load {
 }
 
 impl Db {
-    /// Leaves one sealed segment with its graph, and gives the bytes of deleted documents back.
+    /// Leaves one sealed segment with its graph, and gives the bytes of deleted documents back: afterwards no file of the
+    /// database holds their text.
     pub fn compact(&self, task: &Task) -> Result<()> {
         if !self.exists() {
             return Ok(());
@@ -167,6 +117,8 @@ impl Db {
         self.inner.heal(true, task)?;
         let heir = self.inner.unite(task)?;
         self.inner.merge_feedback(0)?;
+        #[cfg(feature = "trainer")]
+        self.inner.forget_stopped_run()?;
         self.inner.build_graphs(heir.as_ref(), self.inner.options.threads, task)
     }
 
@@ -241,26 +193,32 @@ impl Inner {
         Target { vfs: self.vfs.as_ref(), dir: &self.dir, database: self.snapshot().manifest.database }
     }
 
-    /// One round of background work: only where this process holds the writer's lock.
-    fn tick(&self, task: &Task) -> Result<()> {
+    /// One round of syncing: brings what was acknowledged to the disk at durability `Normal`; at `Full` it is there, and a
+    /// note says so. Hands the writer's lock to whoever waits for it.
+    pub(super) fn sync_round(&self, _task: &Task) -> Result<()> {
         if self.options.durability == Durability::Normal {
             self.feedback.lock().flush()?;
         }
-        let Some(mut writer) = self.writer.try_lock() else { return Ok(()) };
+        let mut writer = self.writer.lock();
         let Some(lock) = &writer.lock else { return Ok(()) };
-        if writer.pinned == 0 && lock.someone_waits()? {
-            if let Some(log) = writer.log.as_mut() {
-                log.sync()?;
-            }
-            writer.log = None;
-            writer.lock = None;
-            return Ok(());
-        }
-        // At `Full` only the note that all is on the disk.
-        if let Some(log) = writer.log.as_mut().filter(|_| self.options.durability != Durability::Bulk) {
+        let waited_for = writer.pinned == 0 && lock.someone_waits()?;
+        if let Some(log) = writer.log.as_mut()
+            && (waited_for || self.options.durability != Durability::Bulk)
+        {
             log.sync()?;
         }
-        drop(writer);
+        if waited_for {
+            writer.log = None;
+            writer.lock = None;
+        }
+        Ok(())
+    }
+
+    /// One round of maintenance: only where this process holds the writer's lock.
+    pub(super) fn maintenance_round(&self, task: &Task) -> Result<()> {
+        if self.writer.try_lock().is_none_or(|writer| writer.lock.is_none()) {
+            return Ok(());
+        }
         let Some(_alone) = self.maintenance.try_alone() else { return Ok(()) };
         self.maintenance.overdue.store(false, Ordering::Relaxed);
         if self.wants_seal() {

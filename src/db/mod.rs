@@ -5,7 +5,7 @@
 //! | `snapshot`, `state`, `active`, `columns` | what is known: parts, their documents and rows |
 //! | [`mod@write`] | the writer: prepare, commit, delete, create |
 //! | `rows`, `known` | rows of documents: encoded, or taken from what is stored |
-//! | [`maintain`], `heir`, `healing` | seal, merge, graphs, removal of what nobody names, repair of what follows from other files |
+//! | `background`, [`maintain`], `heir`, `healing` | seal, merge, graphs, removal of what nobody names, repair of what follows from other files |
 //! | [`search`], [`searcher`], [`filter`], `mask`, `page` | queries |
 //! | [`feedback`], [`ubi`], [`interleaving`] | the log of searches and clicks |
 //! | [`generations`] | publishing encoders with their vectors, rollback, re-indexing |
@@ -20,6 +20,7 @@ use std::sync::atomic::AtomicUsize;
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) mod active;
+pub(crate) mod background;
 pub(crate) mod cap;
 pub mod check;
 pub(crate) mod columns;
@@ -72,7 +73,7 @@ use write::Writer;
 pub struct Db {
     pub(crate) inner: Arc<Inner>,
     /// Ends background work with the last handle.
-    _background: Option<Arc<maintain::Background>>,
+    _background: Option<Arc<background::Background>>,
 }
 
 pub(crate) struct Inner {
@@ -138,7 +139,8 @@ impl Db {
             dir,
             options,
         });
-        let background = if background { Some(Arc::new(maintain::Background::start(&inner)?)) } else { None };
+        let background =
+            if background { Some(Arc::new(background::Background::start(&inner)?)) } else { None };
         Ok(Self { inner, _background: background })
     }
 

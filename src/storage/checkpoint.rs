@@ -22,6 +22,8 @@ pub const DATA: u32 = 2;
 /// Section: the state of training, empty before the first.
 pub const STATE: u32 = 3;
 
+/// What the name of a state begins with that is not whole.
+const UNFINISHED: &str = "new-";
 /// The lock in the directory.
 const LOCK: &str = "LOCK";
 
@@ -45,6 +47,11 @@ pub struct Checkpoint {
     /// Number of the newest file, whole or not; 0 if there is none.
     last: u64,
     _lock: Box<dyn Lock>,
+}
+
+/// Whether anything is left of a run, be it nothing to go on with.
+pub fn is_left(vfs: &dyn Vfs, dir: &Path) -> Result<bool> {
+    vfs.exists(&dir.join(JOB_DIR).join(CHECKPOINT_DIR))
 }
 
 /// Whether there is a run to go on with.
@@ -91,7 +98,7 @@ impl Checkpoint {
     /// Saves a state instead of the one before. After an error that one still counts, unless this one is whole already.
     pub fn write(&mut self, vfs: &dyn Vfs, run: &[u8], data: &[u8], state: &[u8]) -> Result<()> {
         let number = self.last + 1;
-        let new = self.path.join(format!("new-{number:020}"));
+        let new = self.path.join(format!("{UNFINISHED}{number:020}"));
         if let Err(error) = self.write_to(vfs, new.clone(), [run, data, state]) {
             // What is there of it takes room that the run needs.
             let _ = vfs.remove_file(&new);
@@ -113,6 +120,14 @@ impl Checkpoint {
             file.write(bytes)?;
         }
         file.finish(String::new()).map(|_| ())
+    }
+
+    /// Removes a state that was not written to its end.
+    pub fn remove_unfinished(&self, vfs: &dyn Vfs) -> Result<()> {
+        for name in vfs.read_dir(&self.path)?.iter().filter(|name| name.starts_with(UNFINISHED)) {
+            vfs.remove_file(&self.path.join(name))?;
+        }
+        Ok(())
     }
 
     /// Removes all of it: the run has ended.

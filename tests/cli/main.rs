@@ -16,6 +16,8 @@ mod embedding;
 #[cfg(feature = "trainer")]
 mod feedback;
 #[cfg(feature = "trainer")]
+mod forgetting;
+#[cfg(feature = "trainer")]
 mod importing;
 #[cfg(feature = "trainer")]
 mod learning;

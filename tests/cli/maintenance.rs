@@ -1,10 +1,10 @@
-//! compact, check, backup.
+//! compact, check, backup, repair.
 
 use std::fs;
 
 use serde_json::json;
 
-use super::support::{Place, keys, vectors};
+use super::support::{MODEL, Place, keys, vectors};
 
 #[test]
 fn compacting_leaves_one_segment_and_no_deleted_documents() {
@@ -24,7 +24,7 @@ fn damage_is_found_with_file_and_offset() {
     let place = Place::with_vectors(50);
     place.run(&["v", "compact"]).code(0);
     let report = place.json(&["v", "check", "--deep"]);
-    assert_eq!(report, json!({"ok": true, "documents": 50, "problems": []}));
+    assert_eq!(report, json!({"ok": true, "documents": 50, "problems": [], "recall": 1.0}));
     let codes = find(&place.path("v/seg"), "codes").expect("a file of codes");
     let mut bytes = fs::read(&codes).unwrap();
     let middle = bytes.len() / 2;
@@ -71,4 +71,34 @@ fn a_backup_is_the_same_database() {
     );
     place.run(&["db", "backup", "copy"]).code(1).says(&["copy"]);
     assert_eq!(place.json(&["copy", "check"])["ok"], true);
+}
+
+#[test]
+fn repair_saves_what_it_can_and_lists_the_rest() {
+    let place = Place::new();
+    place.run(&["db", "create", "--model", MODEL]).code(0);
+    for n in 0..6 {
+        place
+            .run(&["db", "add", "--id", &format!("d{n}"), "--text", &format!("some words about {n}")])
+            .code(0);
+    }
+    place.run(&["db", "repair"]).code(1).says(&["--out"]);
+    place.run(&["none", "repair", "--out", "new"]).code(1).says(&["no database"]);
+    let whole = place.json(&["db", "repair", "--out", "new"]);
+    assert_eq!((&whole["documents"], &whole["lost"], &whole["notes"]), (&json!(6), &json!([]), &json!([])));
+    place.run(&["db", "repair", "--out", "new"]).code(1).says(&["exists already"]);
+    place.run(&["new", "check", "--deep"]).code(0);
+
+    let log = fs::read_dir(place.path("db/log")).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    let mut bytes = fs::read(&log).unwrap();
+    let at = bytes.windows(13).position(|window| window == b"words about 2").unwrap();
+    bytes[at..at + 5].fill(b'X');
+    fs::write(&log, &bytes).unwrap();
+    place.run(&["db", "count"]).code(2);
+    let run = place.run(&["db", "repair", "--out", "saved", "--json"]).code(2);
+    let report = run.object();
+    assert_eq!((&report["documents"], &report["lost"][0]["id"]), (&json!(5), &json!("d2")));
+    assert_eq!(fs::read(&log).unwrap(), bytes, "the damaged database stays as it was");
+    assert_eq!(place.json(&["saved", "search", "words about 3"])["hits"].as_array().unwrap().len(), 5);
+    place.run(&["saved", "check"]).code(0);
 }

@@ -21,7 +21,7 @@ use crate::db::{Db, Inner};
 use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::storage::checkpoint::{self as storage, Checkpoint, Contents};
-use crate::trainer::Example;
+use crate::trainer::{Example, Target};
 
 /// How often the state is saved.
 const EVERY: Duration = Duration::from_secs(30);
@@ -209,6 +209,55 @@ impl<'a> Keeper<'a> {
     }
 }
 
+impl Inner {
+    /// Removes a run that was stopped if it learns from texts of documents that were changed or deleted since: it could not
+    /// go on, and would keep them.
+    pub(crate) fn forget_stopped_run(&self) -> Result<()> {
+        let vfs = self.vfs.as_ref();
+        if !storage::is_left(vfs, &self.dir)? {
+            return Ok(());
+        }
+        let database = self.snapshot().manifest.database;
+        let Some(place) = Checkpoint::open(vfs, &self.dir, database)? else { return Ok(()) };
+        place.remove_unfinished(vfs)?;
+        let keeps = match place.read(vfs) {
+            Ok(None) => Ok(false),
+            Ok(Some(contents)) => self.has_all_of(&contents),
+            Err(Error::Corrupt { .. }) => Ok(false),
+            Err(error) => Err(error),
+        };
+        if keeps? { Ok(()) } else { place.finish(vfs) }
+    }
+
+    /// Whether every text that a run learns from is one of a document still, as far as it came from one.
+    fn has_all_of(&self, contents: &Contents) -> Result<bool> {
+        let lessons = SavedRun::from_bytes(&contents.run).and_then(|run| run.lessons(&contents.data));
+        let Ok(lessons) = lessons else { return Ok(false) };
+        let snapshot = self.snapshot();
+        for target in lessons.data.records.iter().flat_map(|record| &record.texts) {
+            let (id, part) = match target {
+                Target::Text(_) => continue,
+                Target::Id(id) => (id, ""),
+                Target::Passage { id, text } => (id, text.as_str()),
+            };
+            let document = snapshot.find(id)?.map(|place| snapshot.document(place)).transpose()?;
+            if document.is_none_or(|document| !is_left_of(part, &document.full_text())) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Whether the words of a passage are those of a text, in their order: some may be left out.
+fn is_left_of(passage: &str, text: &str) -> bool {
+    fn words(text: &str) -> impl Iterator<Item = &str> {
+        text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
+    }
+    let mut all = words(text);
+    words(passage).all(|word| all.any(|other| other == word))
+}
+
 /// Tells once that a run could not be saved.
 fn unsaved(kept: &mut Kept, error: &Error) {
     const SAYS: &str = "the run could not be saved while it went on";
@@ -242,4 +291,18 @@ pub(super) fn hash<'e>(examples: impl Iterator<Item = &'e Example>) -> u64 {
         numbers.for_each(|number| hash.update(&number.to_le_bytes()));
     }
     hash.digest()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_left_of;
+
+    #[test]
+    fn a_passage_may_lack_words_of_its_text_and_have_no_others() {
+        let text = "# Title\nOne two. Three four, five!";
+        for passage in ["", "One two.", "One two five", "Title Three"] {
+            assert!(is_left_of(passage, text), "{passage}");
+        }
+        assert!(!is_left_of("two One", text) && !is_left_of("six", text) && !is_left_of("One", ""));
+    }
 }
