@@ -56,7 +56,7 @@ pub mod trainer;
 pub mod db;
 
 pub use db::Db;
-pub use db::check::check_path;
+pub use db::check::{check_path, check_path_by};
 #[cfg(feature = "trainer")]
 pub use db::eval::EvalOptions;
 pub use db::filter::Filter;

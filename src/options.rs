@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::types::{Builder, Codec, IndexKind, Metric, Precision};
@@ -19,6 +20,8 @@ pub mod limits {
     pub const K: usize = 10_000;
     /// Bytes of one log frame.
     pub const FRAME_BYTES: usize = 256 << 20;
+    /// Tokens of a text that an encoder reads; of longer chunks those behind are left out.
+    pub const TOKENS: usize = 8_192;
     /// Bytes of a model folder.
     pub const MODEL_BYTES: u64 = 4 << 30;
 }
@@ -72,15 +75,28 @@ pub struct ModelOptions {
     pub document_prompt: Option<String>,
 }
 
+/// How immutable files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Io {
+    /// Mapped into memory: only what is touched is read.
+    #[default]
+    Map,
+    /// Read into memory whole when they are opened: for files of unknown origin, and disks that may vanish. What becomes
+    /// of a file afterwards harms nobody; a database takes as much memory as its files.
+    Pread,
+}
+
 /// How a database is opened.
 #[derive(Debug, Clone)]
 pub struct OpenOptions {
     /// Used where the database does not exist yet.
     pub create: CreateOptions,
+    /// How its files are read.
+    pub io: Io,
     /// When a write is acknowledged.
     pub durability: Durability,
     /// How long to wait for the writer's lock.
-    pub busy_timeout: std::time::Duration,
+    pub busy_timeout: Duration,
     /// Seal, merge and build graphs in a background thread.
     pub background: bool,
     /// Rows in the active segment at which it is sealed.
@@ -99,8 +115,9 @@ impl Default for OpenOptions {
     fn default() -> Self {
         Self {
             create: CreateOptions::default(),
+            io: Io::Map,
             durability: Durability::Full,
-            busy_timeout: std::time::Duration::ZERO,
+            busy_timeout: Duration::ZERO,
             background: true,
             seal_rows: 65_536,
             seal_bytes: 128 << 20,
@@ -131,6 +148,14 @@ pub struct Task {
     cancelled: Arc<AtomicBool>,
     callback: Option<Callback>,
     unwanted: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
+    time: Option<Time>,
+}
+
+/// How long work may take.
+#[derive(Debug, Clone, Copy)]
+struct Time {
+    end: Instant,
+    limit: Duration,
 }
 
 impl std::fmt::Debug for Task {
@@ -143,6 +168,12 @@ impl Task {
     /// A task that reports to `callback`.
     pub fn with_progress(callback: impl Fn(Progress<'_>) + Send + Sync + 'static) -> Self {
         Self { callback: Some(Arc::new(callback)), ..Self::default() }
+    }
+
+    /// The same task, which also stops when so much time has passed, from now on.
+    pub fn within(&self, limit: Duration) -> Self {
+        let end = Instant::now().checked_add(limit);
+        Self { time: end.map(|end| Time { end, limit }), ..self.clone() }
     }
 
     /// The same task without its reports: cancelled together.
@@ -160,17 +191,31 @@ impl Task {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    /// Reports a step; fails with [`Error::Cancelled`] if the caller asked to stop.
+    /// Fails with [`Error::Cancelled`] if the caller asked to stop, and with [`Error::Limit`] when the time is over.
+    pub fn check(&self) -> Result<()> {
+        if self.cancelled.load(Ordering::Relaxed) || self.unwanted.as_ref().is_some_and(|unwanted| unwanted())
+        {
+            return Err(Error::Cancelled);
+        }
+        match self.time {
+            Some(Time { end, limit }) if Instant::now() >= end => Err(Error::Limit {
+                what: "the time of this call, in milliseconds,".into(),
+                limit: limit.as_millis() as u64,
+                actual: (limit + end.elapsed()).as_millis() as u64,
+                raise: "allow more (--timeout SECONDS), or ask for less".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reports a step; fails as [`Self::check`] does.
     pub fn step(&self, stage: &str, done: u64, total: u64) -> Result<()> {
         self.tell(stage, done, total, "")
     }
 
     /// The same with more to show.
     pub fn tell(&self, stage: &str, done: u64, total: u64, detail: &str) -> Result<()> {
-        if self.cancelled.load(Ordering::Relaxed) || self.unwanted.as_ref().is_some_and(|unwanted| unwanted())
-        {
-            return Err(Error::Cancelled);
-        }
+        self.check()?;
         if let Some(callback) = &self.callback {
             callback(Progress { stage, done, total, detail });
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use embdb::format::frame::{BatchBuilder, FrameType, LogHeader};
+use embdb::options::Io;
 use embdb::types::Document;
 use embdb::{CreateOptions, Db, OpenOptions, Task};
 
@@ -146,4 +147,33 @@ fn what_lies_behind_the_committed_end_of_a_log_is_ignored() {
     std::fs::write(&second, later).unwrap();
     db.refresh().unwrap();
     assert_eq!(contents(&db).len(), 5);
+}
+
+/// Without maps nothing that happens to a file later reaches who has it open.
+#[test]
+fn files_that_are_read_instead_of_mapped_may_be_cut_short() {
+    fn cut(folder: &std::path::Path) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                cut(&path);
+            } else {
+                std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap();
+            }
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.embdb");
+    let vector = |n: u32| (0..8).map(|i| ((n * 37 + i * 11) % 101) as f32 + 1.0).collect::<Vec<f32>>();
+    let options = OpenOptions { io: Io::Pread, ..options() };
+    let db = Db::open_with(&path, options.clone()).unwrap();
+    db.add((0..500).map(|n| Document::from_vector(format!("{n}"), vector(n)))).unwrap();
+    db.compact(&Task::default()).unwrap();
+    drop(db);
+    let db = Db::open_with(&path, options).unwrap();
+    let found = || db.search_vector(&vector(7)).k(3).run().unwrap().hits;
+    let before = found();
+    cut(&path.join("seg"));
+    assert_eq!(found(), before);
+    assert_eq!(db.ids().unwrap().len(), 500);
 }

@@ -467,6 +467,7 @@ fn limits_are_those_of_the_table() {
         limits::ID_BYTES as u64,
         limits::DOCUMENT_BYTES as u64,
         limits::DIM as u64,
+        limits::TOKENS as u64,
         limits::FRAME_BYTES as u64,
         manifest::MANIFEST_BYTES,
         attrs::SECTION_BYTES as u64,

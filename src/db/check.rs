@@ -8,17 +8,16 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::Db;
 use super::snapshot::{Part, Rows, Snapshot, Source};
 use super::state::State;
+use super::{Db, file_system};
 use crate::error::{Error, Result};
 use crate::format::graph::Sight;
 use crate::index::hnsw::repair::unreachable;
 use crate::index::{Codes, VectorBlock};
-use crate::options::Task;
+use crate::options::{Io, Task};
 #[cfg(not(feature = "encoder"))]
 use crate::storage::models;
-use crate::storage::real::RealVfs;
 use crate::storage::segment::{Segment, vectors_dir};
 use crate::storage::segment_file::Damage;
 use crate::storage::vfs::Vfs;
@@ -67,17 +66,22 @@ impl Db {
     /// Verifies every file. `deep`: also that stored vectors are what the encoder makes of their documents, and how many of
     /// the nearest searches find (of samples).
     pub fn check(&self, deep: bool, task: &Task) -> Result<CheckReport> {
-        check(&self.inner.vfs, &self.inner.dir, deep, task)
+        check_in(&self.inner.vfs, &self.inner.dir, deep, task)
     }
 }
 
 /// Checks a database, also one that does not open.
 pub fn check_path(path: &Path, deep: bool, task: &Task) -> Result<CheckReport> {
-    let vfs: Arc<dyn Vfs> = Arc::new(RealVfs);
-    check(&vfs, path, deep, task)
+    check_path_by(Io::Map, path, deep, task)
 }
 
-fn check(vfs: &Arc<dyn Vfs>, dir: &Path, deep: bool, task: &Task) -> Result<CheckReport> {
+/// The same with its files read in this way.
+pub fn check_path_by(io: Io, path: &Path, deep: bool, task: &Task) -> Result<CheckReport> {
+    check_in(&file_system(io), path, deep, task)
+}
+
+/// The same in any file system.
+pub(super) fn check_in(vfs: &Arc<dyn Vfs>, dir: &Path, deep: bool, task: &Task) -> Result<CheckReport> {
     let mut checker = Checker { vfs: vfs.as_ref(), dir, report: CheckReport::default() };
     match storage::presence(vfs.as_ref(), dir) {
         Ok(Presence::Absent) => {

@@ -227,7 +227,7 @@ fn eval_on(
         exact: true,
         ..SearchOptions::default()
     };
-    let searcher = Searcher::new(Arc::clone(snapshot), generation.id, search, None)?;
+    let searcher = Searcher::new(Arc::clone(snapshot), generation.id, search, None, &Task::default())?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let done = AtomicU64::new(0);
     let found = parallel(&rows, threads, |row| {

@@ -177,6 +177,21 @@ impl Db {
         // The copy is to be sound, and what follows from other files can be made so.
         self.inner.heal(true, task)?;
         self.flush()?;
+        let was_there = vfs.exists(dest)?;
+        let copied = self.copy_to(dest, task);
+        if copied.is_err() && vfs.exists(dest)? {
+            // A part of a copy is of no use.
+            vfs.remove_dir_all(dest)?;
+            if was_there {
+                vfs.create_dir(dest)?;
+            }
+        }
+        copied
+    }
+
+    /// Copies what is committed into a new directory, and verifies the copy.
+    fn copy_to(&self, dest: &Path, task: &Task) -> Result<()> {
+        let vfs = self.inner.vfs.as_ref();
         storage::create_dirs(vfs, dest)?;
         let snapshot = self.inner.snapshot();
         let manifest = &snapshot.manifest;
@@ -203,7 +218,7 @@ impl Db {
             copy(vfs, &self.inner.dir, dest, path, *length)?;
         }
         storage::manifests::commit(vfs, dest, manifest)?;
-        let report = super::check::check_path(dest, false, &task.quiet())?;
+        let report = super::check::check_in(&self.inner.vfs, dest, false, &task.quiet())?;
         match report.problems.first() {
             None => Ok(()),
             Some(problem) => Err(Error::corrupt(

@@ -56,7 +56,8 @@ pub mod write;
 
 use crate::error::{Error, Result};
 use crate::mmap::faults;
-use crate::options::OpenOptions;
+use crate::options::{Io, OpenOptions};
+use crate::storage::pread::PreadVfs;
 use crate::storage::real::RealVfs;
 use crate::storage::vfs::Vfs;
 use crate::storage::{self, Presence};
@@ -67,6 +68,14 @@ use feedback::FeedbackLog;
 use snapshot::Snapshot;
 use state::State;
 use write::Writer;
+
+/// The real file system, read in this way.
+pub(crate) fn file_system(io: Io) -> Arc<dyn Vfs> {
+    match io {
+        Io::Map => Arc::new(RealVfs),
+        Io::Pread => Arc::new(PreadVfs),
+    }
+}
 
 /// A handle of a database. Clones share everything; all calls block; all may be made from any thread.
 #[derive(Clone)]
@@ -112,7 +121,7 @@ impl Db {
 
     /// Opens a database.
     pub fn open_with(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
-        Self::open_vfs(Arc::new(RealVfs), path, options)
+        Self::open_vfs(file_system(options.io), path, options)
     }
 
     /// Opens a database in another file system: what the crash tests do.

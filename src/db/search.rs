@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::encoders::Encoder;
 use super::filter::Filter;
@@ -67,6 +67,7 @@ pub struct Search<'a> {
     db: &'a Db,
     what: What<'a>,
     options: SearchOptions,
+    task: Task,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -136,17 +137,31 @@ impl Search<'_> {
         self
     }
 
+    /// Stop when so much time has passed. It is looked at between segments, so that a single scan goes on to its end.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.task = self.task.within(limit);
+        self
+    }
+
+    /// Stop when this task is cancelled, between segments.
+    pub fn task(mut self, task: &Task) -> Self {
+        self.task = task.quiet();
+        self
+    }
+
     /// Runs it.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] when its time is over, [`Error::Cancelled`].
     pub fn run(self) -> Result<SearchResult> {
         match self.what {
             What::Text(text) => {
-                let mut results =
-                    self.db.search_batch(&[text.to_owned()], &self.options, &Task::default())?;
+                let mut results = self.db.search_batch(&[text.to_owned()], &self.options, &self.task)?;
                 results.pop().ok_or_else(|| Error::input("no result"))
             }
             What::Vector(vector) => {
                 check_arrangement(&self.options, false)?;
-                self.db.inner.search_one(&self.db.inner.snapshot(), vector, &self.options)
+                self.db.inner.search_one(&self.db.inner.snapshot(), vector, &self.options, &self.task)
             }
         }
     }
@@ -172,12 +187,13 @@ pub struct KnnReport {
 impl Db {
     /// A search by text.
     pub fn search<'a>(&'a self, text: &'a str) -> Search<'a> {
-        Search { db: self, what: What::Text(text), options: SearchOptions::default() }
+        Search { db: self, what: What::Text(text), options: SearchOptions::default(), task: Task::default() }
     }
 
     /// A search by vector.
     pub fn search_vector<'a>(&'a self, vector: &'a [f32]) -> Search<'a> {
-        Search { db: self, what: What::Vector(vector), options: SearchOptions::default() }
+        let (options, task) = (SearchOptions::default(), Task::default());
+        Search { db: self, what: What::Vector(vector), options, task }
     }
 
     /// Many searches by text, encoded together, over one snapshot. Reports the stages "embed" and "search", and stops
@@ -208,7 +224,7 @@ impl Db {
         let mut arrangements = Vec::with_capacity(texts.len());
         for (number, vector) in vectors.chunks_exact(encoder.dim()).enumerate() {
             task.step("search", number as u64, texts.len() as u64)?;
-            let mut result = self.inner.search_one(&snapshot, vector, options)?;
+            let mut result = self.inner.search_one(&snapshot, vector, options, task)?;
             arrangements.push(match (&other, options.randomize_below) {
                 (Some(other), _) => self.inner.interleave(&snapshot, &mut result, other, number, options)?,
                 (None, Some(below)) => page::randomize(&mut result.hits, below, || self.inner.vfs.random()),
@@ -232,7 +248,9 @@ impl Db {
         let Some(generation) = snapshot.generation().map(|g| g.id) else {
             return Err(Error::input("the database is empty: there is nothing to search"));
         };
-        let searcher = Searcher::new(snapshot, generation, options.clone(), Some(&self.inner.growing))?;
+        let task = Task::default();
+        let searcher =
+            Searcher::new(snapshot, generation, options.clone(), Some(&self.inner.growing), &task)?;
         Ok(searcher.within(self.inner.cap))
     }
 
@@ -422,7 +440,7 @@ impl Inner {
     ) -> Result<Arrangement> {
         let start = Instant::now();
         let vector = other.queries.chunks_exact(other.dim).nth(number).unwrap_or_default();
-        let hits = self.hits(snapshot, other.generation, vector, options)?;
+        let hits = self.hits(snapshot, other.generation, vector, options, &Task::default())?;
         let teams = [result.generation, other.generation];
         let (page, arrangement) =
             page::interleave([std::mem::take(&mut result.hits), hits], teams, options.k, || {
@@ -439,6 +457,7 @@ impl Inner {
         snapshot: &Arc<Snapshot>,
         vector: &[f32],
         options: &SearchOptions,
+        task: &Task,
     ) -> Result<SearchResult> {
         let start = Instant::now();
         check(options)?;
@@ -446,7 +465,7 @@ impl Inner {
         if let Some(problem) = vector_problem(vector, generation.dim as usize, snapshot.manifest.metric()) {
             return Err(Error::input(format!("the query: {problem}")));
         }
-        let hits = self.hits(snapshot, generation.id, vector, options)?;
+        let hits = self.hits(snapshot, generation.id, vector, options, task)?;
         let notes = match options.filter.as_ref().filter(|_| hits.is_empty()) {
             Some(filter) => mask::unknown_keys(snapshot, filter)?,
             None => Vec::new(),
@@ -462,8 +481,10 @@ impl Inner {
         generation: u32,
         vector: &[f32],
         options: &SearchOptions,
+        task: &Task,
     ) -> Result<Vec<Hit>> {
-        let searcher = Searcher::new(Arc::clone(snapshot), generation, options.clone(), Some(&self.growing))?;
+        let searcher =
+            Searcher::new(Arc::clone(snapshot), generation, options.clone(), Some(&self.growing), task)?;
         let found = searcher.find(vector)?;
         let mut hits = Vec::with_capacity(found.len());
         for (n, found) in found.iter().enumerate() {

@@ -16,6 +16,7 @@ use super::snapshot::{Place, Rows, Snapshot, Source};
 use crate::error::{Error, Result};
 use crate::index::{Neighbour, Query, RowMask, SearchParams, search_block};
 use crate::mmap::faults;
+use crate::options::Task;
 use crate::types::{ChunkRef, Document, Metric, vector_problem};
 
 /// Up to so many documents with several rows, a list is faster than a set.
@@ -38,6 +39,8 @@ pub struct Searcher {
     rows: usize,
     /// Bound on mapped memory.
     cap: Option<Cap>,
+    /// Asked between blocks whether to go on.
+    task: Task,
 }
 
 /// Rows that are searched.
@@ -85,6 +88,7 @@ impl Searcher {
         generation: u32,
         options: SearchOptions,
         growing: Option<&GrowingSlot>,
+        task: &Task,
     ) -> Result<Self> {
         let shape = snapshot.shape_of(generation)?;
         let rank_dim = options.dim.unwrap_or(shape.dim);
@@ -106,8 +110,10 @@ impl Searcher {
             matches: 0,
             rows: 0,
             cap: None,
+            task: task.clone(),
         };
         for number in 0..snapshot.parts.len() {
+            task.check()?;
             searcher.add_part(number as u32, growing)?;
         }
         Ok(searcher)
@@ -233,6 +239,7 @@ impl Searcher {
         let mut chosen = Chosen::new(k);
         let covered = self.search_growing(query, &params, &mut chosen)?;
         for (n, block) in self.blocks.iter().enumerate().filter(|(n, _)| !covered.contains(n)) {
+            self.task.check()?;
             let (rows, found) = loop {
                 let (rows, found) = self.search_block(block, query, &params)?;
                 // Each time a file is found damaged the rows are without it, or an error.
@@ -339,11 +346,13 @@ impl Chosen {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::db::Db;
     use crate::db::filter::Filter;
     use crate::options::Durability;
-    use crate::{CreateOptions, OpenOptions, Task};
+    use crate::{CreateOptions, OpenOptions};
 
     fn vector(n: u64) -> Vec<f32> {
         (0..8).map(|i| ((n * 37 + i * 101) % 97) as f32 - 48.0).collect()
@@ -363,6 +372,25 @@ mod tests {
             ..OpenOptions::default()
         };
         Db::open_with(dir.path().join("a.embdb"), options).unwrap()
+    }
+
+    #[test]
+    fn a_search_stops_when_its_time_is_over_or_its_task_is_cancelled() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = database(&dir, Durability::Full);
+        db.add(documents(0..40)).unwrap();
+        let query = vector(1);
+        let search = || db.search_vector(&query).k(3);
+        assert_eq!(search().timeout(Duration::from_secs(3600)).run().unwrap().hits.len(), 3);
+        let error = search().timeout(Duration::ZERO).run().unwrap_err();
+        assert!(error.exit_code() == 5 && error.to_string().contains("--timeout"), "{error}");
+        let task = Task::default();
+        assert_eq!(search().task(&task).run().unwrap().hits.len(), 3);
+        task.cancel();
+        assert!(matches!(search().task(&task).run(), Err(Error::Cancelled)));
+        let limited = Task::default().within(Duration::ZERO);
+        assert_eq!(db.compact(&limited).unwrap_err().exit_code(), 5);
+        db.compact(&Task::default()).unwrap();
     }
 
     #[test]

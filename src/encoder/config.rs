@@ -284,7 +284,7 @@ fn dense(files: &ModelFiles, path: &str, inputs: usize) -> Result<DenseConfig> {
 }
 
 /// Tokens of a text that are read: what the sentence-transformers configuration says, else the
-/// tokenizer's, at most the positions the transformer has.
+/// tokenizer's, at most the positions the transformer has, and [`limits::TOKENS`].
 fn max_tokens(files: &ModelFiles, positions: usize) -> Result<usize> {
     #[derive(Deserialize, Default)]
     struct Limits {
@@ -298,11 +298,11 @@ fn max_tokens(files: &ModelFiles, positions: usize) -> Result<usize> {
     let sentence = read(SENTENCE_CONFIG)?.max_seq_length.map(|n| (n, SENTENCE_CONFIG));
     let tokenizer = read(TOKENIZER_CONFIG)?.model_max_length.map(|n| (n, TOKENIZER_CONFIG));
     let Some((tokens, file)) = sentence.or(tokenizer) else {
-        return Ok(positions);
+        return Ok(positions.min(limits::TOKENS));
     };
     // "No limit" is written as a number near 1e30, which the conversion turns into the largest integer.
     if tokens >= 1.0 {
-        return Ok((tokens as usize).min(positions));
+        return Ok((tokens as usize).min(positions).min(limits::TOKENS));
     }
     Err(Error::corrupt(file, 0, format!("the limit on tokens is {tokens}")))
 }

@@ -23,6 +23,7 @@ pub mod log;
 pub mod manifests;
 pub mod models;
 pub mod paging;
+pub mod pread;
 pub mod real;
 pub mod salvage;
 pub mod segment;

@@ -351,6 +351,8 @@ mod tests {
     fn the_real_file_system_behaves() {
         let dir = tempfile::tempdir().unwrap();
         suite(&RealVfs, dir.path());
+        let dir = tempfile::tempdir().unwrap();
+        suite(&super::super::pread::PreadVfs, dir.path());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use super::support::{Place, keys};
+use super::support::{Place, keys, vectors};
 
 #[test]
 fn help_and_version_are_no_errors() {
@@ -38,7 +38,6 @@ fn what_comes_later_is_refused_by_name() {
         (&["search", "x", "--mode", "hybrid"][..], "--mode"),
         (&["search", "x", "--mode", "text"], "--mode"),
         (&["search", "x", "--as-of", "1"], "--as-of"),
-        (&["repair", "--out", "new"], "--out"),
     ] {
         place.run(&[&["db"], args].concat()).code(1).says(&[flag]);
     }
@@ -189,4 +188,24 @@ fn output_that_cannot_be_written_is_4() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = place.command(&["db", "ids"]).stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(4));
+}
+
+#[test]
+fn time_is_limited_where_it_is_asked_for_and_files_are_read_as_asked() {
+    let place = Place::with_vectors(50);
+    for command in [&["check"][..], &["compact"], &["backup", "copy"], &["repair", "--out", "new"]] {
+        let limited = [&["v"][..], command, &["--timeout", "0"]].concat();
+        place.run(&limited).code(5).says(&["the time of this call", "--timeout"]);
+        let enough = [&["v"][..], command, &["--timeout", "3600", "--io", "pread"]].concat();
+        place.run(&enough).code(0);
+    }
+    place.run(&["v", "count", "--timeout", "soon"]).code(1).says(&["seconds"]);
+    place.run(&["v", "count", "--io", "wishes"]).code(1).says(&["map or pread"]);
+    let search = |more: &[&str]| {
+        let all = [&["v", "knn", "--queries", "q.npy", "-k", "3", "--out", "o.npy"][..], more].concat();
+        place.write_npy("q.npy", &vectors(9));
+        place.run(&all).code(0);
+        std::fs::read(place.path("o.npy")).unwrap()
+    };
+    assert_eq!(search(&["--io", "pread"]), search(&[]));
 }

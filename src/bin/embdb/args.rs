@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use embdb::options::limits;
+use embdb::options::{Io, limits};
 use embdb::types::{Builder, Codec, IndexKind, Metric, Precision};
 use embdb::{Error, Result};
 
@@ -61,6 +61,12 @@ pub struct Common {
     /// Wait so long for the writer's lock
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     pub busy_timeout: Option<Duration>,
+    /// Stop a command that takes longer; what it acknowledged stays
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
+    /// How files are read: map, or pread (into memory, for files of unknown origin)
+    #[arg(long, global = true, value_name = "HOW", value_parser = io)]
+    pub io: Option<Io>,
 }
 
 /// A command.
@@ -175,6 +181,15 @@ pub fn builder(text: &str) -> std::result::Result<Builder, String> {
 pub fn codec(text: &str) -> std::result::Result<Codec, String> {
     let all = [Codec::Int8F32, Codec::Int8, Codec::F32];
     all.into_iter().find(|c| c.name() == text).ok_or_else(|| "expected int8+f32, int8 or f32".into())
+}
+
+/// `--io`.
+pub fn io(text: &str) -> std::result::Result<Io, String> {
+    match text {
+        "map" => Ok(Io::Map),
+        "pread" => Ok(Io::Pread),
+        _ => Err("expected map or pread".into()),
+    }
 }
 
 /// `--precision`.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use embdb::options::{CreateOptions, OpenOptions};
+use embdb::options::{CreateOptions, Io, OpenOptions};
 use embdb::types::SearchResult;
 use embdb::{Db, Error};
 
@@ -21,6 +21,28 @@ pub struct Memory {
     pub last: Option<(Option<String>, Vec<String>)>,
 }
 
+/// How a statement waits and reads.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Settings {
+    /// How long to wait for the writer's lock.
+    pub busy_timeout: Duration,
+    /// How long a command may take.
+    pub timeout: Option<Duration>,
+    /// How files are read.
+    pub io: Io,
+}
+
+impl Settings {
+    /// What the flags say, and these settings otherwise.
+    pub fn overridden(self, flags: &Common) -> Self {
+        Self {
+            busy_timeout: flags.busy_timeout.unwrap_or(self.busy_timeout),
+            timeout: flags.timeout.or(self.timeout),
+            io: flags.io.unwrap_or(self.io),
+        }
+    }
+}
+
 /// The surroundings of a statement.
 pub struct Context {
     /// Directory of the database.
@@ -31,8 +53,8 @@ pub struct Context {
     pub quiet: bool,
     /// In the shell, its memory.
     pub shell: Option<Memory>,
-    /// How long to wait for the writer's lock.
-    busy_timeout: Duration,
+    /// How it waits and reads.
+    pub settings: Settings,
     /// The database, once it is open.
     open: Option<(OpenOptions, Db)>,
 }
@@ -46,19 +68,9 @@ impl Context {
             out: Output::new(mode),
             quiet: common.quiet,
             shell: None,
-            busy_timeout: common.busy_timeout.unwrap_or_default(),
+            settings: Settings::default().overridden(common),
             open: None,
         }
-    }
-
-    /// How long to wait for the writer's lock.
-    pub fn busy_timeout(&self) -> Duration {
-        self.busy_timeout
-    }
-
-    /// Sets how long to wait for the writer's lock.
-    pub fn set_busy_timeout(&mut self, timeout: Duration) {
-        self.busy_timeout = timeout;
     }
 
     /// The database for a command that only reads: it must be there.
@@ -92,6 +104,7 @@ impl Context {
             && before.create == options.create
             && before.busy_timeout == options.busy_timeout
             && before.threads == options.threads
+            && before.io == options.io
         {
             db.refresh()?;
             return Ok(db.clone());
@@ -105,7 +118,8 @@ impl Context {
 
     /// Options for opening the database.
     pub fn options(&self, create: CreateOptions, threads: usize) -> OpenOptions {
-        OpenOptions { create, threads, busy_timeout: self.busy_timeout, ..OpenOptions::default() }
+        let Settings { busy_timeout, io, .. } = self.settings;
+        OpenOptions { create, threads, busy_timeout, io, ..OpenOptions::default() }
     }
 
     /// Closes the database, if it is open.
@@ -140,7 +154,12 @@ impl Context {
 
     /// Long work with progress on a terminal.
     pub fn work(&self) -> Work {
-        Work::begin(self.quiet)
+        Work::begin(self.quiet, self.settings.timeout)
+    }
+
+    /// Long work that counts documents itself.
+    pub fn counting(&self) -> Work {
+        Work::counting(self.quiet, self.settings.timeout)
     }
 
     /// Keeps the last result for `click N`.

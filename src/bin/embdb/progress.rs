@@ -91,17 +91,17 @@ pub struct Work {
 
 impl Work {
     /// Work that reports and stops through its task.
-    pub fn begin(quiet: bool) -> Self {
+    pub fn begin(quiet: bool, timeout: Option<Duration>) -> Self {
         let bar = Bar::new(quiet);
         let shown = bar.clone();
-        let task = Task::with_progress(move |step| shown.show(step));
+        let task = limited(Task::with_progress(move |step| shown.show(step)), timeout);
         crate::interrupt::cancels(&task);
         Self { task, bar }
     }
 
     /// Work that counts documents itself; its task does not touch the bar.
-    pub fn counting(quiet: bool) -> Self {
-        let task = Task::default();
+    pub fn counting(quiet: bool, timeout: Option<Duration>) -> Self {
+        let task = limited(Task::default(), timeout);
         crate::interrupt::cancels(&task);
         Self { task, bar: Bar::new(quiet) }
     }
@@ -110,6 +110,10 @@ impl Work {
     pub fn documents(&self, documents: u64, read: u64, total: u64) {
         self.bar.documents(documents, read, total);
     }
+}
+
+fn limited(task: Task, timeout: Option<Duration>) -> Task {
+    timeout.map_or(task.clone(), |limit| task.within(limit))
 }
 
 impl Drop for Work {

@@ -10,6 +10,7 @@ use crate::db::search::{SearchOptions, parallel};
 use crate::db::searcher::Searcher;
 use crate::encoder::Role;
 use crate::error::Result;
+use crate::options::Task;
 use crate::trainer::negatives::{Found, NegativeOptions, NegativeReport, choose};
 use crate::trainer::{self, Example, Shape};
 
@@ -58,7 +59,8 @@ impl Run<'_> {
         let numbers: HashMap<(u32, u32), u32> =
             places.map(|((place, _), number)| ((place.part, place.document), number)).collect();
         let search = SearchOptions { k: options.depth, ..SearchOptions::default() };
-        let searcher = Searcher::new(Arc::clone(&self.snapshot), self.generation.id, search, None)?;
+        let searcher =
+            Searcher::new(Arc::clone(&self.snapshot), self.generation.id, search, None, &Task::default())?;
         let queries: Vec<Vec<f32>> =
             (0..self.material.examples.len()).map(|number| self.query_row(number)).collect();
         let rows: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();

@@ -21,7 +21,6 @@ use crate::context::Context;
 use crate::failure::Outcome;
 use crate::input::{self, Format, Input, InputOptions, Located};
 use crate::pipeline::{self, Feed, Results};
-use crate::progress::Work;
 
 /// Inputs of a batch by default.
 const BATCH_TEXTS: usize = 256;
@@ -88,7 +87,7 @@ impl Import {
             db.hold_writer()?;
         }
         let acks = self.acks.as_deref().map(Acks::open).transpose()?;
-        let work = Work::counting(context.quiet);
+        let work = context.counting();
         let progress = |done: &Done| work.documents(done.documents, done.read, read.total());
         let done = pipeline(&db, input, self.batch, acks, &work.task, progress)?;
         drop(work);

@@ -49,7 +49,7 @@ impl Check {
     pub fn run(self, context: &mut Context) -> Outcome {
         context.must_exist()?;
         let work = context.work();
-        let report = embdb::check_path(&context.path, self.deep, &work.task)?;
+        let report = embdb::check_path_by(context.settings.io, &context.path, self.deep, &work.task)?;
         drop(work);
         if context.out.is_json() {
             context.out.json(&report)?;

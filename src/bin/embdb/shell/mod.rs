@@ -16,7 +16,7 @@ mod prompt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use embdb::Error;
 use embdb::options::limits;
@@ -24,7 +24,7 @@ use embdb::options::limits;
 use crate::args::{Common, Statement};
 use crate::commands;
 use crate::commands::search::SearchText;
-use crate::context::{Context, Memory};
+use crate::context::{Context, Memory, Settings};
 use crate::failure::{Failure, INTERRUPTED, Outcome};
 use crate::interrupt;
 use crate::output::{Mode, Output, note_line};
@@ -38,7 +38,7 @@ struct Shell<'a> {
     context: &'a mut Context,
     mode: Mode,
     quiet: bool,
-    busy_timeout: Duration,
+    settings: Settings,
     timer: bool,
     keep_going: bool,
     /// At a prompt, errors do not end the shell.
@@ -60,7 +60,7 @@ pub fn run(context: &mut Context, keep_going: bool) -> Outcome {
     let mut shell = Shell {
         mode: context.out.mode(),
         quiet: context.quiet,
-        busy_timeout: context.busy_timeout(),
+        settings: context.settings,
         timer: false,
         keep_going,
         interactive,
@@ -133,13 +133,13 @@ impl Shell<'_> {
     }
 
     fn command(&mut self, statement: Statement) -> Outcome {
-        let Common { json, quiet, busy_timeout } = statement.common;
-        let mode = if json { Mode::Json } else { self.mode };
+        let flags = statement.common;
+        let mode = if flags.json { Mode::Json } else { self.mode };
         if self.context.out.mode() != mode {
             self.context.out = Output::new(mode);
         }
-        self.context.quiet = quiet || self.quiet;
-        self.context.set_busy_timeout(busy_timeout.unwrap_or(self.busy_timeout));
+        self.context.quiet = flags.quiet || self.quiet;
+        self.context.settings = self.settings.overridden(&flags);
         let _interruptible = interrupt::Statement::begin(self.interactive);
         let done = commands::run(self.context, statement.command);
         let rested = self.context.rest();
