@@ -17,5 +17,6 @@ run garbage.py --rounds 1
 run pulled_rug.py
 run two_writers.py --seconds 10
 run retrain_killed.py --stride 5
+run soak.py --seconds 60
 run no_network.py
 exit $failed
