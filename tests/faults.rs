@@ -1,5 +1,5 @@
 //! Errors of the system at every call of a workload, full disks, and damaged files: always a typed error, never a
-//! panic, never wrong contents. `EMBDB_FAULT_STRIDE` thins the sweep out (1: every call).
+//! panic, never wrong contents. `EMBDB_FAULT_STRIDE` thins the sweep out (as it is: every call).
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -31,7 +31,7 @@ use workload::{Model, Step, World, plain_options, plain_steps};
 const SEED: u64 = 5;
 
 fn stride() -> usize {
-    std::env::var("EMBDB_FAULT_STRIDE").ok().and_then(|v| v.parse().ok()).unwrap_or(3)
+    std::env::var("EMBDB_FAULT_STRIDE").ok().and_then(|v| v.parse().ok()).unwrap_or(1)
 }
 
 /// Runs `count` jobs on all cores.
@@ -109,13 +109,10 @@ impl Possible {
     }
 }
 
-/// One run with one fault: after it, whatever step fails, nothing half-done is visible, the rest goes on with the
-/// same handles, and a reopened database and one after a power cut hold every acknowledged step.
-fn run_with(options: &OpenOptions, steps: &[Step], fault: Fault) -> bool {
+/// Does the steps with one fault: whatever step fails, nothing half-done is visible, and the rest goes on with the same handles.
+fn steps_with(sim: &SimVfs, options: &OpenOptions, steps: &[Step], fault: Fault) -> Possible {
     let context = format!("{fault:?}");
-    let sim = SimVfs::new(SEED);
-    let vfs: Arc<dyn Vfs> = Arc::new(sim.clone());
-    let mut world = World::new(Arc::clone(&vfs), options.clone());
+    let mut world = World::new(Arc::new(sim.clone()), options.clone());
     let mut possible = Possible::new();
     sim.inject(fault);
     let mut failed = Vec::new();
@@ -134,13 +131,22 @@ fn run_with(options: &OpenOptions, steps: &[Step], fault: Fault) -> bool {
             possible.check(&mut world, &format!("{context}: after {step:?}, failed {failed:?}"));
         }
     }
+    possible
+}
+
+/// One run with one fault; after it a reopened database and one after a power cut hold every acknowledged step. Returns
+/// whether the fault came.
+fn run_with(options: &OpenOptions, steps: &[Step], fault: Fault) -> bool {
+    let context = format!("{fault:?}");
+    let sim = SimVfs::new(SEED);
+    let vfs: Arc<dyn Vfs> = Arc::new(sim.clone());
+    let possible = steps_with(&sim, options, steps, fault);
     let fired = sim.faults_fired() > 0;
     sim.clear_faults();
     if options.durability != Durability::Full {
         // What the power takes is the crash test's matter; here it is the errors.
-        let _ = world.db().and_then(|db| db.flush());
+        let _ = workload::open(&vfs, options).and_then(|db| db.hold_writer().and_then(|()| db.flush()));
     }
-    drop(world);
     let depth = Depth { search: false, write: true };
     if options.durability == Durability::Full {
         for mode in [CrashMode::DropAll, CrashMode::Random] {
@@ -162,39 +168,57 @@ fn run_with(options: &OpenOptions, steps: &[Step], fault: Fault) -> bool {
     fired
 }
 
-fn sweep(name: &str, options: &OpenOptions, steps: &[Step], cases: &[(OpKind, FaultError)], stride: usize) {
-    let sim = SimVfs::new(SEED);
-    oracle::record(&sim, options, steps);
+/// Every call of a kind, or one in `stride`, with each error, once and for good.
+fn all_faults(cases: &[(OpKind, FaultError)], calls: impl Fn(OpKind) -> usize, stride: usize) -> Vec<Fault> {
     let mut faults = Vec::new();
     for &(op_kind, error) in cases {
-        let stride = if op_kind == OpKind::Read { stride * 13 } else { stride };
         for sticky in [false, true] {
-            for nth in (0..sim.calls(op_kind)).step_by(stride) {
-                faults.push(Fault { op_kind, nth, error, sticky });
-            }
+            let calls = (0..calls(op_kind)).step_by(stride);
+            faults.extend(calls.map(|nth| Fault { op_kind, nth, error, sticky }));
         }
     }
+    faults
+}
+
+fn sweep(name: &str, options: &OpenOptions, steps: &[Step], cases: &[(OpKind, FaultError)], stride: usize) {
+    let sim = SimVfs::new(SEED);
+    let never = Fault { op_kind: OpKind::Any, nth: usize::MAX, error: FaultError::Eio, sticky: false };
+    steps_with(&sim, options, steps, never);
+    let faults = all_faults(cases, |kind| sim.calls(kind), stride);
     let fired = AtomicUsize::new(0);
     in_parallel(faults.len(), |n| {
         fired.fetch_add(usize::from(run_with(options, steps, faults[n])), Ordering::Relaxed);
     });
     let fired = fired.into_inner();
-    println!("{name}: {} runs, {fired} faults fired, seed {SEED}", faults.len());
-    assert!(fired * 10 > faults.len() * 7, "{fired} of {} faults fired", faults.len());
+    let calls = sim.calls(OpKind::Any);
+    println!("{name}: {} faults, {fired} of them came, {calls} calls, seed {SEED}", faults.len());
+    assert!(fired * 100 > faults.len() * 97, "{fired} of {} faults came", faults.len());
 }
 
-const CASES: [(OpKind, FaultError); 11] = [
+const CASES: [(OpKind, FaultError); 23] = [
     (OpKind::Write, FaultError::Eio),
     (OpKind::Write, FaultError::Enospc),
     (OpKind::Write, FaultError::ShortWrite),
+    (OpKind::Write, FaultError::HalfEio),
+    (OpKind::Write, FaultError::Eintr),
     (OpKind::Sync, FaultError::Eio),
+    (OpKind::Sync, FaultError::Enospc),
+    (OpKind::Sync, FaultError::Eintr),
     (OpKind::SyncDir, FaultError::Eio),
+    (OpKind::SyncDir, FaultError::Enospc),
+    (OpKind::SyncDir, FaultError::Eintr),
     (OpKind::Rename, FaultError::Eio),
     (OpKind::Rename, FaultError::Enospc),
+    (OpKind::Rename, FaultError::Eintr),
     (OpKind::Create, FaultError::Eio),
     (OpKind::Create, FaultError::Enospc),
+    (OpKind::Create, FaultError::Emfile),
     (OpKind::Remove, FaultError::Eio),
+    (OpKind::Remove, FaultError::Enospc),
+    (OpKind::Remove, FaultError::Eintr),
     (OpKind::Read, FaultError::Eio),
+    (OpKind::Read, FaultError::Eintr),
+    (OpKind::Read, FaultError::Emfile),
 ];
 
 #[test]
@@ -204,13 +228,13 @@ fn every_call_may_fail() {
 
 #[test]
 fn every_call_may_fail_at_normal_durability() {
-    sweep("normal", &plain_options(Durability::Normal), &plain_steps(), &CASES[..9], stride() * 2);
+    sweep("normal", &plain_options(Durability::Normal), &plain_steps(), &CASES[..17], stride() * 5);
 }
 
 #[cfg(feature = "trainer")]
 #[test]
 fn every_call_may_fail_while_generations_change() {
-    sweep("generations", &workload::text_options(), &workload::text_steps(), &CASES, stride() * 3);
+    sweep("generations", &workload::text_options(), &workload::text_steps(), &CASES, stride() * 7);
 }
 
 /// Errors at every call of a training: the old generation stays, or the new one is published; what was stopped goes on.
@@ -218,22 +242,10 @@ fn every_call_may_fail_while_generations_change() {
 #[test]
 fn every_call_may_fail_while_the_encoder_is_trained() {
     let training = training::Training::new(SEED);
-    let calls = |sim: &SimVfs| CASES.map(|(op_kind, _)| sim.calls(op_kind));
     let fresh = SimVfs::new(SEED);
     drop(training::create(&fresh));
-    let (first, last) = (calls(&fresh), calls(&training.sim));
-    let mut faults = Vec::new();
-    for (n, (op_kind, error)) in CASES.into_iter().enumerate() {
-        let stride = if op_kind == OpKind::Read { stride() * 13 } else { stride() };
-        for sticky in [false, true] {
-            faults.extend((0..last[n] - first[n]).step_by(stride).map(|nth| Fault {
-                op_kind,
-                nth,
-                error,
-                sticky,
-            }));
-        }
-    }
+    let calls = |kind| training.sim.calls(kind) - fresh.calls(kind);
+    let faults = all_faults(&CASES, calls, stride() * 7);
     let published = AtomicUsize::new(0);
     in_parallel(faults.len(), |n| {
         let context = format!("{:?}", faults[n]);
@@ -282,6 +294,71 @@ fn a_training_that_cannot_be_saved_goes_on() {
     assert!(!db.retrain_was_stopped().unwrap());
     drop(db);
     training.examine(&sim, true, "a full disk");
+}
+
+/// After a failed sync of the log nothing is written any more, by whatever call; reads go on; and who opens the database
+/// again finds what was acknowledged, and can write.
+#[test]
+fn after_a_failed_sync_the_handle_only_reads() {
+    let names = |range: std::ops::Range<u64>| range.map(workload::id).collect::<BTreeSet<String>>();
+    let add = |db: &embdb::Db, range: std::ops::Range<u64>| {
+        db.add(range.map(|n| workload::document(n, "first", true))).map(|_| ())
+    };
+    for error in [FaultError::Eio, FaultError::Enospc, FaultError::Eintr] {
+        for durability in [Durability::Full, Durability::Normal, Durability::Bulk] {
+            let context = format!("{error:?}, {durability:?}");
+            let options = plain_options(durability);
+            let sim = SimVfs::new(SEED);
+            let vfs: Arc<dyn Vfs> = Arc::new(sim.clone());
+            let db = workload::open(&vfs, &options).unwrap();
+            add(&db, 0..3).unwrap();
+            db.seal(&embdb::Task::default()).unwrap();
+            add(&db, 3..5).unwrap();
+            sim.inject(Fault { op_kind: OpKind::Sync, nth: 0, error, sticky: false });
+            // Below `Full` it is the flush that syncs, and the batch is acknowledged before.
+            let (failed, seen) = match durability {
+                Durability::Full => (add(&db, 5..7), names(0..5)),
+                _ => (add(&db, 5..7).and_then(|()| db.flush()), names(0..7)),
+            };
+            assert!(matches!(failed, Err(Error::Io { .. })), "{context}: {failed:?}");
+            assert_eq!(sim.faults_fired(), 1, "{context}");
+            let task = embdb::Task::default();
+            let writes = || {
+                [
+                    ("add", add(&db, 7..8)),
+                    ("delete", db.delete(&[workload::id(1)]).map(|_| ())),
+                    ("delete what is not there", db.delete(&["nobody".into()]).map(|_| ())),
+                    ("delete_where", db.delete_where("n = 1").map(|_| ())),
+                    ("flush", db.flush()),
+                    ("seal", db.seal(&task)),
+                    ("compact", db.compact(&task)),
+                ]
+            };
+            for _ in 0..2 {
+                for (name, outcome) in writes() {
+                    let poisoned = matches!(outcome, Err(Error::Poisoned { .. }));
+                    assert!(poisoned, "{context}: {name}: {outcome:?}");
+                    assert_eq!(outcome.unwrap_err().exit_code(), 4);
+                }
+                let found: BTreeSet<String> = contents(&db).unwrap().into_keys().collect();
+                assert_eq!(found, seen, "{context}: what was not acknowledged is not seen, the rest is");
+                let query = workload::vector(&workload::text(3, "first"));
+                let hits = db.search_vector(&query).k(1).run().unwrap().hits;
+                assert_eq!(hits[0].id, "d3", "{context}");
+            }
+            drop(db);
+            let db = workload::open(&vfs, &options).unwrap();
+            let found: BTreeSet<String> = contents(&db).unwrap().into_keys().collect();
+            assert!(found.is_superset(&seen) && found.is_subset(&names(0..7)), "{context}: {found:?}");
+            add(&db, 8..9).unwrap();
+            db.flush().unwrap();
+            let image: Arc<dyn Vfs> = Arc::new(sim.crash_image(sim.op_count(), CrashMode::DropAll, SEED));
+            let after: BTreeSet<String> =
+                contents(&workload::open(&image, &options).unwrap()).unwrap().into_keys().collect();
+            let expected: BTreeSet<String> = found.into_iter().chain(names(8..9)).collect();
+            assert_eq!(after, expected, "{context}: after a power cut");
+        }
+    }
 }
 
 /// When space is back, the same handles write again.

@@ -283,8 +283,8 @@ impl Writing<'_> {
         }
         state.refresh(inner.vfs.as_ref(), &inner.dir)?;
         inner.publish(&state);
-        // A writer that was killed may have published it without making its name durable.
-        inner.vfs.sync_dir(&inner.dir.join(storage::MANIFEST_DIR))?;
+        // A writer that was killed, or met an error, may have published it without making its name durable.
+        storage::sync_names(inner.vfs.as_ref(), &inner.dir.join(storage::MANIFEST_DIR))?;
         let Some(last) = state.logs.last().cloned() else { return Ok(()) };
         let log = LogWriter::resume(inner.vfs.as_ref(), &last.path, last.header, last.synced, last.end)?;
         // What a torn tail follows is on the disk now, and the next log may say so.

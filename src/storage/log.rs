@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::sync_names;
 use super::vfs::{Vfs, WriteFile};
 use crate::error::{Error, Result};
 use crate::format::frame::{BatchBuilder, Frame, FrameType, LOG_HEADER_LEN, LogHeader};
@@ -57,7 +58,7 @@ impl LogWriter {
         }
         file.sync()?;
         if let Some(parent) = path.parent() {
-            vfs.sync_dir(parent)?;
+            sync_names(vfs, parent)?;
         }
         Ok(Self::at(file, path, header, end))
     }

@@ -96,9 +96,24 @@ pub fn create_dirs(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     for sub in DIRS {
         vfs.create_dir(&dir.join(sub))?;
     }
-    vfs.sync_dir(dir)?;
-    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
-    vfs.sync_dir(parent.unwrap_or(Path::new(".")))
+    sync_names(vfs, dir)?;
+    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let passing = parent.join(format!(".{name}.{:016x}", vfs.random()));
+    // Who made the database's directory for us may not let us write beside it.
+    if vfs.create_dir(&passing).is_ok() {
+        vfs.remove_dir_all(&passing)?;
+    }
+    vfs.sync_dir(parent)
+}
+
+/// Makes the names in a folder durable, whoever made them. Where an earlier sync failed the system may hold them for
+/// written, and a second one would find nothing to do; so a name comes and goes first, and the folder is written again.
+pub fn sync_names(vfs: &dyn Vfs, folder: &Path) -> Result<()> {
+    let passing = folder.join("new-name");
+    vfs.create_dir(&passing)?;
+    vfs.remove_dir_all(&passing)?;
+    vfs.sync_dir(folder)
 }
 
 /// Writes a new file and syncs it; the caller syncs the directory. A left-over of the same name is removed first.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::vfs::{Bytes, Vfs};
-use super::{MODEL_DIR, remove_dir_if_present, write_new};
+use super::{MODEL_DIR, remove_dir_if_present, sync_names, write_new};
 use crate::error::{Error, Result};
 use crate::options::limits;
 
@@ -28,8 +28,8 @@ pub fn write(vfs: &dyn Vfs, dir: &Path, model_id: &str, files: &Files, base: Opt
     let target = folder(dir, model_id)?;
     let models = dir.join(MODEL_DIR);
     if vfs.exists(&target)? {
-        // Who stored it may have been killed before its name was durable.
-        return vfs.sync_dir(&models);
+        // Who stored it may have been killed, or met an error, before its name was durable.
+        return sync_names(vfs, &models);
     }
     let temporary = models.join(format!("new-{model_id}"));
     remove_dir_if_present(vfs, &temporary)?;

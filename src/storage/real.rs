@@ -188,17 +188,24 @@ fn read_some(file: &File, offset: u64, max_len: usize) -> io::Result<Vec<u8>> {
     // The length is whatever the file says, so it may be more than there is memory.
     bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
     bytes.resize(len, 0);
+    let filled = fill(&mut bytes, |to, filled| file.read_at(to, offset + filled as u64))?;
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+/// Fills a buffer by as many reads as it takes: one may give less than there is, or be interrupted. Returns how much there
+/// was, which is less only at the end of the file.
+fn fill(bytes: &mut [u8], mut read: impl FnMut(&mut [u8], usize) -> io::Result<usize>) -> io::Result<usize> {
     let mut filled = 0;
     while let Some(to) = bytes.get_mut(filled..).filter(|to| !to.is_empty()) {
-        match file.read_at(to, offset + filled as u64) {
+        match read(to, filled) {
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    bytes.truncate(filled);
-    Ok(bytes)
+    Ok(filled)
 }
 
 fn rename_after_check(from: &Path, to: &Path) -> io::Result<()> {
@@ -317,6 +324,27 @@ mod tests {
             assert!(RealVfs.create(&path).is_err(), "{name}: the name is taken");
             assert_eq!(RealVfs.sync_dir(&path).is_ok(), name == "a directory");
         }
+    }
+
+    #[test]
+    fn short_and_interrupted_reads_are_gone_on_with() {
+        let content: Vec<u8> = (0..100).collect();
+        let mut calls = 0;
+        let mut read_at = |to: &mut [u8], at: usize| {
+            calls += 1;
+            if calls % 3 == 1 {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let len = to.len().min(7).min(content.len() - at);
+            to[..len].copy_from_slice(&content[at..at + len]);
+            Ok(len)
+        };
+        let mut bytes = vec![0; 80];
+        assert_eq!(fill(&mut bytes, &mut read_at).unwrap(), 80);
+        assert_eq!(bytes, content[..80]);
+        let mut bytes = vec![0; 120];
+        assert_eq!(fill(&mut bytes, read_at).unwrap(), 100, "the end of the file");
+        assert!(fill(&mut bytes, |_, _| Err(io::ErrorKind::PermissionDenied.into())).is_err());
     }
 
     #[test]

@@ -71,6 +71,7 @@ impl fmt::Display for Record {
             Op::Rename { from, .. } => write!(f, "rename {from} to {path}"),
             Op::Remove { .. } => write!(f, "remove {path}"),
             Op::SyncDir { .. } => write!(f, "sync directory {path}"),
+            Op::SyncDirFailed { .. } => write!(f, "failed sync of directory {path}"),
         }
     }
 }
@@ -112,8 +113,7 @@ impl State {
         let fault = self.faults.check(OpKind::Write);
         let at = place(offset, bytes.len())?;
         let (len, error) = match fault {
-            Some(FaultError::ShortWrite) => (bytes.len() / 2, Some(FaultError::ShortWrite.to_io())),
-            Some(error) => (0, Some(error.to_io())),
+            Some(error) => (if error.is_short() { bytes.len() / 2 } else { 0 }, Some(error.to_io())),
             None => {
                 let fits = self.room(ino, at, bytes.len());
                 (fits, (fits < bytes.len()).then(|| Errno::NOSPC.into()))
@@ -142,11 +142,12 @@ impl State {
     }
 
     fn sync_dir(&mut self, path: &Path) -> io::Result<()> {
-        self.enter(OpKind::SyncDir)?;
+        let result = self.enter(OpKind::SyncDir);
         let dir = self.live.resolve(path)?;
         self.live.dir(dir)?;
-        self.record(path, Op::SyncDir { dir });
-        Ok(())
+        let op = if result.is_ok() { Op::SyncDir { dir } } else { Op::SyncDirFailed { dir } };
+        self.record(path, op);
+        result
     }
 
     fn rename(&mut self, from_path: &Path, to_path: &Path) -> io::Result<()> {

@@ -8,6 +8,10 @@
 //! Names are kept as a journalling file system keeps them: of one directory always a prefix of its pending
 //! operations, in order; different directories are independent, but a rename from one to another happens on both
 //! sides or on neither. Bytes are kept by sectors of 512 bytes, each in one of the versions it had in memory.
+//!
+//! After a sync that failed the system holds what was pending for written, as Linux does with the pages of a file (Rebello et
+//! al., "Can applications recover from fsync failures?", ATC 2020): a later sync that succeeds makes only that durable
+//! which was written again. Of a directory all names are written again as soon as one of them changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -70,6 +74,8 @@ pub struct CrashSeries {
     writes: BTreeMap<Ino, Vec<Pending>>,
     /// Positions of each directory's operations that were not synced, in order.
     names: BTreeMap<Ino, Vec<usize>>,
+    /// Directories that did not change since a sync of them failed: the next one finds nothing to do.
+    held_for_written: BTreeSet<Ino>,
 }
 
 impl CrashSeries {
@@ -82,6 +88,7 @@ impl CrashSeries {
             durable: base,
             writes: BTreeMap::new(),
             names: BTreeMap::new(),
+            held_for_written: BTreeSet::new(),
         }
     }
 
@@ -110,13 +117,13 @@ impl CrashSeries {
         match op {
             Op::Create { dir, ino, node, .. } => {
                 self.durable.put_node(*ino, node.clone());
-                self.names.entry(*dir).or_default().push(at);
+                self.name_changed(*dir, at);
             }
-            Op::Remove { dir, .. } => self.names.entry(*dir).or_default().push(at),
+            Op::Remove { dir, .. } => self.name_changed(*dir, at),
             Op::Rename { from_dir, to_dir, .. } => {
-                self.names.entry(*from_dir).or_default().push(at);
+                self.name_changed(*from_dir, at);
                 if from_dir != to_dir {
-                    self.names.entry(*to_dir).or_default().push(at);
+                    self.name_changed(*to_dir, at);
                 }
             }
             Op::Write { ino, offset, data } => self.writes.entry(*ino).or_default().push(Pending {
@@ -133,9 +140,18 @@ impl CrashSeries {
             Op::SyncFailed { ino } => {
                 self.writes.entry(*ino).or_default().iter_mut().for_each(|write| write.lost = true);
             }
+            Op::SyncDir { dir } if self.held_for_written.contains(dir) => {}
             Op::SyncDir { dir } => self.settle(*dir),
+            Op::SyncDirFailed { dir } => {
+                self.held_for_written.insert(*dir);
+            }
         }
         true
+    }
+
+    fn name_changed(&mut self, dir: Ino, at: usize) {
+        self.names.entry(dir).or_default().push(at);
+        self.held_for_written.remove(&dir);
     }
 
     /// Goes on until `at` operations are done, or all.

@@ -72,6 +72,10 @@ pub(super) enum Op {
     SyncDir {
         dir: Ino,
     },
+    /// A sync of a directory that reported an error: the system holds its names for written.
+    SyncDirFailed {
+        dir: Ino,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -150,7 +154,11 @@ impl Disk {
                 self.link(*to_dir, to, *ino);
             }
             Op::Remove { dir, name } => self.unlink(*dir, name),
-            Op::Write { .. } | Op::Sync { .. } | Op::SyncFailed { .. } | Op::SyncDir { .. } => {}
+            Op::Write { .. }
+            | Op::Sync { .. }
+            | Op::SyncFailed { .. }
+            | Op::SyncDir { .. }
+            | Op::SyncDirFailed { .. } => {}
         }
     }
 

@@ -44,14 +44,27 @@ pub enum FaultError {
     Enospc,
     /// For a write: the first half lands, then no space is left. For other calls as [`FaultError::Enospc`].
     ShortWrite,
+    /// For a write: the first half lands, then comes an input/output error. For other calls as [`FaultError::Eio`].
+    HalfEio,
+    /// A signal came; nothing happened.
+    Eintr,
+    /// Too many files are open; nothing happened.
+    Emfile,
 }
 
 impl FaultError {
     pub(super) fn to_io(self) -> io::Error {
         match self {
-            Self::Eio => Errno::IO.into(),
+            Self::Eio | Self::HalfEio => Errno::IO.into(),
             Self::Enospc | Self::ShortWrite => Errno::NOSPC.into(),
+            Self::Eintr => Errno::INTR.into(),
+            Self::Emfile => Errno::MFILE.into(),
         }
+    }
+
+    /// Whether half of a write lands.
+    pub(super) fn is_short(self) -> bool {
+        matches!(self, Self::ShortWrite | Self::HalfEio)
     }
 }
 

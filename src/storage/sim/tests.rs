@@ -282,6 +282,21 @@ fn a_failed_sync_never_makes_durable() {
 }
 
 #[test]
+fn names_are_lost_after_a_failed_sync_until_their_directory_changes() {
+    let vfs = with_log(b"one");
+    let path = Path::new("/new");
+    drop(vfs.create(path).unwrap());
+    vfs.inject(Fault { op_kind: OpKind::SyncDir, nth: 0, error: FaultError::Eio, sticky: false });
+    assert!(vfs.sync_dir(Path::new("/")).is_err());
+    vfs.sync_dir(Path::new("/")).unwrap();
+    assert!(vfs.exists(path).unwrap(), "it is seen all the while");
+    assert_eq!(outcomes(&vfs, CrashMode::DropAll, "/new"), [None].into());
+    drop(vfs.create(Path::new("/other")).unwrap());
+    vfs.sync_dir(Path::new("/")).unwrap();
+    assert_eq!(outcomes(&vfs, CrashMode::DropAll, "/new"), [Some(Vec::new())].into());
+}
+
+#[test]
 fn faults_hit_the_call_they_name() {
     let vfs = with_log(b"");
     let mut file = vfs.open_write(Path::new(LOG)).unwrap();
@@ -302,8 +317,8 @@ fn faults_hit_the_call_they_name() {
     assert!(vfs.create_dir(Path::new("/dir")).is_err());
     assert!(vfs.rename(Path::new(LOG), Path::new("/new")).is_err());
     assert!(vfs.remove_file(Path::new(LOG)).is_err());
-    assert!(vfs.sync_dir(Path::new("/")).is_err());
     assert_eq!(vfs.op_count(), ops, "nothing happened");
+    assert!(vfs.sync_dir(Path::new("/")).is_err());
     vfs.clear_faults();
     vfs.remove_file(Path::new(LOG)).unwrap();
     assert_eq!(vfs.calls(OpKind::Remove), 2);
