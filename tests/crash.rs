@@ -1,5 +1,5 @@
 //! The database on a simulated disk, cut off after every operation of a workload, in every way that the simulator
-//! knows, and compared with what was acknowledged. `EMBDB_CRASH_IMAGES` sets how many disks are looked at,
+//! knows, and compared with what was acknowledged. `EMBDB_CRASH_IMAGES` sets how many disks are looked at in all,
 //! `EMBDB_CRASH_SEED` which ones.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -42,8 +42,15 @@ fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
-fn images_wanted() -> usize {
-    setting("EMBDB_CRASH_IMAGES", 10_000)
+/// So many images of all that are wanted; the shares of all tests together are 100.
+fn images(percent: usize) -> usize {
+    setting("EMBDB_CRASH_IMAGES", 100_000) * percent / 100
+}
+
+/// Counts images that were looked at, and says how many it were in this process so far.
+fn counted(images: usize) -> String {
+    static ALL: AtomicUsize = AtomicUsize::new(0);
+    format!("{images} images, {} so far", ALL.fetch_add(images, Ordering::Relaxed) + images)
 }
 
 /// A recorded workload and its oracle.
@@ -63,8 +70,8 @@ impl Run {
         Self { name, sim, options, marks, seed }
     }
 
-    /// Looks at about `wanted` images; returns how many it were.
-    fn sweep(&self, wanted: usize) -> usize {
+    /// Looks at `wanted` images or some more.
+    fn sweep(&self, wanted: usize) {
         let count = AtomicUsize::new(0);
         let workers = std::thread::available_parallelism().map_or(1, usize::from).min(8);
         std::thread::scope(|scope| {
@@ -79,16 +86,18 @@ impl Run {
             all.into_iter().for_each(|worker| worker.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
         });
         let count = count.into_inner();
-        println!("{}: {count} images of {} operations, seed {}", self.name, self.sim.op_count(), self.seed);
-        count
+        let (all, seed) = (counted(count), self.seed);
+        println!("{}: {all}, {} operations, seed {seed}", self.name, self.sim.op_count());
+        assert!(count >= wanted, "{count} images instead of {wanted}");
     }
 
     fn walk(&self, worker: usize, workers: usize, wanted: usize, count: &AtomicUsize) {
         let mut series = self.sim.crash_series();
         let positions = series.op_count() + 1;
-        // Two modes leave nothing to chance; each of the others gets its share of the rest.
-        let seeds = (wanted / positions).saturating_sub(2) / 3 + 1;
-        let stride = (positions * 5).div_ceil(wanted).max(1);
+        // Two modes leave nothing to chance; each of the others gets its share of the rest. Second crashes come on top.
+        let each = (wanted * TWICE_EVERY).div_ceil(positions * (TWICE_EVERY + TWICE));
+        let seeds = each.saturating_sub(2).div_ceil(3) + 1;
+        let stride = (positions * 5 / wanted.max(1)).max(1);
         loop {
             let at = series.at();
             if at / stride % workers == worker && at.is_multiple_of(stride) {
@@ -161,7 +170,7 @@ impl Run {
 #[test]
 fn every_acknowledged_write_survives_every_crash() {
     let run = Run::new("full", plain_options(Durability::Full), &plain_steps());
-    assert!(run.sweep(images_wanted() * 6 / 10) > 1000.min(images_wanted() / 2));
+    run.sweep(images(55));
 }
 
 /// What is synced: the kind, and the path without its numbers.
@@ -217,7 +226,7 @@ fn first_loss(run: &Run, sim: &SimVfs) -> Option<String> {
 #[test]
 fn at_lower_durability_a_power_cut_loses_a_suffix_and_a_kill_nothing() {
     for (name, durability) in [("normal", Durability::Normal), ("bulk", Durability::Bulk)] {
-        Run::new(name, plain_options(durability), &plain_steps()).sweep(images_wanted() / 10);
+        Run::new(name, plain_options(durability), &plain_steps()).sweep(images(6));
     }
 }
 
@@ -225,8 +234,7 @@ fn at_lower_durability_a_power_cut_loses_a_suffix_and_a_kill_nothing() {
 #[cfg(feature = "trainer")]
 #[test]
 fn generations_change_as_a_whole() {
-    let run = Run::new("generations", workload::text_options(), &workload::text_steps());
-    assert!(run.sweep(images_wanted() / 10) > 100.min(images_wanted() / 20));
+    Run::new("generations", workload::text_options(), &workload::text_steps()).sweep(images(6));
 }
 
 /// Documents that come again are written, or not, as a whole, and have the vectors of their texts; without a sync of each
@@ -236,8 +244,7 @@ fn generations_change_as_a_whole() {
 fn documents_that_come_again_survive_like_others() {
     for (name, durability) in [("repeated", Durability::Full), ("repeated, bulk", Durability::Bulk)] {
         let options = OpenOptions { durability, ..workload::text_options() };
-        let run = Run::new(name, options, &workload::repeated_steps());
-        assert!(run.sweep(images_wanted() / 20) > 100.min(images_wanted() / 40));
+        Run::new(name, options, &workload::repeated_steps()).sweep(images(3));
     }
 }
 
@@ -272,8 +279,7 @@ fn unchanged_documents_are_durable_when_that_is_acknowledged() {
 #[cfg(feature = "trainer")]
 #[test]
 fn what_was_learnt_is_published_as_a_whole() {
-    let run = Run::new("learning", workload::text_options(), &workload::learning_steps());
-    assert!(run.sweep(images_wanted() / 10) > 100.min(images_wanted() / 20));
+    Run::new("learning", workload::text_options(), &workload::learning_steps()).sweep(images(6));
 }
 
 /// After every single write of a training of the encoder the database is the old one or the new one, and the training goes
@@ -289,7 +295,8 @@ fn a_training_that_was_cut_off_goes_on_to_the_same_end() {
         resumed.fetch_add(usize::from(stopped && go_on), Ordering::Relaxed);
     });
     let resumed = resumed.into_inner();
-    println!("training: {} operations, {resumed} runs went on from a state", end - begin);
+    let images = counted((end - begin + 1) * CrashMode::ALL.len());
+    println!("training: {images}, {} operations, {resumed} runs went on from a state", end - begin);
     assert!(resumed * 3 > end - begin, "{resumed} of {}", end - begin);
 }
 
@@ -313,6 +320,8 @@ fn a_reindexing_that_was_cut_off_goes_on() {
             assert_eq!((after.generation, after.documents), (before + 1, 8), "{context}");
         }
     });
+    let operations = sim.op_count() - begin;
+    println!("re-indexing: {}, {operations} operations", counted((operations + 1) * CrashMode::ALL.len()));
     assert_eq!(ends.into_inner(), 0b110, "the old generation is met, and the new one");
 }
 
@@ -394,8 +403,10 @@ fn what_a_killed_process_left_is_made_durable_before_it_is_built_upon() {
     let steps = plain_steps();
     let run = Run::new("kill, then power", options.clone(), &steps);
     let total = run.sim.op_count();
-    // Each kill gives some hundred images.
-    let kills = (images_wanted() / 500).clamp(10, total);
+    // After each kill there are more than 50 operations.
+    let wanted = images(15);
+    let kills = (wanted / 150).clamp(10, total);
+    let draws = wanted.div_ceil(50 * kills).saturating_sub(1).max(2);
     let mut images = 0;
     for n in 0..kills {
         let limit = 1 + n * total / kills;
@@ -415,18 +426,21 @@ fn what_a_killed_process_left_is_made_durable_before_it_is_built_upon() {
         series.advance_to(limit);
         loop {
             let at = series.at();
-            for mode in [CrashMode::DropAll, CrashMode::Random, CrashMode::Reordered] {
-                let mut right = allowed(&marks, at, true);
-                if marks[1].end > at {
-                    // Nothing was acknowledged since the kill.
-                    right.models.extend(before.models.iter().cloned());
-                }
-                right.events = before.events.clone();
+            let mut right = allowed(&marks, at, true);
+            if marks[1].end > at {
+                // Nothing was acknowledged since the kill.
+                right.models.extend(before.models.iter().cloned());
+            }
+            right.events = before.events.clone();
+            let chances = [CrashMode::Random, CrashMode::Reordered];
+            let modes = chances.into_iter().cycle().take(draws).enumerate();
+            for (draw, mode) in modes.chain([(0, CrashMode::DropAll)]) {
+                let seed = (n + draw / 2 * total) as u64;
                 let coordinates = format!(
-                    "{coordinates}, then power off at {at} after {:?}, mode {mode:?}",
+                    "{coordinates}, then power off at {at} after {:?}, mode {mode:?}, seed {seed}",
                     series.last_op()
                 );
-                let image = series.image(mode, n as u64);
+                let image = series.image(mode, seed);
                 run.look(&image, &right, Depth { search: false, write: at.is_multiple_of(4) }, &coordinates);
                 images += 1;
             }
@@ -435,5 +449,6 @@ fn what_a_killed_process_left_is_made_durable_before_it_is_built_upon() {
             }
         }
     }
-    println!("kill, then power: {kills} kills, {images} images, seed {}", run.seed);
+    println!("kill, then power: {}, {kills} kills, seed {}", counted(images), run.seed);
+    assert!(images >= wanted, "{images} images instead of {wanted}");
 }

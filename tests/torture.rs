@@ -313,13 +313,13 @@ fn look(path: &Path, plain: bool, acked: Model, after: Model, cycle: u64, contex
 
 #[test]
 fn a_killed_writer_loses_nothing() {
-    kill_again_and_again(true, setting("EMBDB_KILLS", 25));
+    kill_again_and_again(true, setting("EMBDB_KILLS", 130));
 }
 
 #[cfg(feature = "trainer")]
 #[test]
 fn a_writer_killed_while_generations_change_loses_nothing() {
-    kill_again_and_again(false, setting("EMBDB_KILLS", 25));
+    kill_again_and_again(false, setting("EMBDB_KILLS", 70));
 }
 
 /// Everything that a reader sees, as one number.
