@@ -1,10 +1,12 @@
 //! Damage of a database at rest: searches give the right answers or an error that names the file, nothing that only
-//! reads writes, and `compact` makes anew what follows from other files.
+//! reads writes, and `compact` makes anew what follows from other files. `EMBDB_DAMAGE_CASES` says how many places of a large
+//! database are damaged.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use embdb::db::filter::Filter;
@@ -258,9 +260,11 @@ fn every_damaged_file_of_a_small_database_is_told_or_healed() {
 }
 
 /// Graphs, codes and f32 rows are longer than what is looked at when a database is opened.
+static LARGE: LazyLock<Pristine> = LazyLock::new(|| Pristine::new(18_000, 128, Codec::Int8F32, 3, &[]));
+
 #[test]
 fn every_damaged_file_of_a_large_database_is_told_or_healed() {
-    let db = Pristine::new(18_000, 128, Codec::Int8F32, 3, &[]);
+    let db = &*LARGE;
     let length =
         |name| db.disk.read(db.files.iter().find(|file| file.ends_with(name)).unwrap()).unwrap().len();
     assert!(length("graph") > 1 << 20 && length("codes") > 2 << 20 && length("full") > 8 << 20);
@@ -268,7 +272,59 @@ fn every_damaged_file_of_a_large_database_is_told_or_healed() {
     let compacts = |file: &Path, kind: &str| {
         kind == if file.ends_with("graph") { "a bit in the middle" } else { "cut in the middle" }
     };
-    every_file_in_every_way(&db, &[], compacts);
+    every_file_in_every_way(db, &[], compacts);
+}
+
+/// Anywhere: a bit, or a sector that reads as zeros, as another one of the file, or as it was in another database.
+#[test]
+fn damage_anywhere_in_a_large_database_is_told_or_harmless() {
+    const SECTOR: usize = 512;
+    let db = &*LARGE;
+    let other = Pristine::new(18_000, 16, Codec::Int8F32, 5, &[]);
+    let cases = std::env::var("EMBDB_DAMAGE_CASES").ok().and_then(|v| v.parse().ok()).unwrap_or(60);
+    let (next, told) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let work = || {
+        loop {
+            let case = next.fetch_add(1, Ordering::Relaxed);
+            if case >= cases {
+                break;
+            }
+            let mut chance = Numbers(case as u64 * 7919 + 1);
+            let mut below = |end: usize| ((chance.next() + 0.5) * end as f32) as usize % end.max(1);
+            let file = &db.files[case % db.files.len()];
+            let mut bytes = db.disk.read(file).unwrap();
+            let (at, from) = (below(bytes.len() / SECTOR) * SECTOR, below(bytes.len() / SECTOR) * SECTOR);
+            let kind = case / db.files.len() % 4;
+            let sector = match kind {
+                0 => {
+                    let mut same = bytes[at..at + SECTOR].to_vec();
+                    same[below(SECTOR)] ^= 1 << below(8);
+                    same
+                }
+                1 => vec![0; SECTOR],
+                2 => bytes[from..from + SECTOR].to_vec(),
+                _ => {
+                    let path = other.files.iter().find(|f| f.file_name() == file.file_name()).unwrap();
+                    let theirs = other.disk.read(path).unwrap();
+                    let at = at.min((theirs.len() / SECTOR - 1) * SECTOR);
+                    theirs[at..at + SECTOR].to_vec()
+                }
+            };
+            bytes[at..at + SECTOR].copy_from_slice(&sector);
+            let what = format!("case {case}: {}, sector at {at}, kind {kind}", file.display());
+            let disk = db.with(file, &Harm::Other(bytes));
+            let was_told = open(&disk, &db.options).map_or(true, |reader| db.judge(&reader, file, &what));
+            told.fetch_add(usize::from(was_told), Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        let all = [0, 1].map(|_| scope.spawn(work));
+        all.into_iter().for_each(|worker| worker.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
+    });
+    println!(
+        "{cases} damages to a large database: searches refuse {}, and do without the others",
+        told.into_inner()
+    );
 }
 
 #[test]

@@ -77,10 +77,14 @@ impl Encoders {
             files.insert(name, bytes);
         }
         let folder = dir.join(crate::storage::MODEL_DIR).join(model_id);
-        let encoder = Encoder::from_files(files, precision)?;
+        let changed = |id: &str| Error::corrupt(&folder, 0, format!("the model's files hash to {id}"));
+        let encoder = Encoder::from_files(files.clone(), precision).map_err(|error| {
+            // What was stored could be read once: where the files are others now, that is what there is to tell.
+            let id = files.model_id(precision);
+            if id == model_id { error } else { changed(&id) }
+        })?;
         if encoder.model_id() != model_id {
-            let what = format!("the model's files hash to {}", encoder.model_id());
-            return Err(Error::corrupt(folder, 0, what));
+            return Err(changed(encoder.model_id()));
         }
         Ok(encoder)
     }

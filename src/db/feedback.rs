@@ -238,17 +238,21 @@ impl Inner {
             for path in feedback::unmerged(self.vfs.as_ref(), &self.dir)? {
                 raw.extend(feedback::read_unmerged(self.vfs.as_ref(), &path, &manifest.database)?);
             }
-            let mut vanished = false;
+            let mut vanished = None;
             for file in &manifest.feedback {
                 match feedback::read_merged(self.vfs.as_ref(), &self.dir, file, &manifest.database) {
                     Ok(events) => raw.extend(events),
-                    Err(error) if error.is_not_found() => vanished = true,
+                    Err(error) if error.is_not_found() => vanished = Some(self.dir.join(&file.path)),
                     Err(error) => return Err(error),
                 }
             }
             self.refresh()?;
-            if !vanished && self.snapshot().manifest.feedback == manifest.feedback {
-                return decode_all(&raw);
+            if self.snapshot().manifest.feedback == manifest.feedback {
+                // A merge names another file before it removes this one.
+                return match vanished {
+                    Some(path) => Err(Error::corrupt(path, 0, "the file is missing")),
+                    None => decode_all(&raw),
+                };
             }
         }
         Err(Error::input("the log changes faster than it can be read"))
