@@ -139,14 +139,15 @@ def plant(root):
         text = texts.setdefault(file, (root / file).read_text())
         if text.count(old) != 1:
             sys.exit(f"{name}: {file} has {text.count(old)} times: {old}")
-        texts[file] = text.replace(old, new.replace("OFF", f'crate::off("{slug(name)}")'))
+        switch = f'crate::off("{slug(name)}")'
+        texts[file] = text.replace(old, re.sub(r"\bOFF\b", lambda _: switch, new))
     return texts
 
 
 def build(place):
     """Test programs by target; the library's own tests are `lib`."""
     targets = sorted({target for *_, tests in MUTANTS for target, _ in tests} - {UNIT})
-    args = ["cargo", "test", "--no-run", "--message-format=json", "--lib"] + [a for t in targets for a in ("--test", t)]
+    args = ["cargo", "test", "--no-run", "--message-format=json-render-diagnostics", "--lib"] + [a for t in targets for a in ("--test", t)]
     done = subprocess.run(args, cwd=place, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
