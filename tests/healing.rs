@@ -293,24 +293,26 @@ fn damage_anywhere_in_a_large_database_is_told_or_harmless() {
             let mut below = |end: usize| ((chance.next() + 0.5) * end as f32) as usize % end.max(1);
             let file = &db.files[case % db.files.len()];
             let mut bytes = db.disk.read(file).unwrap();
-            let (at, from) = (below(bytes.len() / SECTOR) * SECTOR, below(bytes.len() / SECTOR) * SECTOR);
+            // The file of the rows' bounds is shorter than a sector.
+            let len = bytes.len().min(SECTOR);
+            let (at, from) = (below(bytes.len() / len) * len, below(bytes.len() / len) * len);
             let kind = case / db.files.len() % 4;
             let sector = match kind {
                 0 => {
-                    let mut same = bytes[at..at + SECTOR].to_vec();
-                    same[below(SECTOR)] ^= 1 << below(8);
+                    let mut same = bytes[at..at + len].to_vec();
+                    same[below(len)] ^= 1 << below(8);
                     same
                 }
-                1 => vec![0; SECTOR],
-                2 => bytes[from..from + SECTOR].to_vec(),
+                1 => vec![0; len],
+                2 => bytes[from..from + len].to_vec(),
                 _ => {
                     let path = other.files.iter().find(|f| f.file_name() == file.file_name()).unwrap();
                     let theirs = other.disk.read(path).unwrap();
-                    let at = at.min((theirs.len() / SECTOR - 1) * SECTOR);
-                    theirs[at..at + SECTOR].to_vec()
+                    let at = at.min(theirs.len().saturating_sub(len));
+                    theirs[at..theirs.len().min(at + len)].to_vec()
                 }
             };
-            bytes[at..at + SECTOR].copy_from_slice(&sector);
+            bytes[at..at + sector.len()].copy_from_slice(&sector);
             let what = format!("case {case}: {}, sector at {at}, kind {kind}", file.display());
             let disk = db.with(file, &Harm::Other(bytes));
             let was_told = open(&disk, &db.options).map_or(true, |reader| db.judge(&reader, file, &what));
