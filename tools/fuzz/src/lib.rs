@@ -6,6 +6,7 @@
 //! | [`seeds`] | sound inputs to begin with |
 //! | [`repair`] | magic numbers and checksums, which random bytes never get right |
 //! | [`patch`] | changes of something sound, given by bytes |
+//! | [`shake`] | random changes of inputs |
 //!
 //! Any bytes must give a result or a typed error: never a panic, a hang, or an allocation beyond what they justify. What a
 //! target expects beyond that is asserted in it.
@@ -15,6 +16,7 @@
 pub mod patch;
 pub mod repair;
 pub mod seeds;
+pub mod shake;
 pub mod targets;
 
 /// The readers of `import`, which belong to the program and not to the library.
@@ -22,13 +24,33 @@ pub mod targets;
 #[allow(dead_code, missing_docs, unexpected_cfgs)]
 mod input;
 
+use std::fs;
 use std::panic::{self, PanicHookInfo};
+use std::path::{Path, PathBuf};
 
 use targets::{TARGETS, Target};
 
 /// The target with this name.
 pub fn target(name: &str) -> Option<&'static Target> {
     TARGETS.iter().find(|target| target.name == name)
+}
+
+/// Inputs of a target, with names: the sound ones, the stored ones (`corpus/`), and nothing.
+///
+/// # Panics
+/// Where the stored ones cannot be read.
+pub fn inputs(target: &str) -> Vec<(String, Vec<u8>)> {
+    let sound = seeds::of(target).into_iter().enumerate();
+    let mut all: Vec<_> = sound.map(|(at, data)| (format!("sound input {at}"), data)).collect();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an input").path()).collect();
+    paths.sort();
+    all.extend(
+        paths.iter().map(|path| (path.display().to_string(), fs::read(path).expect("it can be read"))),
+    );
+    all.push(("nothing".into(), Vec::new()));
+    all
 }
 
 /// Runs one input.

@@ -38,7 +38,7 @@ pub fn frames(data: &[u8], base: u64, salt: u64) -> Vec<u8> {
     while at + frame::FRAME_HEADER_LEN <= bytes.len() {
         let payload = at + frame::FRAME_HEADER_LEN;
         let commit = bytes[at + frame::FRAME_TYPE_OFFSET] == FrameType::Commit as u8;
-        let whole = commit && bytes[at + frame::FRAME_SEQUENCE_OFFSET] % 2 == 0;
+        let whole = commit && bytes[at + frame::FRAME_SEQUENCE_OFFSET].is_multiple_of(2);
         let room = bytes.len() - payload;
         let asked = u32_at(&bytes, at + frame::FRAME_LENGTH_OFFSET).unwrap_or_default() as usize;
         // A length that fits is one that somebody meant; of any other, so much that something may follow.

@@ -3,37 +3,34 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Instant;
 
+use embdb_fuzz::shake::{Chance, shaken};
 use embdb_fuzz::targets::TARGETS;
-use embdb_fuzz::{quiet, run, seeds};
+use embdb_fuzz::{inputs, quiet, run, seeds};
 
-/// Stored inputs of a target, by name.
-fn stored(target: &str) -> Vec<(String, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
-    let Ok(entries) = fs::read_dir(&folder) else { return Vec::new() };
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    paths.into_iter().map(|path| (path.display().to_string(), fs::read(&path).unwrap())).collect()
-}
+/// Random changes that are tried of each input.
+const CHANGES: usize = 5;
 
 #[test]
 fn stored_inputs_give_results_or_typed_errors() {
     quiet();
-    let mut count = 0;
+    let mut chance = Chance::new(1);
     for target in TARGETS {
-        let sound = seeds::of(target.name);
-        assert!(!sound.is_empty(), "{} has no input to begin with", target.name);
-        let sound = sound.into_iter().enumerate().map(|(at, data)| (format!("sound input {at}"), data));
-        let start = std::time::Instant::now();
-        for (name, data) in sound.chain(stored(target.name)).chain([("nothing".into(), Vec::new())]) {
-            let done = std::panic::catch_unwind(|| run(target.name, &data));
+        assert!(!seeds::of(target.name).is_empty(), "{} has no input to begin with", target.name);
+        let (all, start) = (inputs(target.name), Instant::now());
+        for (name, data) in &all {
+            let done = std::panic::catch_unwind(|| run(target.name, data));
             assert!(done.is_ok(), "{}: {name}", target.name);
-            count += 1;
+            for _ in 0..CHANGES {
+                let changed = shaken(data, &all[chance.below(all.len())].1, &mut chance);
+                let done = std::panic::catch_unwind(|| run(target.name, &changed));
+                assert!(done.is_ok(), "{}: {name}, changed to {changed:?}", target.name);
+            }
         }
-        println!("{}: {:?}", target.name, start.elapsed());
+        println!("{}: {} inputs, {:?}", target.name, all.len(), start.elapsed());
     }
-    println!("{count} inputs");
 }
 
 #[test]

@@ -43,7 +43,10 @@ fn document(n: u64) -> Document {
     let vector = (0..DIM as u64).map(|i| ((n * 37 + i * 11) % 101) as f32 - 40.0).collect();
     let mut document = Document::from_vector(format!("d{n}"), vector).title(format!("title {n}"));
     document.text = format!("the text of document {n}");
-    document.meta("n", n).meta("lang", if n % 3 == 0 { "en" } else { "de" }).meta("part", n as f64 / 7.0)
+    document
+        .meta("n", n)
+        .meta("lang", if n.is_multiple_of(3) { "en" } else { "de" })
+        .meta("part", n as f64 / 7.0)
 }
 
 impl Base {
@@ -278,13 +281,14 @@ fn visit(db: &Db, small: bool) {
     }
 }
 
-/// A database with harm: bits (1: the large one; 2: the manifest keeps its entries), then what is done to which file.
+/// A database with harm: bits (1, and not 4 nor 8: the large one, which takes long; 2: the manifest keeps its entries), then
+/// what is done to which file.
 pub fn directory(data: &[u8]) {
     let mut input = Input::new(data);
     let bits = input.byte();
-    let base = if bits & 1 == 0 { Base::small() } else { Base::large() };
+    let small = bits & 13 != 1;
+    let base = if small { Base::small() } else { Base::large() };
     let disk = harm(base, &mut input, bits & 2 != 0);
-    let small = bits & 1 == 0;
     for _ in 0..1 + u8::from(small) {
         if let Ok(db) = Db::open_vfs(std::sync::Arc::new(disk.clone()), PATH, options()) {
             visit(&db, small);
