@@ -92,17 +92,20 @@ pub fn presence(vfs: &dyn Vfs, dir: &Path) -> Result<Presence> {
 /// Makes the directories of a database, durably. Harmless where they exist: who made them may have been killed
 /// before their names were durable, so that is seen to again.
 pub fn create_dirs(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    let was_there = vfs.exists(dir)?;
     vfs.create_dir(dir)?;
     for sub in DIRS {
         vfs.create_dir(&dir.join(sub))?;
     }
     sync_names(vfs, dir)?;
     let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    let passing = parent.join(format!(".{name}.{:016x}", vfs.random()));
-    // Who made the database's directory for us may not let us write beside it.
-    if vfs.create_dir(&passing).is_ok() {
-        vfs.remove_dir_all(&passing)?;
+    if was_there {
+        // As in `sync_names`; but who made the database's directory for us may not let us write beside it.
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let passing = parent.join(format!(".{name}.{:016x}", vfs.random()));
+        if vfs.create_dir(&passing).is_ok() {
+            vfs.remove_dir_all(&passing)?;
+        }
     }
     vfs.sync_dir(parent)
 }

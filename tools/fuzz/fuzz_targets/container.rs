@@ -1,18 +1,4 @@
-//! Containers: as given, and with repaired checksums.
+//! The fuzzer of the target `container`.
 #![no_main]
 
-use std::path::Path;
-
-use embdb::format::file::{Kind, Layout};
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let path = Path::new("file");
-    for bytes in [data.to_vec(), embdb_fuzz::container(data, Kind::Docs)] {
-        if let Ok(layout) = Layout::parse(&bytes, Kind::Docs, path) {
-            layout.verify(&bytes, 0, usize::MAX, path).ok();
-            for id in 0..16 {
-                layout.section(id).map(|range| assert!(bytes.get(range).is_some()));
-            }
-        }
-    }
-});
+libfuzzer_sys::fuzz_target!(init: embdb_fuzz::quiet(), |data: &[u8]| embdb_fuzz::run("container", data));

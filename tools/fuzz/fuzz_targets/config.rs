@@ -1,0 +1,4 @@
+//! The fuzzer of the target `config`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(init: embdb_fuzz::quiet(), |data: &[u8]| embdb_fuzz::run("config", data));
