@@ -404,3 +404,75 @@ fn change(frame: &Frame<'_>, path: &Path) -> Result<Change> {
         _ => Err(malformed()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::snapshot::Source;
+    use crate::storage::sim::SimVfs;
+    use crate::types::Document;
+    use crate::{CreateOptions, Db, OpenOptions, Task};
+
+    fn database(vfs: &SimVfs, path: &str) -> Db {
+        let create = CreateOptions { vectors: Some(2), ..CreateOptions::default() };
+        let options = OpenOptions { create, background: false, ..OpenOptions::default() };
+        Db::open_vfs(Arc::new(vfs.clone()), path, options).unwrap()
+    }
+
+    fn filled(vfs: &SimVfs, path: &str) {
+        let db = database(vfs, path);
+        db.add((0..9).map(|n| Document::from_vector(format!("{path}{n}"), vec![1.0, n as f32]))).unwrap();
+        db.seal(&Task::default()).unwrap();
+        db.delete(&[format!("{path}3")]).unwrap();
+        db.seal(&Task::default()).unwrap();
+        db.add([Document::from_vector(format!("{path}late"), vec![1.0, 2.0])]).unwrap();
+        db.close().unwrap();
+    }
+
+    /// Its frames are sound: only its header says whose it is.
+    #[test]
+    fn a_log_of_another_database_or_another_number_is_told() {
+        let vfs = SimVfs::new(1);
+        for path in ["a", "b"] {
+            filled(&vfs, path);
+        }
+        let number = *log_numbers(&vfs, Path::new("a")).unwrap().last().unwrap();
+        assert_eq!(log_numbers(&vfs, Path::new("b")).unwrap().last(), Some(&number));
+        let [mine, other] = ["a", "b"].map(|path| numbered_path(Path::new(path), LOG_DIR, number));
+        let bytes = vfs.read(&other).unwrap();
+        let own = vfs.read(&mine).unwrap();
+        crate::storage::write_new(&vfs, &mine, &bytes).unwrap();
+        let told = State::load(&vfs, Path::new("a"), None).err().unwrap();
+        assert!(told.exit_code() == 2 && told.to_string().contains("another"), "{told}");
+        crate::storage::write_new(&vfs, &mine, &own).unwrap();
+        crate::storage::write_new(&vfs, &numbered_path(Path::new("a"), LOG_DIR, number + 1), &own).unwrap();
+        assert!(State::load(&vfs, Path::new("a"), None).is_err(), "a log under another number");
+    }
+
+    /// The files are those that the manifest names: only what it counts is not what they hold.
+    #[test]
+    fn a_manifest_that_counts_other_documents_or_tombstones_is_told() {
+        let vfs = SimVfs::new(1);
+        filled(&vfs, "a");
+        let state = State::load(&vfs, Path::new("a"), None).unwrap().unwrap();
+        let entry = state.manifest.segments[0].clone();
+        let load = |change: &dyn Fn(&mut crate::format::manifest::SegmentEntry)| {
+            let mut entry = entry.clone();
+            change(&mut entry);
+            let segment = Segment::open(&vfs, Path::new("a"), &entry, &state.manifest.database)?;
+            segment.tombstones(&vfs, Path::new("a"), &state.manifest.database)
+        };
+        assert_eq!(load(&|_| {}).unwrap().len(), 1);
+        assert!(matches!(state.parts[0].source, Source::Sealed(_)));
+        for wrong in [8, 10] {
+            assert_eq!(
+                load(&|entry| entry.documents = wrong).unwrap_err().exit_code(),
+                2,
+                "{wrong} documents"
+            );
+        }
+        for wrong in [0, 2] {
+            assert_eq!(load(&|entry| entry.deleted = wrong).unwrap_err().exit_code(), 2, "{wrong} deleted");
+        }
+    }
+}

@@ -442,6 +442,52 @@ mod tests {
         }
     }
 
+    /// The same file with its body changed and all that surrounds it made anew.
+    fn rebuilt(bytes: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+        let body = u64_at(bytes, bytes.len() - TRAILER_LEN).unwrap() as usize;
+        let mut body = bytes[..body].to_vec();
+        change(&mut body);
+        let sums: Vec<u64> = page_checksums(&body).collect();
+        let end = tail(body.len() as u64, &sums);
+        [body, end].concat()
+    }
+
+    /// What says that bytes are ours is not enough: each of these contradictions has checksums that hold.
+    #[test]
+    fn contradictions_behind_right_checksums_are_found() {
+        let bytes = sample();
+        let parse = |bytes: &[u8]| Layout::parse(bytes, Kind::Docs, Path::new("f"));
+        assert!(parse(&rebuilt(&bytes, |_| {})).is_ok());
+        for (field, value) in
+            [(SECTION_LENGTH_OFFSET, 1u64 << 40), (SECTION_START_OFFSET, 1 << 40), (SECTION_START_OFFSET, 7)]
+        {
+            let at = HEADER_LEN + SECTION_LEN + field;
+            let wrong = rebuilt(&bytes, |body| body[at..at + 8].copy_from_slice(&value.to_le_bytes()));
+            assert!(parse(&wrong).unwrap_err().to_string().contains("lies outside"), "{field} {value}");
+        }
+        let long = rebuilt(&bytes, |body| body[HEADER_LEN + SECTION_LENGTH_OFFSET] = 255);
+        assert!(parse(&long).is_ok(), "a section may end anywhere in the body");
+
+        // A length that is not the file's.
+        let mut wrong = bytes.clone();
+        let trailer = wrong.len() - TRAILER_LEN;
+        wrong[trailer + TRAILER_LENGTH_OFFSET] ^= 1;
+        let body = u64_at(&wrong, trailer).unwrap() as usize;
+        let sums = body + 8 * body.div_ceil(PAGE_LEN);
+        let checksum = xxh3_64(&wrong[sums..trailer + TRAILER_CHECKSUM_OFFSET]);
+        wrong[trailer + TRAILER_CHECKSUM_OFFSET..][..8].copy_from_slice(&checksum.to_le_bytes());
+        assert!(parse(&wrong).unwrap_err().to_string().contains("length"));
+
+        // A page with its own checksum, which that of the block does not cover.
+        let mut wrong = bytes.clone();
+        wrong[5000] ^= 1;
+        let sum = xxh3_64(&wrong[PAGE_LEN..2 * PAGE_LEN]);
+        wrong[body + 8..body + 16].copy_from_slice(&sum.to_le_bytes());
+        let layout = Layout::parse(&wrong, Kind::Docs, Path::new("f"));
+        let verified = layout.and_then(|layout| layout.verify_page(&wrong, 1, Path::new("f")));
+        assert_eq!(verified.unwrap_err().exit_code(), 2);
+    }
+
     #[test]
     fn another_kind_and_a_newer_version_are_told_apart() {
         let bytes = sample();

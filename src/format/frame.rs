@@ -303,6 +303,23 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_of_another_salt_or_beyond_the_limit_is_none() {
+        let mut batch = BatchBuilder::new(0, SALT);
+        batch.push(FrameType::Delete, 1, b"a").unwrap();
+        let mut bytes = batch.into_bytes();
+        assert_eq!(payload_len(&bytes, 0, SALT), Some(1));
+        let mut other = bytes.clone();
+        other[FRAME_SALT_OFFSET] ^= 1;
+        let crc = checksum(&other[..FRAME_HEADER_LEN], b"a", SALT, 0);
+        other[FRAME_CHECKSUM_OFFSET..][..4].copy_from_slice(&crc.to_le_bytes());
+        assert!(frame_at(&other, 0, 0, SALT).is_none(), "its checksum holds, its salt is another");
+        let long = limits::FRAME_BYTES as u32 + 1;
+        bytes[FRAME_LENGTH_OFFSET..][..4].copy_from_slice(&long.to_le_bytes());
+        assert_eq!(payload_len(&bytes, 0, SALT), None);
+        assert_eq!(wanted(&bytes, 0, SALT), FRAME_HEADER_LEN, "no memory for what cannot be");
+    }
+
+    #[test]
     fn a_moved_or_foreign_frame_does_not_pass() {
         let mut batch = BatchBuilder::new(0, SALT);
         batch.push(FrameType::Delete, 1, b"a").unwrap();

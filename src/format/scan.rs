@@ -332,6 +332,32 @@ mod tests {
         Ok((sizes, scan))
     }
 
+    /// Each COMMIT here has a checksum that holds, and says something else than what stands before it.
+    #[test]
+    fn a_commit_covers_exactly_the_frames_before_it() {
+        let whole = log(&[&["a", "bc"]], false);
+        let at = whole.len() - FRAME_HEADER_LEN - COMMIT_LEN;
+        let commit = &whole[at + FRAME_HEADER_LEN..];
+        let with = |payloads: &[&str], commit: &[u8]| {
+            let mut batch = BatchBuilder::new(0, SALT);
+            for (n, payload) in payloads.iter().enumerate() {
+                batch.push(FrameType::Delete, n as u64 + 1, payload.as_bytes()).unwrap();
+            }
+            batch.push(FrameType::Commit, 2, commit).unwrap();
+            read(&batch.into_bytes()).unwrap().0
+        };
+        assert_eq!(with(&["a", "bc"], commit), [2]);
+        let nothing: [usize; 0] = [];
+        for field in [COMMIT_START_OFFSET, COMMIT_FRAMES_OFFSET, COMMIT_DIGEST_OFFSET] {
+            let mut wrong = commit.to_vec();
+            wrong[field] ^= 8;
+            assert_eq!(with(&["a", "bc"], &wrong), nothing, "field at {field}");
+        }
+        assert_eq!(with(&["a"], commit), nothing, "a frame is missing");
+        assert_eq!(with(&["a", "bd"], commit), nothing, "another frame");
+        assert_eq!(with(&["a", "bc"], &commit[..COMMIT_LEN - 1]), nothing);
+    }
+
     #[test]
     fn every_truncation_leaves_whole_batches() {
         let bytes = log(&[&["a", "bc"], &["d"], &["e", "f", "g"]], true);

@@ -258,6 +258,28 @@ mod tests {
         assert_eq!(read_header(&vfs, path).unwrap(), HEADER);
     }
 
+    /// The next log says where this one ends: nothing less is taken for all of it.
+    #[test]
+    fn a_log_that_ends_before_its_known_end_is_damaged() {
+        let vfs = SimVfs::new(1);
+        let path = Path::new("log1");
+        let mut writer = LogWriter::create(&vfs, path, HEADER).unwrap();
+        let mut ends = Vec::new();
+        for n in 0..3u64 {
+            writer.append(&[(FrameType::Delete, n, vec![n as u8; 5])], Durability::Bulk).unwrap();
+            ends.push(writer.end());
+        }
+        let read = |to| read_batches(&vfs, path, &HEADER, LOG_HEADER_LEN as u64, Some(to), |_| Ok(()));
+        assert_eq!(read(ends[1]).unwrap().end, ends[1]);
+        let longer = read(ends[2] + 8).unwrap_err();
+        assert!(longer.exit_code() == 2 && longer.to_string().contains("cut off"), "{longer}");
+        let within = read(ends[2] - 8).unwrap_err();
+        assert!(
+            within.exit_code() == 2 && within.to_string().contains("before its committed end"),
+            "{within}"
+        );
+    }
+
     /// Zeros behind the last batch are a torn tail, however many: what was acknowledged is there, and neither the time
     /// nor the memory of reading it depends on the length.
     #[test]

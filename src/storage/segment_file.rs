@@ -332,3 +332,41 @@ impl Sections for SegmentFile {
         self.section_range(section, range.start, range.end.saturating_sub(range.start))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::sim::SimVfs;
+    use super::super::write_new;
+    use super::*;
+    use crate::format::file::FileBuilder;
+
+    const DATABASE: DatabaseId = [5; 16];
+
+    #[test]
+    fn elements_lie_within_their_section_and_the_file_is_as_long_as_the_manifest_says() {
+        let vfs = SimVfs::new(1);
+        let numbers: Vec<u8> = (0..5u64).flat_map(u64::to_le_bytes).collect();
+        let bytes =
+            FileBuilder::new(Kind::Ids, DATABASE).section(1, numbers).section(2, vec![7; 640]).finish();
+        write_new(&vfs, Path::new("ids"), &bytes).unwrap();
+        let checksum = Layout::parse(&bytes, Kind::Ids, Path::new("ids")).unwrap().checksum;
+        let entry = FileEntry { path: "ids".into(), length: bytes.len() as u64, checksum };
+        let open = |entry: &FileEntry| SegmentFile::open(&vfs, Path::new(""), entry, Kind::Ids, &DATABASE);
+        let file = open(&entry).unwrap();
+        assert_eq!(file.section_range::<u64>(1, 3, 2).unwrap(), [3, 4]);
+        for (from, count) in [(3, 3), (5, 1), (6, 0), (usize::MAX, 2), (2, usize::MAX)] {
+            assert_eq!(
+                file.section_range::<u64>(1, from, count).unwrap_err().exit_code(),
+                2,
+                "{from} {count}"
+            );
+        }
+        for wrong in [
+            FileEntry { length: entry.length + 1, ..entry.clone() },
+            FileEntry { checksum: checksum ^ 1, ..entry.clone() },
+        ] {
+            assert_eq!(open(&wrong).err().unwrap().exit_code(), 2, "{wrong:?}");
+        }
+        assert!(SegmentFile::open(&vfs, Path::new(""), &entry, Kind::Ids, &[6; 16]).is_err());
+    }
+}
