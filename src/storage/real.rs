@@ -246,6 +246,14 @@ struct RealLock {
     path: PathBuf,
 }
 
+impl Drop for RealLock {
+    /// Closing the file would do, but for copies of it: a process that is just being started has one until it runs its
+    /// own program.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
+}
+
 impl Lock for RealLock {
     fn set_text(&mut self, text: &str) -> Result<()> {
         let write = || -> io::Result<()> {
@@ -345,6 +353,20 @@ mod tests {
         let mut bytes = vec![0; 120];
         assert_eq!(fill(&mut bytes, read_at).unwrap(), 100, "the end of the file");
         assert!(fill(&mut bytes, |_, _| Err(io::ErrorKind::PermissionDenied.into())).is_err());
+    }
+
+    #[test]
+    fn a_lock_ends_with_its_owner_whoever_has_a_copy_of_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let file = File::create(&path).unwrap();
+        file.try_lock().unwrap();
+        let copy = file.try_clone().unwrap();
+        let lock = RealLock { file, path: path.clone() };
+        assert!(RealVfs.try_lock(&path).unwrap().is_none() && RealVfs.is_locked(&path).unwrap());
+        drop(lock);
+        assert!(RealVfs.try_lock(&path).unwrap().is_some());
+        drop(copy);
     }
 
     #[test]
