@@ -56,11 +56,13 @@ fn plain(dir: &Path) -> PathBuf {
     path
 }
 
+#[cfg(feature = "encoder")]
 fn tiny_model() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/encoder/tiny-bert"))
 }
 
 /// A database of texts with searches and clicks.
+#[cfg(feature = "encoder")]
 fn texts(dir: &Path) -> PathBuf {
     let path = dir.join("t.embdb");
     let create = CreateOptions { model: Some(tiny_model()), ..CreateOptions::default() };
@@ -207,9 +209,18 @@ fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     fs::write(path, bytes).unwrap();
 }
 
+/// One of vectors, and one of texts where there is an encoder.
+fn both() -> Vec<Case> {
+    vec![
+        Case::new(plain),
+        #[cfg(feature = "encoder")]
+        Case::new(texts),
+    ]
+}
+
 #[test]
 fn of_a_sound_database_nothing_is_lost() {
-    for case in [Case::new(plain), Case::new(texts)] {
+    for case in both() {
         let (found, report) = case.repaired(|_| {});
         assert!(found == case.expected);
         assert!(report.is_complete() && report.bits_turned == 0 && report.embedded == 0, "{report:?}");
@@ -220,7 +231,7 @@ fn of_a_sound_database_nothing_is_lost() {
 /// Checksums prove each bit that is turned back.
 #[test]
 fn by_one_flipped_bit_nothing_is_lost_wherever_it_is() {
-    for case in [Case::new(plain), Case::new(texts)] {
+    for case in both() {
         for file in files(&case.sound) {
             let name = file.strip_prefix(&case.sound).unwrap().to_path_buf();
             let bits = 8 * fs::metadata(&file).unwrap().len();
@@ -325,6 +336,7 @@ fn files_that_are_gone_cost_only_what_stood_in_them() {
 }
 
 #[test]
+#[cfg(feature = "encoder")]
 fn lost_vectors_are_made_anew_from_texts() {
     let case = Case::new(texts);
     let (found, report) = case.repaired(|broken| fs::remove_file(only(broken, "/full")).unwrap());
@@ -333,6 +345,7 @@ fn lost_vectors_are_made_anew_from_texts() {
 }
 
 #[test]
+#[cfg(feature = "encoder")]
 fn a_lost_encoder_is_asked_for_and_taken_from_a_folder() {
     let case = Case::new(texts);
     let damage = |broken: &Path| {
@@ -350,6 +363,7 @@ fn a_lost_encoder_is_asked_for_and_taken_from_a_folder() {
 }
 
 #[test]
+#[cfg(feature = "encoder")]
 fn damaged_searches_and_clicks_are_counted() {
     let case = Case::new(texts);
     let (_, report) = case.repaired(|broken| {
