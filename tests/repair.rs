@@ -375,6 +375,26 @@ fn damaged_searches_and_clicks_are_counted() {
     });
     assert!((1..=2).contains(&report.lost_events), "{report:?}");
     assert_eq!(report.events + report.lost_events, 60);
+    let (_, report) = case.repaired(|broken| {
+        let path = files(&broken.join("feedback")).pop().unwrap();
+        change(&path, |bytes| bytes[..64].fill(0));
+    });
+    assert!(!report.is_complete() && report.notes[0].contains("searches and clicks are lost"), "{report:?}");
+    assert_eq!(report.events, 0);
+}
+
+/// A state before that of a newer program is no salvage.
+#[test]
+fn a_database_of_another_version_is_refused() {
+    let case = Case::new(plain);
+    let newer = case.try_repaired(None, |broken| {
+        change(&only(broken, "manifest/"), |bytes| {
+            bytes[10] += 1;
+            let sum = xxhash_rust::xxh3::xxh3_64(&bytes[..56]);
+            bytes[56..64].copy_from_slice(&sum.to_le_bytes());
+        });
+    });
+    assert_eq!(newer.unwrap_err().exit_code(), 6);
 }
 
 #[test]

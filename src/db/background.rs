@@ -28,26 +28,18 @@ impl Background {
     /// Starts the threads.
     pub fn start(inner: &Arc<Inner>) -> Result<Self> {
         Ok(Self {
-            _syncing: Ticker::start(inner, "embdb-sync", Inner::sync_round)?,
-            _maintenance: Ticker::start(inner, "embdb-maintenance", |inner, task| {
-                give_way();
-                inner.maintenance_round(task)
-            })?,
+            _syncing: Ticker::start(inner, "embdb-sync", || {}, Inner::sync_round)?,
+            _maintenance: Ticker::start(inner, "embdb-maintenance", give_way, Inner::maintenance_round)?,
         })
     }
 }
 
-/// Lets other threads of the process go first, from now on. A hint: failure is ignored.
+/// Lets the other threads of the process go before this one, from now on. A hint: failure is ignored.
 fn give_way() {
     #[cfg(target_os = "linux")]
-    {
-        thread_local!(static GAVE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
-        if !GAVE.replace(true)
-            && let Ok(now) = rustix::process::getpriority_process(None)
-        {
-            // On Linux that of the calling thread alone.
-            let _ = rustix::process::setpriority_process(None, (now + NICER).min(19));
-        }
+    if let Ok(now) = rustix::process::getpriority_process(None) {
+        // On Linux that of the calling thread alone.
+        let _ = rustix::process::setpriority_process(None, (now + NICER).min(19));
     }
 }
 
@@ -66,10 +58,16 @@ struct Stop {
 }
 
 impl Ticker {
-    fn start(inner: &Arc<Inner>, name: &str, round: fn(&Inner, &Task) -> Result<()>) -> Result<Self> {
+    fn start(
+        inner: &Arc<Inner>,
+        name: &str,
+        begin: fn(),
+        round: fn(&Inner, &Task) -> Result<()>,
+    ) -> Result<Self> {
         let stop = Arc::new(Stop::default());
         let (weak, its_stop) = (Arc::downgrade(inner), Arc::clone(&stop));
         let run = move || {
+            begin();
             while !its_stop.stopped.load(Ordering::Relaxed) {
                 let mut guard = its_stop.lock.lock();
                 if !its_stop.stopped.load(Ordering::Relaxed) {
@@ -139,7 +137,6 @@ mod tests {
     fn maintenance_gives_way_and_nobody_else() {
         let before = rustix::process::getpriority_process(None).unwrap();
         let nice = std::thread::spawn(|| {
-            give_way();
             give_way();
             rustix::process::getpriority_process(None).unwrap()
         });

@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 pub use report::{Lost, RepairReport};
 
+use super::Db;
 use super::write::StoredDocument;
-use super::{Db, Inner};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Generation, Manifest};
 use crate::format::segment::DocumentRows;
@@ -40,7 +40,7 @@ const BATCH_BYTES: usize = 8 << 20;
 ///
 /// # Errors
 /// [`Error::Busy`] while someone writes to the database; [`Error::Corrupt`] if no manifest can be read, or no encoder
-/// of the database and none is given; then nothing is left at `out`.
+/// of the database and none is given; [`Error::TooNew`] for one of another version; then nothing is left at `out`.
 pub fn repair_path(path: &Path, out: &Path, model: Option<&Path>, task: &Task) -> Result<RepairReport> {
     repair(&(Arc::new(RealVfs) as Arc<dyn Vfs>), path, out, model, task)
 }
@@ -138,7 +138,6 @@ fn salvage(
 
 /// Writes documents into the new database.
 struct Sink<'a> {
-    inner: &'a Inner,
     db: &'a Db,
     generation: Generation,
     task: &'a Task,
@@ -152,7 +151,7 @@ impl<'a> Sink<'a> {
         let generation = manifest.active().cloned();
         let generation =
             generation.ok_or_else(|| Error::corrupt("manifest", 0, "no generation is active"))?;
-        Ok(Self { inner: &db.inner, db, generation, task, pending: Vec::new(), bytes: 0, done: 0 })
+        Ok(Self { db, generation, task, pending: Vec::new(), bytes: 0, done: 0 })
     }
 
     /// Takes a document; rows of another shape or generation count for none.
@@ -187,7 +186,7 @@ impl<'a> Sink<'a> {
         } else if !without.is_empty() {
             let texts: Vec<_> = without.into_iter().map(|(id, text, _)| (id, text)).collect();
             report.embedded += texts.len() as u64;
-            documents.extend(self.inner.embedded(texts, &self.generation, self.task)?);
+            documents.extend(self.db.inner.embedded(texts, &self.generation, self.task)?);
         }
         self.db.commit(super::write::Batch::of_stored(documents, &self.generation.model_id)).map(|_| ())
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::report::RepairReport;
 use super::segment::Place;
+#[cfg(feature = "encoder")]
 use crate::db::encoders::Encoders;
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
@@ -66,8 +67,7 @@ fn copy(place: &Place<'_>, out: &Path, manifest: &Manifest, id: &str) -> Result<
 
 /// Without the feature nobody can tell whether it is whole.
 #[cfg(not(feature = "encoder"))]
-fn copy(place: &Place<'_>, out: &Path, _manifest: &Manifest, id: &str) -> Result<()> {
-    let _ = Encoders::default();
+fn copy(place: &Place<'_>, out: &Path, _: &Manifest, id: &str) -> Result<()> {
     models::copy(place.vfs, place.dir, out, id)
 }
 

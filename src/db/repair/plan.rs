@@ -12,7 +12,7 @@ use crate::db::snapshot::shape;
 use crate::error::{Error, Result};
 use crate::format::attrs::Sections;
 use crate::format::file::Kind;
-use crate::format::frame::{FrameType, LogHeader};
+use crate::format::frame::{FrameType, LOG_HEADER_LEN, LogHeader};
 use crate::format::manifest::{FileEntry, Manifest, SegmentEntry, VectorSet};
 use crate::storage::feedback::{EVENTS, RawEvent, unmerged, write_merged};
 use crate::storage::log::LogWriter;
@@ -38,7 +38,12 @@ impl Plan {
         let mut doubtful = None;
         for &number in numbers.iter().rev() {
             let path = numbered_path(dir, crate::storage::MANIFEST_DIR, number);
-            let Ok(file) = Salvaged::open(vfs, path.clone(), Kind::Manifest, None) else { continue };
+            let file = match Salvaged::open(vfs, path.clone(), Kind::Manifest, None) {
+                Ok(file) => file,
+                // Not damage: what another version wrote must not be taken back to an older state.
+                Err(error @ (Error::TooNew { .. } | Error::TooOld { .. })) => return Err(error),
+                Err(_) => continue,
+            };
             let Ok(manifest) = Manifest::parse(file.all(), number, &path) else { continue };
             if file.is_damaged() {
                 doubtful.get_or_insert(manifest);
@@ -167,7 +172,16 @@ impl Plan {
         let gone = listed.iter().filter(|path| !names.iter().any(|name| path.ends_with(name.as_str())));
         gone.for_each(|path| report.note(format!("searches and clicks are lost: {path} is missing")));
         for path in unmerged(place.vfs, place.dir)? {
-            let Ok(log) = SalvagedLog::open(place.vfs, &path) else { continue };
+            let log = match SalvagedLog::open(place.vfs, &path) {
+                Ok(log) => log,
+                // It was never in use.
+                Err(_) if place.vfs.file_len(&path)? <= LOG_HEADER_LEN as u64 => continue,
+                Err(error) => {
+                    report.lost_events += 1;
+                    report.note(format!("searches and clicks are lost: {error}"));
+                    continue;
+                }
+            };
             report.bits_turned += log.turned;
             for record in log.records(None, Some(0)) {
                 match record {
