@@ -48,7 +48,7 @@ fn trained(encoder: &Encoder, set: &TrainingSet, seed: u64) -> (Vec<f32>, f64) {
     let options = AdapterOptions { seed, ..AdapterOptions::default() };
     let rows = SideRows { rows: &rows, dim: encoder.dim() };
     let start = std::time::Instant::now();
-    let (matrix, _) = adapter::train_adapter(rows, set, &LADDER, &options, &Task::default()).unwrap();
+    let matrix = adapter::train_adapter(rows, set, &LADDER, &options, &Task::default()).unwrap().matrix;
     (matrix, start.elapsed().as_secs_f64())
 }
 

@@ -16,7 +16,7 @@ use crate::options::Task;
 const TICK: Duration = Duration::from_millis(250);
 /// What the maintaining thread adds to the process's nice value: searches and writes go first where all cores are busy.
 #[cfg(target_os = "linux")]
-const NICER: i32 = 5;
+const NICER: i32 = 10;
 
 /// The threads of a database.
 pub(crate) struct Background {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::active::parse_meta;
-use super::check::graph_problem;
+use super::graphs::all_sound;
 use super::healing::needs_codes;
 use super::heir::Heir;
 use super::snapshot::{Part, Rows, Snapshot, Source};
@@ -24,16 +24,13 @@ use crate::error::{Error, Result};
 use crate::format::attrs::AttrsBuilder;
 use crate::format::manifest::{Manifest, SegmentEntry, VectorSet};
 use crate::format::segment::DocumentRecord;
-use crate::index::hnsw::BuildParams;
-use crate::index::{Codes, VectorBlock, build_graph_upon};
+use crate::index::{Codes, VectorBlock};
 use crate::mmap::{faults, release_heap};
 use crate::options::{Durability, Task};
 use crate::storage::segment::{NewDocument, Run, Segment, SegmentBuilder, Target, VectorRuns, segment_dir};
 use crate::storage::vfs::Vfs;
 use crate::storage::{LOG_DIR, SEGMENT_DIR, feedback, manifests, models, numbered_path};
 
-/// Below this many rows a scan is as fast as a graph.
-pub(super) const GRAPH_ROWS: usize = 4096;
 /// Segments of similar size that are merged into one.
 const FAN_IN: usize = 4;
 /// Share of deleted documents at which a segment is rewritten.
@@ -49,9 +46,9 @@ const OVERDUE: usize = 2;
 #[derive(Default)]
 pub(crate) struct Alone {
     lock: Mutex<()>,
-    waiting: Arc<AtomicUsize>,
+    pub(super) waiting: Arc<AtomicUsize>,
     /// So much waits to be sealed that whoever builds graphs is to stop.
-    overdue: Arc<AtomicBool>,
+    pub(super) overdue: Arc<AtomicBool>,
 }
 
 impl Alone {
@@ -69,7 +66,7 @@ impl Alone {
     }
 
     /// Says whether somebody waits, or a seal is overdue.
-    fn wanted(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+    pub(super) fn wanted(&self) -> impl Fn() -> bool + Send + Sync + 'static {
         let (waiting, overdue) = (Arc::clone(&self.waiting), Arc::clone(&self.overdue));
         move || waiting.load(Ordering::Relaxed) > 0 || overdue.load(Ordering::Relaxed)
     }
@@ -85,13 +82,13 @@ pub(crate) struct Load {
 
 impl Load {
     /// A load was found.
-    fn begin(&self) {
+    pub(super) fn begin(&self) {
         self.ticks.store(0, Ordering::Relaxed);
         self.under_way.store(true, Ordering::Relaxed);
     }
 
     /// Whether there is none, as of a tick at which this is the last sequence number.
-    fn is_over(&self, sequence: u64) -> bool {
+    pub(super) fn is_over(&self, sequence: u64) -> bool {
         if !self.under_way.load(Ordering::Relaxed) {
             return true;
         }
@@ -157,37 +154,6 @@ pub(super) fn sealed(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Segment>>
     })
 }
 
-/// Sealed parts with vectors of the active generation that are long enough for a graph and have none.
-fn graphless(snapshot: &Snapshot) -> Result<Vec<(&Part, VectorSet)>> {
-    let Some(generation) = snapshot.generation() else { return Ok(Vec::new()) };
-    let shape = snapshot.shape_of(generation.id)?;
-    let mut found = Vec::new();
-    for part in &snapshot.parts {
-        let Source::Sealed(segment) = &part.source else { continue };
-        let set = segment.entry.vectors.iter().find(|v| v.generation == generation.id);
-        // A graph is measured with the codes.
-        let whole = segment.vectors(generation.id).is_some_and(|vectors| vectors.damaged_codes().is_none());
-        let block = part.block(0, generation.id, shape)?;
-        let long = block.is_some_and(|rows| rows.vectors.len >= GRAPH_ROWS && rows.graph.is_none()) && whole;
-        found.extend(set.filter(|_| long).map(|&set| (part, set)));
-    }
-    Ok(found)
-}
-
-/// Whether every graph of the active generation leads to all rows of its segment.
-fn all_sound(snapshot: &Snapshot) -> Result<bool> {
-    let Some(generation) = snapshot.generation() else { return Ok(true) };
-    let shape = snapshot.shape_of(generation.id)?;
-    for part in &snapshot.parts {
-        if let Some(rows) = part.block(0, generation.id, shape)?
-            && graph_problem(&rows).is_some()
-        {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 impl Inner {
     pub(super) fn target(&self) -> Target<'_> {
         Target { vfs: self.vfs.as_ref(), dir: &self.dir, database: self.snapshot().manifest.database }
@@ -231,30 +197,20 @@ impl Inner {
             let _pin = Pin::new(self, self.options.busy_timeout)?;
             self.heal(false, task)?;
         }
+        let sequence = self.state.lock().sequence;
+        // In a bulk load `compact` builds graphs.
+        let builds = self.load.is_over(sequence) && self.options.durability != Durability::Bulk;
+        // Until anyone else wants to maintain: what a merge is about to throw away is not worth waiting for, and what
+        // waits to be sealed fills the memory.
+        let building = task.unless(self.maintenance.wanted());
         let candidates = self.merge_candidates();
         let mut heir = None;
         if !candidates.is_empty() {
             let _pin = Pin::new(self, self.options.busy_timeout)?;
-            heir = self.merge(&candidates, task)?;
+            heir = self.merge(&candidates, builds.then_some(&building), task)?;
             release_heap();
         }
-        let sequence = self.state.lock().sequence;
-        if self.load.is_over(sequence) { self.build_graphs_aside(heir.as_ref(), task) } else { Ok(()) }
-    }
-
-    /// Builds missing graphs with one thread, until anyone else wants to maintain: what a merge is about to throw
-    /// away is not worth waiting for, and what waits to be sealed fills the memory. In a bulk load `compact` builds them.
-    fn build_graphs_aside(&self, heir: Option<&Heir>, task: &Task) -> Result<()> {
-        if self.options.durability == Durability::Bulk || graphless(&self.snapshot())?.is_empty() {
-            return Ok(());
-        }
-        let wanted = self.maintenance.wanted();
-        let _pin = Pin::new(self, self.options.busy_timeout)?;
-        let built = self.build_graphs(heir, 1, &task.unless(wanted));
-        if self.maintenance.overdue.load(Ordering::Relaxed) {
-            self.load.begin();
-        }
-        built
+        if builds { self.build_graphs_aside(heir.as_ref(), &building) } else { Ok(()) }
     }
 
     /// What is due right after a write, where no background thread does it. The write is acknowledged: what fails
@@ -377,8 +333,11 @@ impl Inner {
         drop(writing);
         let united: Vec<&Part> = snapshot.parts.iter().take(snapshot.parts.len() - 1).collect();
         let id = snapshot.manifest.next_segment;
-        let written = self.write_segment(&snapshot, &united, id, task)?;
+        let mut written = self.write_segment(&snapshot, &united, id, task)?;
         let heir = Heir::new(&snapshot, &united, id)?;
+        if let Some(entry) = &mut written {
+            self.give_graph(&snapshot, entry, heir.as_ref(), (self.options.threads, task))?;
+        }
         let first_log = self.last_log_of(&snapshot);
         self.commit(|manifest| {
             manifest.first_log = first_log;
@@ -390,8 +349,14 @@ impl Inner {
         Ok(heir)
     }
 
-    /// Merges segments into one. The caller holds the maintenance lock and a pin.
-    fn merge(&self, segments: &[u64], task: &Task) -> Result<Option<Heir>> {
+    /// Merges segments into one, with its graph if there is a task for building it. The caller holds the maintenance lock
+    /// and a pin.
+    pub(super) fn merge(
+        &self,
+        segments: &[u64],
+        building: Option<&Task>,
+        task: &Task,
+    ) -> Result<Option<Heir>> {
         let snapshot = {
             let mut writing = self.writing(self.options.busy_timeout)?;
             if let Some(log) = writing.writer.log.as_mut() {
@@ -407,8 +372,11 @@ impl Inner {
             .filter(|p| matches!(&p.source, Source::Sealed(s) if chosen(s.entry.id)))
             .collect();
         let id = snapshot.manifest.next_segment;
-        let written = self.write_segment(&snapshot, &parts, id, task)?;
+        let mut written = self.write_segment(&snapshot, &parts, id, task)?;
         let heir = Heir::new(&snapshot, &parts, id)?;
+        if let (Some(entry), Some(building)) = (&mut written, building) {
+            self.give_graph(&snapshot, entry, heir.as_ref(), (1, building))?;
+        }
         self.commit(|manifest| {
             manifest.next_segment = id + 1;
             manifest.segments.retain(|s| !chosen(s.id));
@@ -416,35 +384,6 @@ impl Inner {
             Ok(())
         })?;
         Ok(heir)
-    }
-
-    /// Builds the graph of each segment that is long enough and has none yet; that of `heir` upon an older one. The
-    /// caller holds the maintenance lock and a pin.
-    pub fn build_graphs(&self, heir: Option<&Heir>, threads: usize, task: &Task) -> Result<()> {
-        let snapshot = self.snapshot();
-        let manifest = &snapshot.manifest;
-        let params = BuildParams { builder: manifest.builder(), ..BuildParams::of(manifest.index()) };
-        for (part, set) in graphless(&snapshot)? {
-            let Source::Sealed(segment) = &part.source else { continue };
-            let shape = snapshot.shape_of(set.generation)?;
-            let heir =
-                heir.filter(|heir| heir.segment == segment.entry.id && heir.generation == set.generation);
-            let old = heir.map(|heir| heir.old(shape)).transpose()?.flatten();
-            for rows in part.rows(set.generation, shape)? {
-                let graph = build_graph_upon(&rows.vectors, old.as_ref(), &params, task, threads)?;
-                let head = rows.vectors.cut_head(graph.sight);
-                let file = self.target().write_graph(segment.entry.id, set, &graph.encode(), &head)?;
-                self.commit(|manifest| {
-                    if let Some(entry) = manifest.segments.iter_mut().find(|s| s.id == segment.entry.id) {
-                        // One that was found damaged since.
-                        entry.files.retain(|old| old.path != file.path);
-                        entry.files.push(file.clone());
-                    }
-                    Ok(())
-                })?;
-            }
-        }
-        Ok(())
     }
 
     /// Merges feedback files of processes that are gone, if there are more than `more_than`. The caller holds the maintenance lock.
@@ -759,8 +698,6 @@ pub(crate) fn bytes_under(vfs: &dyn Vfs, path: &Path) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Document;
-    use crate::{CreateOptions, OpenOptions};
 
     #[test]
     fn a_load_is_over_when_nothing_was_written_for_a_while() {
@@ -771,29 +708,5 @@ mod tests {
             assert!(!(0..QUIET_TICKS).any(|_| load.is_over(sequence)));
         }
         assert!(load.is_over(7) && load.is_over(8));
-    }
-
-    #[test]
-    fn missing_graphs_are_built_aside_unless_somebody_waits() {
-        let dir = tempfile::tempdir().unwrap();
-        let create = CreateOptions { vectors: Some(4), ..CreateOptions::default() };
-        let options = OpenOptions { create, background: false, ..OpenOptions::default() };
-        let db = Db::open_with(dir.path().join("a.embdb"), options).unwrap();
-        let vector = |n: u32| (0..4).map(|i| ((n * 37 + i * 11) % 101) as f32 + 1.0).collect();
-        db.add((0..GRAPH_ROWS as u32).map(|n| Document::from_vector(format!("{n}"), vector(n)))).unwrap();
-        db.seal(&Task::default()).unwrap();
-        let missing = || graphless(&db.inner.snapshot()).unwrap().len();
-        assert_eq!(missing(), 1);
-        db.inner.maintenance.overdue.store(true, Ordering::Relaxed);
-        assert!(matches!(db.inner.build_graphs_aside(None, &Task::default()), Err(Error::Cancelled)));
-        assert!(!db.inner.load.is_over(1), "it had to stop for a seal: a load is under way");
-        db.inner.maintenance.overdue.store(false, Ordering::Relaxed);
-        db.inner.maintenance.waiting.fetch_add(1, Ordering::Relaxed);
-        assert!(matches!(db.inner.build_graphs_aside(None, &Task::default()), Err(Error::Cancelled)));
-        assert_eq!(missing(), 1);
-        db.inner.maintenance.waiting.fetch_sub(1, Ordering::Relaxed);
-        db.inner.build_graphs_aside(None, &Task::default()).unwrap();
-        assert_eq!(missing(), 0);
-        assert_eq!(db.search_vector(&vector(7)).k(3).run().unwrap().hits.len(), 3);
     }
 }

@@ -30,6 +30,7 @@ pub mod eval;
 pub mod feedback;
 pub mod filter;
 pub mod generations;
+pub(crate) mod graphs;
 pub(crate) mod growing;
 pub(crate) mod healing;
 pub(crate) mod heir;

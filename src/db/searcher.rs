@@ -14,6 +14,7 @@ use super::mask;
 use super::search::SearchOptions;
 use super::snapshot::{Place, Rows, Snapshot, Source};
 use crate::error::{Error, Result};
+use crate::index::flat::scan_many;
 use crate::index::{Neighbour, Query, RowMask, SearchParams, search_block};
 use crate::mmap::faults;
 use crate::options::Task;
@@ -27,6 +28,8 @@ pub struct Searcher {
     snapshot: Arc<Snapshot>,
     generation: u32,
     blocks: Vec<Block>,
+    /// Which of the blocks are of logs: small, and in memory.
+    active: Range<usize>,
     /// Index of the growing segment, and the range of its blocks.
     growing: Option<(Growing, Range<usize>)>,
     options: SearchOptions,
@@ -104,6 +107,7 @@ impl Searcher {
             snapshot: Arc::clone(&snapshot),
             generation,
             blocks: Vec::new(),
+            active: 0..0,
             growing: None,
             options,
             rank_dim,
@@ -143,6 +147,10 @@ impl Searcher {
             if count > 0 || matches!(part.source, Source::Active(..)) {
                 self.blocks.push(Block { part: number, number: block, allowed: masked.map(|m| m.0) });
             }
+        }
+        if matches!(part.source, Source::Active(..)) {
+            let first = if self.active.is_empty() { begin } else { self.active.start };
+            self.active = first..self.blocks.len();
         }
         if let (Source::Active(log, active), Some(slot)) = (&part.source, growing) {
             let index = slot.wanted(*log, self.generation, active.rows());
@@ -238,7 +246,10 @@ impl Searcher {
         };
         let mut chosen = Chosen::new(k);
         let covered = self.search_growing(query, &params, &mut chosen)?;
-        for (n, block) in self.blocks.iter().enumerate().filter(|(n, _)| !covered.contains(n)) {
+        let small = if params.exact { 0..0 } else { self.active.clone() };
+        self.search_together(small.clone().filter(|n| !covered.contains(n)), query, k, &mut chosen)?;
+        let searched = |n: &usize| covered.contains(n) || small.contains(n);
+        for (n, block) in self.blocks.iter().enumerate().filter(|(n, _)| !searched(n)) {
             self.task.check()?;
             let (rows, found) = loop {
                 let (rows, found) = self.search_block(block, query, &params)?;
@@ -283,6 +294,27 @@ impl Searcher {
             }
         };
         Ok((rows, found))
+    }
+
+    /// Adds hits of small blocks that have no graph.
+    fn search_together(
+        &self,
+        numbers: impl Iterator<Item = usize>,
+        query: &Query,
+        k: usize,
+        chosen: &mut Chosen,
+    ) -> Result<()> {
+        self.task.check()?;
+        let (mut places, mut rows) = (Vec::new(), Vec::new());
+        for number in numbers {
+            let Some(block) = self.blocks.get(number) else { continue };
+            places.push(number);
+            rows.push((self.rows_of(block)?.vectors, block.allowed.as_ref()));
+        }
+        let place = |n: usize| places.get(n).copied().unwrap_or_default();
+        let found = scan_many(&rows, query, k);
+        chosen.rows.extend(found.into_iter().map(|(n, hit)| (hit.distance, place(n), hit.row)));
+        Ok(())
     }
 
     /// Adds hits from the index of the growing segment; returns the blocks that need no scan any more.

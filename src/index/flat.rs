@@ -77,6 +77,96 @@ fn scan_by<'a>(
     }
 }
 
+/// The `k` nearest rows of many small blocks, each as (block, neighbour), nearest first: as [`scan`] finds them in one block,
+/// for to compare the best forty of each again would cost more than the scan.
+pub fn scan_many(
+    blocks: &[(VectorBlock<'_>, Option<&RowMask>)],
+    query: &Query,
+    k: usize,
+) -> Vec<(usize, Neighbour)> {
+    let one_by_one = || {
+        let found = blocks.iter().enumerate().flat_map(|(number, (block, allowed))| {
+            scan(block, query, k, *allowed).into_iter().map(move |neighbour| (number, neighbour))
+        });
+        best_of(found.collect(), k)
+    };
+    if blocks.iter().any(|(block, _)| !block.has_codes() || !matches(block, query)) {
+        return one_by_one();
+    }
+    let all = |grade| nearest_of_many(blocks, query, k, grade);
+    all(Grade::Rough).or_else(|| all(Grade::Coarse)).unwrap_or_else(one_by_one)
+}
+
+/// The `k` nearest of the rows that are the best by codes of a grade, unless these lie in a crowd.
+fn nearest_of_many(
+    blocks: &[(VectorBlock<'_>, Option<&RowMask>)],
+    query: &Query,
+    k: usize,
+    grade: Grade,
+) -> Option<Vec<(usize, Neighbour)>> {
+    let candidates = best_by_codes(blocks, query, rescored(k), grade);
+    let mut found = Vec::with_capacity(candidates.len());
+    for of_block in candidates.chunk_by(|a, b| a.0 == b.0) {
+        let number = of_block.first()?.0;
+        let rows = of_block.iter().map(|(_, candidate)| candidate.row);
+        let nearest = nearest_of(&blocks.get(number)?.0, query, rows, k);
+        found.extend(nearest.into_iter().map(|neighbour| (number, neighbour)));
+    }
+    let found = best_of(found, k);
+    if candidates.len() < rescored(k) {
+        return Some(found);
+    }
+    let bound = candidates.iter().map(|(_, candidate)| candidate.distance).fold(f32::NEG_INFINITY, f32::max);
+    // Codes err in one block as in the others.
+    let (block, _) = blocks.iter().max_by_key(|(block, _)| block.len)?;
+    let codes = CodeDistance::new(block, query, grade);
+    let reach = Crowd::of(&codes, found.last()?.1.distance).reach(0);
+    (bound >= reach).then_some(found)
+}
+
+/// The `count` nearest rows of all blocks by codes of a grade, each as (block, neighbour), block after block.
+fn best_by_codes(
+    blocks: &[(VectorBlock<'_>, Option<&RowMask>)],
+    query: &Query,
+    count: usize,
+    grade: Grade,
+) -> Vec<(usize, Neighbour)> {
+    let mut top = TopK::new(count);
+    // Rows are counted through all blocks.
+    let mut starts = vec![0];
+    for (block, allowed) in blocks {
+        let codes = CodeDistance::new(block, query, grade);
+        let start = starts.last().copied().unwrap_or_default();
+        match allowed {
+            None => {
+                codes.touch_all();
+                (0..block.len as u32).for_each(|row| top.push(start + row, codes.row(row)));
+            }
+            Some(rows) => for_each_by_codes(&codes, &rows.below(block.len), |rows, distances| {
+                rows.iter().zip(distances).for_each(|(&row, &distance)| top.push(start + row, distance));
+            }),
+        }
+        starts.push(start + block.len as u32);
+    }
+    let mut found = top.into_sorted();
+    found.sort_unstable_by_key(|candidate| candidate.row);
+    let place = |candidate: Neighbour| {
+        let number = starts.partition_point(|&start| start <= candidate.row) - 1;
+        (number, Neighbour { row: candidate.row - starts[number], ..candidate })
+    };
+    found.into_iter().map(place).collect()
+}
+
+/// The `k` nearest, nearest first.
+fn best_of(mut found: Vec<(usize, Neighbour)>, k: usize) -> Vec<(usize, Neighbour)> {
+    let by_distance = |(a_block, a): &(usize, Neighbour), (b_block, b): &(usize, Neighbour)| {
+        a.distance.total_cmp(&b.distance).then((a_block, a.row).cmp(&(b_block, b.row)))
+    };
+    found.sort_unstable_by(by_distance);
+    found.truncate(k);
+    found
+}
+
 /// The `k` nearest of `candidates`, compared exactly. Where f32 rows are stored, both codes of the query choose
 /// `2k` of the candidates first: their codes are at hand from the search, their f32 rows are not.
 pub fn rescore(block: &VectorBlock<'_>, query: &Query, candidates: &[Neighbour], k: usize) -> Vec<Neighbour> {
@@ -164,6 +254,12 @@ impl<'a> Crowd<'a> {
     /// A crowd, unless all rows that may be nearer than the last of `found` were among the `candidates`.
     fn around(codes: &'a CodeDistance<'a>, candidates: &[Neighbour], found: &[Neighbour]) -> Option<Self> {
         let (bound, last) = (candidates.last()?.distance, found.last()?.distance);
+        let crowd = Self::of(codes, last);
+        (bound < crowd.reach(0)).then_some(crowd)
+    }
+
+    /// What may lie about as far as the last row found, whether or not it does.
+    fn of(codes: &'a CodeDistance<'a>, last: f32) -> Self {
         let exact = ExactDistance::new(codes.block(), codes.query());
         let mut squares = [0.0; 2];
         for row in (0..Self::SAMPLE).map(|i| (codes.block().len * i / Self::SAMPLE) as u32) {
@@ -174,8 +270,7 @@ impl<'a> Crowd<'a> {
             squares[1] += (codes.fine(row) - distance).powi(2);
         }
         let errors = squares.map(|sum| (sum / Self::SAMPLE as f32).sqrt());
-        let crowd = Self { codes, last, errors };
-        (bound < crowd.reach(0)).then_some(crowd)
+        Self { codes, last, errors }
     }
 
     /// Distance by codes up to which rows may be nearer than the last found.
@@ -300,6 +395,73 @@ mod tests {
                 assert!(staged >= floor, "{metric:?} {codec:?}: staged {staged}");
             }
         }
+    }
+
+    /// The rows of blocks of a hundred, each third of which lets through only what `allowed` says.
+    fn many(data: &Data, codec: Codec, allowed: impl Fn(u32) -> bool) -> Vec<(Data, Option<RowMask>)> {
+        let rows = data.rows.chunks(100 * data.dim).enumerate();
+        let block = |(number, rows): (usize, &[f32])| {
+            let block = Data::new(rows.to_vec(), data.dim, data.metric, codec);
+            let first = 100 * number as u32;
+            let inside = (0..block.len as u32).filter(|row| allowed(first + row));
+            let mask = RowMask::from_rows(block.len as u32, inside);
+            let mask = (number % 3 == 0 || mask.len() < block.len).then_some(mask);
+            (block, mask)
+        };
+        rows.map(block).collect()
+    }
+
+    /// What was found in such blocks, by the rows of all.
+    fn in_all(found: &[(usize, Neighbour)]) -> Vec<Neighbour> {
+        let row = |block: usize, found: &Neighbour| 100 * block as u32 + found.row;
+        found.iter().map(|(block, n)| Neighbour { row: row(*block, n), ..*n }).collect()
+    }
+
+    #[test]
+    fn many_blocks_are_searched_as_one_is() {
+        for metric in METRICS {
+            for codec in [Codec::Int8F32, Codec::Int8, Codec::F32] {
+                let data = Data::clustered(1250, 48, metric, codec, 11);
+                let allowed = |row: u32| !(300..400).contains(&row) || row.is_multiple_of(3);
+                let mask = RowMask::from_rows(1250, (0..1250).filter(|&row| allowed(row)));
+                let blocks = many(&data, codec, allowed);
+                let views: Vec<_> = blocks.iter().map(|(data, mask)| (data.block(), mask.as_ref())).collect();
+                let mut recall = 0.0;
+                for rank_dim in [16, 48] {
+                    for vector in data.queries(20, 5) {
+                        let query = Query::new(&vector, metric, 48, rank_dim);
+                        let found = scan_many(&views, &query, 10);
+                        assert!(found.len() == 10 && found.iter().is_sorted_by_key(|(_, n)| n.distance));
+                        assert!(in_all(&found).iter().all(|n| allowed(n.row)));
+                        let one: Vec<u32> =
+                            scan(&data.block(), &query, 10, Some(&mask)).iter().map(|n| n.row).collect();
+                        recall += overlap(&one, &in_all(&found)) / 40.0;
+                    }
+                }
+                assert!(recall > 0.99, "{metric:?} {codec:?}: {recall}");
+                let query = Query::new(&data.queries(1, 9)[0], metric, 48, 48);
+                assert_eq!(scan_many(&views, &query, 2000).len(), mask.len());
+                assert_eq!(scan_many(&views, &query, 0).len(), 0);
+                assert_eq!(scan_many(&[], &query, 10).len(), 0);
+            }
+        }
+    }
+
+    /// Rows that the best forty by codes miss are found in many blocks too.
+    #[test]
+    fn the_nearest_of_a_crowd_in_many_blocks_are_found() {
+        let data = Data::clustered(6000, 24, Metric::Cosine, Codec::Int8F32, 3);
+        let mut recall = 0.0;
+        for vector in data.queries(10, 8) {
+            let query = Query::new(&vector, Metric::Cosine, 24, 24);
+            let all = scan_exact(&data.block(), &query, 6000, None);
+            let far: Vec<u32> = all.iter().skip(2500).map(|n| n.row).collect();
+            let allowed: std::collections::HashSet<u32> = far.iter().copied().collect();
+            let blocks = many(&data, Codec::Int8F32, |row| allowed.contains(&row));
+            let views: Vec<_> = blocks.iter().map(|(data, mask)| (data.block(), mask.as_ref())).collect();
+            recall += overlap(&far[..10], &in_all(&scan_many(&views, &query, 10))) / 10.0;
+        }
+        assert!(recall > 0.97, "{recall}");
     }
 
     /// Thousands of rows at nearly one distance, of which codes alone would find a few of the nearest.

@@ -1,8 +1,12 @@
 //! Documents of a segment: records packed into blocks, each compressed by zstd with one dictionary.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 
+use xxhash_rust::xxh3::xxh3_64;
 use zstd::bulk::Compressor;
+use zstd::dict::DecoderDictionary;
+use zstd::zstd_safe::DCtx;
 
 use super::container::ContainerWriter;
 use super::segment_file::Parts;
@@ -168,8 +172,41 @@ fn read_block(file: &impl Parts, block: usize) -> Result<Vec<u8>> {
     }
     let packed: &[u8] = file.section_range(docs::BLOCKS, start as usize, (end - start) as usize)?;
     let dictionary: &[u8] = file.section_range(docs::DICTIONARY, 0, file.size(docs::DICTIONARY))?;
-    let unpacked = zstd::bulk::Decompressor::with_dictionary(dictionary)
-        .and_then(|mut d| d.decompress(packed, length as usize))
-        .map_err(|e| file.corrupt(docs::BLOCKS, &format!("a block does not decompress: {e}")))?;
-    Ok(unpacked)
+    let unpacked = UNPACKER.with_borrow_mut(|unpacker| unpacker.unpack(dictionary, packed, length as usize));
+    unpacked.map_err(|error| file.corrupt(docs::BLOCKS, &format!("a block does not decompress: {error}")))
+}
+
+thread_local! {
+    static UNPACKER: RefCell<Unpacker> = RefCell::new(Unpacker { context: DCtx::create(), dictionary: None });
+}
+
+/// What unpacks blocks on one thread: making it anew for each block costs more than unpacking.
+struct Unpacker {
+    context: DCtx<'static>,
+    /// The dictionary of the last block, by its hash.
+    dictionary: Option<(u64, DecoderDictionary<'static>)>,
+}
+
+impl Unpacker {
+    /// A block of at most `length` bytes.
+    fn unpack(
+        &mut self,
+        dictionary: &[u8],
+        packed: &[u8],
+        length: usize,
+    ) -> std::result::Result<Vec<u8>, &'static str> {
+        let mut bytes = Vec::with_capacity(length);
+        let done = if dictionary.is_empty() {
+            self.context.decompress(&mut bytes, packed)
+        } else {
+            let hash = xxh3_64(dictionary);
+            if self.dictionary.as_ref().is_none_or(|(of, _)| *of != hash) {
+                self.dictionary = None;
+            }
+            let (_, prepared) =
+                self.dictionary.get_or_insert_with(|| (hash, DecoderDictionary::copy(dictionary)));
+            self.context.decompress_using_ddict(&mut bytes, packed, prepared.as_ddict())
+        };
+        done.map(|_| bytes).map_err(zstd::zstd_safe::get_error_name)
+    }
 }

@@ -17,6 +17,7 @@ use super::data::Shape;
 use super::examples::{Learning, TrainingSet};
 use super::fit::{Hooks, Schedule, TrainReport, fit};
 use super::judge::{Classed, RankCorrelation, class_ndcg, cosines};
+use super::losses::arithmetic::{add, product_transposed, transposed_product};
 use super::metrics::ndcg;
 use super::model::Model;
 use super::optimiser::AdamOptions;
@@ -24,8 +25,7 @@ use super::rank::rank_exact;
 use super::rng::Rng;
 use crate::encoder::{Parameter, Parameters};
 use crate::error::{Error, Result};
-use crate::kernel::product::{Before, Matrix, product};
-use crate::kernel::threads::for_parts;
+use crate::kernel::threads::both;
 use crate::options::Task;
 
 /// The embeddings of a training set's texts, for each example its own: the same document may take part with one passage in
@@ -94,7 +94,18 @@ const LEAST_BATCHES: usize = 8;
 /// … unless that would leave fewer negatives than this.
 const LEAST_BATCH: usize = 16;
 
-/// Trains an adapter. Returns W, `dim` × `dim`, row-major, out × in, and what was done.
+/// A trained adapter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Adapter {
+    /// W, `dim` × `dim`, row-major, out × in.
+    pub matrix: Vec<f32>,
+    /// How far it goes along Δ.
+    pub alpha: f32,
+    /// What was done.
+    pub report: TrainReport,
+}
+
+/// Trains an adapter. Where α is to be chosen, the training that chooses it goes on beside that on all examples.
 ///
 /// # Errors
 /// [`Error::Input`] if the lengths contradict each other, there are fewer than 2 examples, or training
@@ -105,17 +116,17 @@ pub fn train_adapter(
     ladder: &[usize],
     options: &AdapterOptions,
     task: &Task,
-) -> Result<(Vec<f32>, TrainReport)> {
+) -> Result<Adapter> {
     check(rows, set, ladder)?;
     let job = Job { rows, set, ladder, options };
-    let alpha = match options.alpha {
-        Some(alpha) => alpha,
-        None => job.found_alpha(task)?,
-    };
     let all: Vec<usize> = (0..set.count()).collect();
-    let (delta, mut report) = job.train(&all, task)?;
+    let (trained, alpha) = match options.alpha {
+        Some(alpha) => (job.train(&all, task), Ok(alpha)),
+        None => both(|| job.train(&all, task), || job.found_alpha(&task.quiet())),
+    };
+    let ((delta, mut report), alpha) = (trained?, alpha?);
     report.notes.push(format!("adapter taken {alpha} times as far from the identity as trained"));
-    Ok((towards(&delta, rows.dim, alpha), report))
+    Ok(Adapter { matrix: towards(&delta, rows.dim, alpha), alpha, report })
 }
 
 fn check(rows: SideRows<'_>, set: &TrainingSet, ladder: &[usize]) -> Result<()> {
@@ -142,22 +153,8 @@ pub fn apply(matrix: &[f32], rows: &[f32], dim: usize) -> Result<Vec<f32>> {
             matrix.len()
         )));
     }
-    let mut out = vec![0.0; rows.len()];
-    let parts = out.chunks_mut(APPLY_ROWS * dim).zip(rows.chunks(APPLY_ROWS * dim));
-    let map = Matrix::new(matrix, dim, dim).t();
-    for_parts(
-        0,
-        parts,
-        || (),
-        |(), (out, rows)| {
-            product(out, dim, Before::Lost, Matrix::new(rows, rows.len() / dim, dim), map, 1.0);
-        },
-    );
-    Ok(out)
+    Ok(product_transposed(rows, matrix, dim))
 }
-
-/// Rows mapped by one product, on one thread.
-const APPLY_ROWS: usize = 1024;
 
 /// What is trained on what.
 struct Job<'a> {
@@ -341,8 +338,7 @@ impl<'a> Map<'a> {
         for (row, _) in taken.chunks_exact_mut(dim).zip(texts).filter(|(_, text)| **text >= self.mapped) {
             row.fill(0.0);
         }
-        let inputs = Matrix::new(&taken, texts.len(), dim);
-        product(&mut mapped, dim, Before::Kept, inputs, Matrix::new(self.delta(), dim, dim).t(), 1.0);
+        add(&mut mapped, &product_transposed(&taken, self.delta(), dim));
         (mapped, taken)
     }
 }
@@ -366,11 +362,9 @@ impl Model for Map<'_> {
     /// Adds Gᵀ X, where G holds the derivatives by the mapped rows and X what Δ took.
     fn backward(&mut self, rows: Vec<f32>, slope: &[f32]) -> Result<()> {
         let dim = self.inputs.dim;
-        let count = rows.len() / dim;
         for delta in self.parameters.iter_mut() {
             if let Some(gradient) = delta.gradient.dense() {
-                let slope = Matrix::new(slope, count, dim).t();
-                product(gradient, dim, Before::Kept, slope, Matrix::new(&rows, count, dim), 1.0);
+                add(gradient, &transposed_product(slope, &rows, dim));
             }
         }
         Ok(())

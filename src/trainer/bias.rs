@@ -127,7 +127,8 @@ pub(super) fn estimate_weighted(queries: &[LoggedQuery], weights: &[f64]) -> Pos
     groups.retain(|group| group.showings.iter().any(|(rank, _)| !covered.get(*rank).is_some_and(|c| *c)));
     let evidence = if randomised.is_empty() { Evidence::Moved } else { Evidence::Randomised };
     groups.extend(randomised);
-    let informative: f64 = groups.iter().map(Group::clicks).sum();
+    // The sum of nothing is -0.
+    let informative = 0.0 + groups.iter().map(Group::clicks).sum::<f64>();
     let known = informative >= LEAST_CLICKS;
     let eta = if known { fitted_eta(&groups) } else { PRIOR.0 };
     let law: Vec<f64> = (0..ranks).map(|position| power(position, eta)).collect();

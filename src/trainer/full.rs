@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::adapter::{AdapterOptions, SideRows, train_adapter};
+use super::adapter::{Adapter, AdapterOptions, SideRows, train_adapter};
 use super::examples::{Learning, TrainingSet};
 use super::fit::{Hooks, Schedule, TrainReport, fit};
 use super::model::Model;
@@ -154,7 +154,7 @@ pub fn train_full_from(
         let mut model = Prepared { encoder, texts };
         let mut report = train(&mut model, set, ladder, options, hooks, task)?;
         report.notes.extend(kept_harmless(&mut model.encoder, harmless)?);
-        let (adapter, _) = train_adapter_after(&model, set, ladder, options.seed, &task.quiet())?;
+        let adapter = train_adapter_after(&model, set, ladder, options.seed, &task.quiet())?.matrix;
         Ok(Trained { files: model.encoder.to_files()?, adapter, report })
     };
     std::thread::scope(|scope| {
@@ -292,7 +292,7 @@ fn train_adapter_after(
     ladder: &[usize],
     seed: u64,
     task: &Task,
-) -> Result<(Vec<f32>, TrainReport)> {
+) -> Result<Adapter> {
     let (rows, dim) = (embedded(model, set, task)?, model.dim());
     let rows = set.side_rows(&rows, dim);
     let options = AdapterOptions { alpha: Some(1.0), seed, ..AdapterOptions::default() };

@@ -14,7 +14,7 @@ use crate::format::manifest::Generation;
 use crate::trainer::adapter::apply;
 use crate::trainer::report::Asked;
 use crate::trainer::{
-    self, AdapterOptions, Example, FullOptions, GateReport, Hooks, LossOptions, OnSave, SideRows,
+    self, Adapter, AdapterOptions, Example, FullOptions, GateReport, Hooks, LossOptions, OnSave, SideRows,
     TrainReport, TrainingSet,
 };
 
@@ -23,6 +23,8 @@ pub(super) struct Candidate {
     pub encoder: Encoder,
     /// Pairs that it learnt from.
     pub pairs: usize,
+    /// How far its adapter goes, if that is all that was trained.
+    pub alpha: Option<f32>,
     pub train: TrainReport,
     /// Queries of those that judged it that changed most.
     pub asked: Vec<Asked>,
@@ -85,20 +87,24 @@ impl Run<'_> {
     }
 
     pub(super) fn train_adapter(&self, train: &[usize]) -> Result<Candidate> {
+        self.train_adapter_with(train, &self.adapter_options())
+    }
+
+    pub(super) fn train_adapter_with(&self, train: &[usize], options: &AdapterOptions) -> Result<Candidate> {
         let dim = self.encoder.dim();
-        let options = self.adapter_options();
         let set = self.training_set(train)?;
         let texts = set.sides().iter().flatten().filter_map(|&text| set.texts.get(text));
         let rows = self.material.vectors.rows_of(texts.map(|(text, role)| (text.as_str(), *role)));
         let rows = SideRows { rows: &rows, dim };
         let task = &self.options.task;
-        let train_adapter = || trainer::train_adapter(rows, &set, &self.ladder, &options, task);
-        let (matrix, report) = self.spent.on("train", train_adapter)?;
+        let train_adapter = || trainer::train_adapter(rows, &set, &self.ladder, options, task);
+        let Adapter { matrix, alpha, report } = self.spent.on("train", train_adapter)?;
         let (encoder, rows) = match options.queries_only {
             true => (self.encoder.with_query_adapter(&matrix)?, CandidateRows::QueriesMapped(matrix)),
             false => (self.encoder.with_adapter(&matrix)?, CandidateRows::Mapped(matrix)),
         };
-        Ok(Candidate { encoder, pairs: train.len(), train: report, asked: Vec::new(), rows })
+        let (alpha, pairs) = (Some(alpha), train.len());
+        Ok(Candidate { encoder, pairs, alpha, train: report, asked: Vec::new(), rows })
     }
 
     /// Examples as training takes them.
@@ -135,7 +141,8 @@ impl Run<'_> {
         let encode = || embedded.before(self.inner, &self.draft(&encoder), &self.options.task);
         self.spent.on("encode", encode)?;
         let rows = CandidateRows::Embedded(embedded);
-        Ok(Candidate { encoder, pairs: train.len(), train: trained.report, asked: Vec::new(), rows })
+        let pairs = train.len();
+        Ok(Candidate { encoder, pairs, alpha: None, train: trained.report, asked: Vec::new(), rows })
     }
 
     /// The candidate's generation, before it has a number.

@@ -59,8 +59,8 @@ use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::trainer::report::Asked;
 use crate::trainer::{
-    self, ClickOptions, Example, GateReport, HeldOut, Keyed, LossKind, Shape, Split, StructureKind,
-    TrainReport,
+    self, AdapterOptions, ClickOptions, Example, GateReport, HeldOut, Keyed, LossKind, Shape, Split,
+    StructureKind, TrainReport,
 };
 
 /// With fewer queries held out than this, all judge, by cross-validation …
@@ -386,7 +386,9 @@ impl<'a> Run<'a> {
             return Ok(judged);
         }
         let all: Vec<usize> = (0..self.material.examples.len()).collect();
-        let mut again = self.train_adapter(&all)?;
+        // As far as was judged.
+        let options = AdapterOptions { alpha: judged.alpha, ..self.adapter_options() };
+        let mut again = self.train_adapter_with(&all, &options)?;
         if !trainer::harmless(&self.guarded_by(guard, &again)?.documents) {
             return Ok(judged);
         }

@@ -79,12 +79,12 @@ impl GrowingIndex {
     }
 
     /// About the `k` nearest rows, by a beam of width `ef`; nothing for a query of another dimension, metric
-    /// or only a part of the dimensions.
+    /// or only a part of the dimensions, nor while a row is being added, which takes longer than to scan thousands.
     pub fn search(&self, query: &Query, k: usize, ef: usize) -> Vec<Neighbour> {
         if query.dim != self.dim || query.rank_dim != self.dim || query.metric != self.metric {
             return Vec::new();
         }
-        let inner = self.inner.read();
+        let Some(inner) = self.inner.try_read() else { return Vec::new() };
         let lifting = inner.lifting.for_queries();
         let mut found = match &inner.rows {
             Rows::Codes(forms) => {

@@ -76,7 +76,8 @@ fn retrain_sides(
     let rows = SideRows { rows: &rows, dim: DIM };
     let options =
         AdapterOptions { batch: 64, epochs: 20, lr: 3e-3, queries_only, ..AdapterOptions::default() };
-    let (matrix, report) = train_adapter(rows, &set, &LADDER, &options, &Task::default()).unwrap();
+    let Adapter { matrix, report, .. } =
+        train_adapter(rows, &set, &LADDER, &options, &Task::default()).unwrap();
     let paired = |before: Vec<Vec<f64>>, after: Vec<Vec<f64>>| {
         before.into_iter().zip(after).map(|(before, after)| Paired { before, after })
     };
@@ -143,7 +144,7 @@ fn classes_are_learnt_by_losses_of_classes_and_of_pairs() {
     for loss in [LossKind::BatchHard, LossKind::BatchHardSoft, LossKind::Ranking] {
         let set = set(Shape::Classes, loss, &examples);
         let rows_of = set.side_rows(&rows, DIM);
-        let (matrix, _) = train_adapter(
+        let Adapter { matrix, .. } = train_adapter(
             SideRows { rows: &rows_of, dim: DIM },
             &set,
             &LADDER,
@@ -176,7 +177,7 @@ fn scores_are_learnt_and_judged_by_rank_correlation() {
         let set = set(Shape::Scored, loss, &examples);
         let job = SideRows { rows: &rows, dim: DIM };
         let options = AdapterOptions::default();
-        let (matrix, _) = train_adapter(job, &set, &LADDER, &options, &Task::default()).unwrap();
+        let Adapter { matrix, .. } = train_adapter(job, &set, &LADDER, &options, &Task::default()).unwrap();
         let after = correlation(&apply(&matrix, a, DIM).unwrap(), &apply(&matrix, b, DIM).unwrap());
         assert!(after > before + 0.02, "{loss}: {before} {after}");
     }
@@ -189,7 +190,7 @@ fn few_pairs_and_false_shapes() {
     let train = |rows: &[f32], dim: usize, ladder: &[usize]| {
         train_adapter(SideRows { rows, dim }, &set, ladder, &AdapterOptions::default(), &Task::default())
     };
-    let (matrix, report) = train(&rows, 2, &[1, 2]).unwrap();
+    let Adapter { matrix, report, .. } = train(&rows, 2, &[1, 2]).unwrap();
     assert!(matrix.iter().all(|v| v.is_finite()) && report.steps == 15);
     for error in
         [train(&rows, 3, &[2]), train(&rows[1..], 2, &[2]), train(&[], 0, &[]), train(&rows, 2, &[3])]

@@ -90,7 +90,8 @@ fn the_adapter_afterwards_improves_on_the_model() {
     let pairs = pairs();
     let set = learnt_by(LossKind::Ranking, &pairs);
     let model = letters(&set);
-    let (matrix, report) = train_adapter_after(&model, &set, &[8], 0, &Task::default()).unwrap();
+    let Adapter { matrix, report, .. } =
+        train_adapter_after(&model, &set, &[8], 0, &Task::default()).unwrap();
     assert_eq!(matrix.len(), 64);
     assert!(report.loss_last < report.loss_first, "{report:?}");
 }

@@ -26,9 +26,31 @@ pub enum Distance {
     Cosine,
 }
 
-/// The dot product, summed in f64 in an order that does not depend on the machine.
+/// Sums, and the like, that go on side by side, so that one addition need not wait for the one before.
+const LANES: usize = 8;
+
+/// The largest value, of nothing negative infinity.
+pub(super) fn largest(values: &[f32]) -> f32 {
+    let mut most = [f32::NEG_INFINITY; LANES];
+    for values in values.chunks(LANES) {
+        for (most, &value) in most.iter_mut().zip(values) {
+            *most = if value > *most { value } else { *most };
+        }
+    }
+    most.into_iter().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// The sum, in f64 in an order that does not depend on the machine.
+pub(super) fn sum(values: &[f32]) -> f64 {
+    let mut sums = [0.0f64; LANES];
+    for values in values.chunks(LANES) {
+        sums.iter_mut().zip(values).for_each(|(sum, &value)| *sum += f64::from(value));
+    }
+    sums.iter().sum()
+}
+
+/// The dot product, summed as [`sum`] does.
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
-    const LANES: usize = 8;
     let mut sums = [0.0f64; LANES];
     let (a, b) = (a.chunks(LANES), b.chunks(LANES));
     for (a, b) in a.zip(b) {
@@ -86,10 +108,10 @@ impl Units {
 }
 
 /// Rows of a product that one thread makes at once.
-const ROWS_AT_ONCE: usize = 64;
+const ROWS_AT_ONCE: usize = 256;
 
 /// `a` bᵀ, row-major; both have rows of `inner` values.
-pub(super) fn product_transposed(a: &[f32], b: &[f32], inner: usize) -> Vec<f32> {
+pub(in crate::trainer) fn product_transposed(a: &[f32], b: &[f32], inner: usize) -> Vec<f32> {
     let other = matrix(b, inner).t();
     by_rows(a.len() / inner.max(1), b.len() / inner.max(1), |from, rows| {
         let part = a.get(from * inner..(from + rows) * inner).unwrap_or_default();
@@ -108,7 +130,7 @@ pub(super) fn product(a: &[f32], b: &[f32], columns: usize) -> Vec<f32> {
 }
 
 /// aᵀ `b`, where `b` has rows of `columns` values and `a` as many rows as `b`.
-pub(super) fn transposed_product(a: &[f32], b: &[f32], columns: usize) -> Vec<f32> {
+pub(in crate::trainer) fn transposed_product(a: &[f32], b: &[f32], columns: usize) -> Vec<f32> {
     let inner = b.len() / columns.max(1);
     let width = a.len() / inner.max(1);
     let other = matrix(b, columns);
@@ -147,7 +169,7 @@ fn by_rows<'a>(
 }
 
 /// Adds one vector to another of the same length.
-pub(super) fn add(to: &mut [f32], values: &[f32]) {
+pub(in crate::trainer) fn add(to: &mut [f32], values: &[f32]) {
     to.iter_mut().zip(values).for_each(|(to, value)| *to += value);
 }
 

@@ -14,7 +14,7 @@
 //! order of magnitude. A document known to answer a query is none of its negatives ([`Batch::excluded`]); then the two
 //! queries, and the two positives, are none of each other's either.
 
-use super::arithmetic::{Units, add, product, product_transposed, transposed_product};
+use super::arithmetic::{Units, add, largest, product, product_transposed, sum, transposed_product};
 use super::guide::{Margin, Opinion};
 use super::{Batch, Loss, Slope};
 use crate::error::{Error, Result};
@@ -146,7 +146,7 @@ impl RankingLoss {
     /// loss. The first block has each row's own positive on its diagonal. `share`: the factor on the derivatives.
     fn cross_entropy(&self, blocks: &mut [Block], share: f64, batch: &Batch<'_>) -> f64 {
         let n = batch.count();
-        let total = batch.total_weight();
+        let weights = batch.total_weight();
         let mut value = 0.0;
         for row in 0..n {
             let mut most = f32::NEG_INFINITY;
@@ -165,25 +165,24 @@ impl RankingLoss {
                 }
                 for (logit, &excluded) in logits.iter_mut().zip(excluded.iter()) {
                     *logit = if excluded { f32::NEG_INFINITY } else { *logit * self.scale };
-                    most = most.max(*logit);
                 }
+                most = most.max(largest(logits));
             }
-            let mut sum = 0.0;
+            let mut total = 0.0;
             let rows = |block: &mut Block| {
                 let columns = block.cosines.len() / n;
                 row * columns..(row + 1) * columns
             };
             for block in blocks.iter_mut() {
                 let range = rows(block);
-                for logit in block.cosines.get_mut(range).unwrap_or_default() {
-                    *logit = (*logit - most).exp();
-                    sum += f64::from(*logit);
-                }
+                let logits = block.cosines.get_mut(range).unwrap_or_default();
+                logits.iter_mut().for_each(|logit| *logit = (*logit - most).exp());
+                total += sum(logits);
             }
-            let weight = batch.weight(row) / total;
-            value += weight * (sum.ln() + f64::from(most) - f64::from(own));
+            let weight = batch.weight(row) / weights;
+            value += weight * (total.ln() + f64::from(most) - f64::from(own));
             let pull = share * weight * f64::from(self.scale);
-            let factor = (pull / sum) as f32;
+            let factor = (pull / total) as f32;
             for (number, block) in blocks.iter_mut().enumerate() {
                 let range = rows(block);
                 let slopes = block.cosines.get_mut(range).unwrap_or_default();

@@ -14,8 +14,10 @@ use crate::trainer::{AdapterOptions, Split};
 /// What a run does that the gate passes.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Course {
-    /// Examples of each adapter that is trained.
+    /// Examples of each adapter that is trained, and its length chosen.
     pub adapters: Vec<usize>,
+    /// Examples of the one that is trained again and goes as far as was judged; none: 0.
+    pub again: usize,
     /// Whether the encoder learns.
     pub encoder: bool,
     /// Rankings of queries at all rungs, before and after counted each.
@@ -46,6 +48,7 @@ impl Course {
             Method::Full | Method::Lora => {
                 return Self {
                     adapters: Vec::new(),
+                    again: 0,
                     encoder: true,
                     ranked: 2 * held_out,
                     guarded: 2 * guard,
@@ -59,6 +62,7 @@ impl Course {
                 adapters.push(all);
                 Self {
                     adapters,
+                    again: 0,
                     encoder: false,
                     ranked: 2 * queries,
                     guarded: 2 * guard,
@@ -67,7 +71,8 @@ impl Course {
                 }
             }
             _ => Self {
-                adapters: if train < all { vec![train, all] } else { vec![all] },
+                adapters: vec![train],
+                again: if train < all { all } else { 0 },
                 encoder: false,
                 ranked: 2 * held_out,
                 guarded: if train < all { 3 } else { 2 } * guard,
@@ -84,9 +89,7 @@ impl Course {
         }
         // The adapter judged beside the encoder, and then the encoder, take the place of one with all pairs.
         let mut best = adapter;
-        if !run.crosses(split) {
-            best.adapters.truncate(1);
-        }
+        best.again = 0;
         best.adapters.push(train);
         best.encoder = true;
         best.ranked += 4 * held_out;
@@ -141,8 +144,10 @@ impl Run<'_> {
         indexing: &Indexing,
     ) -> PlannedSeconds {
         let (shape, options) = (self.shape(), self.adapter_options());
-        let adapters = course.adapters.iter().map(|&n| adapter_work(n, shape, &options, true));
-        let mut train = adapters.sum::<f64>() * sample.training;
+        let chosen = options.alpha.is_none();
+        let adapters = course.adapters.iter().map(|&n| adapter_work(n, shape, &options, chosen));
+        let again = adapter_work(course.again, shape, &options, false);
+        let mut train = (adapters.sum::<f64>() + again) * sample.training;
         let judging = self.ranking(course.ranked, shape.rungs)
             + self.ranking(course.guarded, shape.dim)
             + course.mapped as f64 * self.mapping();

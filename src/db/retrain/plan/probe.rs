@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::super::Run;
 use super::course::adapter_work;
 use crate::db::columns::ColumnsBuilder;
-use crate::db::maintain::GRAPH_ROWS;
+use crate::db::graphs::GRAPH_ROWS;
 use crate::db::snapshot;
 use crate::encoder::{Role, TrainOptions};
 use crate::error::Result;
@@ -108,7 +108,7 @@ impl Run<'_> {
             let [judged] = self.compare(&candidate, [&exam], None)?;
             let queries =
                 judged.rungs.first().map_or(0, |(_, paired)| paired.before.len()).max(judged.searched.len());
-            work[0] += adapter_work(train.len(), shape, &options, true);
+            work[0] += adapter_work(train.len(), shape, &options, options.alpha.is_none());
             work[1] += self.ranking(2 * queries, shape.rungs) + self.mapping();
             all.append(judged);
             pairs = train.len().max(pairs);
