@@ -109,6 +109,11 @@ pub struct OpenOptions {
     /// mapped when the database was opened; `None`: no bound. What is given back stays in the system's cache while
     /// that has room, but each search then has to map it again. Only on Linux; memory for building is not counted.
     pub mapped_bytes: Option<u64>,
+    /// Bytes of heap that the rows of the log, and each longer work, may take: what would take more is refused with
+    /// [`Error::Limit`] before it begins, or done in smaller pieces. `None`: no bound. Counted are rows and texts of the log, batches
+    /// of documents, files under [`Io::Pread`], construction of graphs, and training; the encoder and searches,
+    /// which take little beside their files, are not.
+    pub memory_bytes: Option<u64>,
 }
 
 impl Default for OpenOptions {
@@ -123,6 +128,7 @@ impl Default for OpenOptions {
             seal_bytes: 128 << 20,
             threads: 0,
             mapped_bytes: None,
+            memory_bytes: None,
         }
     }
 }

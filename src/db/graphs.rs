@@ -99,6 +99,9 @@ impl Inner {
         };
         let segment = Segment::open(self.vfs.as_ref(), &self.dir, entry, &snapshot.manifest.database)?;
         let part = Part { source: Source::Sealed(Arc::new(segment)), dead: Arc::default() };
+        if self.check_graph(snapshot, [&part]).is_err() {
+            return Ok(());
+        }
         match self.written_graph(snapshot, &part, set, heir, (threads, task)) {
             Ok(file) => entry.files.extend(file),
             Err(_) if task.check().is_err() => {}
@@ -117,6 +120,7 @@ impl Inner {
         (threads, task): (usize, &Task),
     ) -> Result<Option<FileEntry>> {
         let Source::Sealed(segment) = &part.source else { return Ok(None) };
+        self.check_graph(snapshot, [part])?;
         let (manifest, shape) = (&snapshot.manifest, snapshot.shape_of(set.generation)?);
         let params = BuildParams { builder: manifest.builder(), ..BuildParams::of(manifest.index()) };
         let id = segment.entry.id;

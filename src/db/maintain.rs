@@ -112,6 +112,8 @@ impl Db {
         let _alone = self.inner.maintenance.alone();
         let _pin = Pin::new(&self.inner, self.inner.options.busy_timeout)?;
         self.inner.heal(true, task)?;
+        let snapshot = self.inner.snapshot();
+        self.inner.check_graph(&snapshot, &snapshot.parts)?;
         let heir = self.inner.unite(task)?;
         self.inner.merge_feedback(0)?;
         #[cfg(feature = "trainer")]
@@ -243,17 +245,17 @@ impl Inner {
         let (rows, bytes) = self.unsealed();
         // In a bulk load nobody waits for a scan of the rows, and the fewer segments the less is written twice.
         let many = rows >= self.options.seal_rows && self.options.durability != Durability::Bulk;
-        many || bytes >= self.options.seal_bytes
+        many || bytes >= self.seal_bytes()
     }
 
     fn is_seal_overdue(&self) -> bool {
         let (rows, bytes) = self.unsealed();
         let many = rows / OVERDUE >= self.options.seal_rows && self.options.durability != Durability::Bulk;
-        many || bytes >= self.options.seal_bytes
+        many || bytes >= self.seal_bytes()
     }
 
     /// Rows that are not sealed, and bytes of their logs.
-    fn unsealed(&self) -> (usize, u64) {
+    pub(super) fn unsealed(&self) -> (usize, u64) {
         let snapshot = self.snapshot();
         let rows = snapshot.parts.iter().map(|part| match &part.source {
             Source::Active(_, active) => active.rows(),
@@ -280,7 +282,12 @@ impl Inner {
             }
         }
         sizes.sort_unstable();
-        let similar = sizes.windows(FAN_IN).find(|w| w[FAN_IN - 1].0 <= w[0].0.saturating_mul(FAN_IN as u64));
+        let fits = |ids: &[(u64, u64)]| {
+            let chosen = |part: &&Part| matches!(&part.source, Source::Sealed(s) if ids.iter().any(|i| i.1 == s.entry.id));
+            self.check_graph(&snapshot, snapshot.parts.iter().filter(chosen)).is_ok()
+        };
+        let alike = |w: &&[(u64, u64)]| w[FAN_IN - 1].0 <= w[0].0.saturating_mul(FAN_IN as u64);
+        let similar = sizes.windows(FAN_IN).find(alike).filter(|w| fits(w));
         similar.map(|w| w.iter().map(|s| s.1).collect()).unwrap_or_default()
     }
 

@@ -41,6 +41,7 @@ pub mod maintain;
 #[cfg(feature = "trainer")]
 pub(crate) mod mapped;
 pub(crate) mod mask;
+mod memory;
 pub(crate) mod page;
 pub mod repair;
 #[cfg(feature = "trainer")]
@@ -131,7 +132,10 @@ impl Db {
         let cap = options.mapped_bytes.map(Cap::new);
         let state = match storage::presence(vfs.as_ref(), &dir)? {
             Presence::Absent => State::empty(),
-            Presence::Database => State::load(vfs.as_ref(), &dir, None)?.unwrap_or_else(State::empty),
+            Presence::Database => {
+                memory::check_files(&options, vfs.as_ref(), &dir)?;
+                State::load(vfs.as_ref(), &dir, None)?.unwrap_or_else(State::empty)
+            }
         };
         let background = options.background;
         let inner = Arc::new(Inner {

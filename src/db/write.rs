@@ -71,6 +71,16 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.documents.is_empty()
     }
+
+    /// Bytes of its texts and vectors.
+    fn heap_bytes(&self) -> u64 {
+        let of = |prepared: &Prepared| {
+            let Document { id, title, text, .. } = &prepared.document;
+            let texts = id.len() + title.as_ref().map_or(0, String::len) + text.len() + prepared.meta.len();
+            texts + size_of_val(prepared.rows.vectors.as_slice())
+        };
+        self.documents.iter().map(of).sum::<usize>() as u64
+    }
 }
 
 /// A document as it is stored, with rows of the active generation.
@@ -129,6 +139,10 @@ impl Db {
     pub fn commit(&self, batch: Batch) -> Result<AddReport> {
         if batch.is_empty() {
             return Ok(AddReport::default());
+        }
+        if let Some(budget) = self.inner.budget() {
+            budget.check_batch(batch.heap_bytes())?;
+            self.inner.make_room()?;
         }
         let mut writing = self.inner.writing(self.inner.options.busy_timeout)?;
         let batch = writing.current(batch)?;

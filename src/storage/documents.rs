@@ -1,7 +1,7 @@
 //! Documents of a segment: records packed into blocks, each compressed by zstd with one dictionary.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 use zstd::bulk::Compressor;
@@ -9,6 +9,7 @@ use zstd::dict::DecoderDictionary;
 use zstd::zstd_safe::DCtx;
 
 use super::container::ContainerWriter;
+use super::room::reserve;
 use super::segment_file::Parts;
 use super::vfs::Vfs;
 use crate::error::{Error, Result};
@@ -172,8 +173,11 @@ fn read_block(file: &impl Parts, block: usize) -> Result<Vec<u8>> {
     }
     let packed: &[u8] = file.section_range(docs::BLOCKS, start as usize, (end - start) as usize)?;
     let dictionary: &[u8] = file.section_range(docs::DICTIONARY, 0, file.size(docs::DICTIONARY))?;
-    let unpacked = UNPACKER.with_borrow_mut(|unpacker| unpacker.unpack(dictionary, packed, length as usize));
-    unpacked.map_err(|error| file.corrupt(docs::BLOCKS, &format!("a block does not decompress: {error}")))
+    let mut bytes = Vec::new();
+    reserve(&mut bytes, length as usize).map_err(Error::io("unpack", Path::new("documents")))?;
+    let unpacked = UNPACKER.with_borrow_mut(|unpacker| unpacker.unpack(dictionary, packed, &mut bytes));
+    unpacked.map_err(|error| file.corrupt(docs::BLOCKS, &format!("a block does not decompress: {error}")))?;
+    Ok(bytes)
 }
 
 thread_local! {
@@ -188,16 +192,15 @@ struct Unpacker {
 }
 
 impl Unpacker {
-    /// A block of at most `length` bytes.
+    /// Unpacks a block into as many bytes as there is room for.
     fn unpack(
         &mut self,
         dictionary: &[u8],
         packed: &[u8],
-        length: usize,
-    ) -> std::result::Result<Vec<u8>, &'static str> {
-        let mut bytes = Vec::with_capacity(length);
+        bytes: &mut Vec<u8>,
+    ) -> std::result::Result<(), &'static str> {
         let done = if dictionary.is_empty() {
-            self.context.decompress(&mut bytes, packed)
+            self.context.decompress(bytes, packed)
         } else {
             let hash = xxh3_64(dictionary);
             if self.dictionary.as_ref().is_none_or(|(of, _)| *of != hash) {
@@ -205,8 +208,8 @@ impl Unpacker {
             }
             let (_, prepared) =
                 self.dictionary.get_or_insert_with(|| (hash, DecoderDictionary::copy(dictionary)));
-            self.context.decompress_using_ddict(&mut bytes, packed, prepared.as_ddict())
+            self.context.decompress_using_ddict(bytes, packed, prepared.as_ddict())
         };
-        done.map(|_| bytes).map_err(zstd::zstd_safe::get_error_name)
+        done.map(|_| ()).map_err(zstd::zstd_safe::get_error_name)
     }
 }

@@ -3,9 +3,9 @@
 //! A log is never truncated. After a torn tail or a failed write the writer goes on in the next log, whose header
 //! says where the committed part of the one before it ends.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
+use super::room::reserve;
 use super::sync_names;
 use super::vfs::{Vfs, WriteFile};
 use crate::error::{Error, Result};
@@ -185,8 +185,7 @@ struct InFile<'a> {
 impl Pieces for InFile<'_> {
     fn read(&mut self, offset: u64, max: usize, into: &mut Vec<u8>) -> Result<()> {
         let bytes = self.vfs.read_at(self.path, offset, max)?;
-        let room = into.try_reserve(bytes.len());
-        room.map_err(|_| Error::io("read", self.path)(io::ErrorKind::OutOfMemory.into()))?;
+        reserve(into, bytes.len()).map_err(Error::io("read", self.path))?;
         into.extend_from_slice(&bytes);
         Ok(())
     }

@@ -25,6 +25,7 @@ pub mod models;
 pub mod paging;
 pub mod pread;
 pub mod real;
+pub(crate) mod room;
 pub mod salvage;
 pub mod segment;
 pub mod segment_file;

@@ -3,10 +3,10 @@
 //! For files of unknown origin, and for file systems that may vanish: whatever becomes of a file afterwards, reading it
 //! can neither fail nor change. A database takes as much memory as its files.
 
-use std::io;
 use std::path::Path;
 
 use super::real::RealVfs;
+use super::room::reserve;
 use super::vfs::{Bytes, Lock, Vfs, WriteFile};
 use crate::error::{Error, Result};
 
@@ -19,10 +19,8 @@ impl Vfs for PreadVfs {
         const PIECE: usize = 16 << 20;
         let length = self.file_len(path)?;
         let mut bytes: Vec<u8> = Vec::new();
-        let room = usize::try_from(length).ok().map(|length| bytes.try_reserve_exact(length));
-        if !matches!(room, Some(Ok(()))) {
-            return Err(Error::io("read", path)(io::ErrorKind::OutOfMemory.into()));
-        }
+        reserve(&mut bytes, usize::try_from(length).unwrap_or(usize::MAX))
+            .map_err(Error::io("read", path))?;
         while (bytes.len() as u64) < length {
             let piece = RealVfs.read_at(path, bytes.len() as u64, PIECE)?;
             if piece.is_empty() {

@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{CWD, RenameFlags, SeekFrom, renameat_with};
 use rustix::io::Errno;
 
+use super::room::reserve;
 use super::vfs::{Bytes, Lock, Vfs, WriteFile, rename_error};
 use crate::error::{Error, Result};
 use crate::mmap::Map;
@@ -186,7 +187,7 @@ fn read_some(file: &File, offset: u64, max_len: usize) -> io::Result<Vec<u8>> {
     let len = usize::try_from(rest).unwrap_or(usize::MAX).min(max_len);
     let mut bytes = Vec::new();
     // The length is whatever the file says, so it may be more than there is memory.
-    bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    reserve(&mut bytes, len)?;
     bytes.resize(len, 0);
     let filled = fill(&mut bytes, |to, filled| file.read_at(to, offset + filled as u64))?;
     bytes.truncate(filled);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use bytemuck::Pod;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::room::reserve;
 use super::segment_file::Parts;
 use super::vfs::{Bytes, Vfs};
 use crate::error::{Error, Result};
@@ -273,9 +274,10 @@ fn data_of(vfs: &dyn Vfs, path: &Path) -> Result<Vec<u8>> {
         }
         let wanted = (next - at) as usize + PIECE;
         let piece = vfs.read_at(path, at, wanted)?;
-        if piece.is_empty() || bytes.try_reserve(piece.len()).is_err() {
+        if piece.is_empty() {
             return Ok(bytes);
         }
+        reserve(&mut bytes, piece.len()).map_err(Error::io("read", path))?;
         bytes.extend_from_slice(&piece);
     }
 }

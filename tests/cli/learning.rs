@@ -102,6 +102,8 @@ fn matrices_learn_at_low_rank() {
     place.run(&wrong).code(1).says(&["--targets", "attention.output"]);
     let plan = place.json(&[&["db", "retrain", "--plan"][..], &method].concat());
     assert!(plan["gate"]["reason"].as_str().unwrap().contains("rank 8"), "{plan}");
+    let little = [&["db", "retrain", "--memory", "100KB"][..], &method].concat();
+    place.run(&little).code(5).says(&["memory for training", "--method adapter"]);
 }
 
 #[test]

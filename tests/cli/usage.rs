@@ -201,6 +201,10 @@ fn time_is_limited_where_it_is_asked_for_and_files_are_read_as_asked() {
     }
     place.run(&["v", "count", "--timeout", "soon"]).code(1).says(&["seconds"]);
     place.run(&["v", "count", "--io", "wishes"]).code(1).says(&["map or pread"]);
+    let refused = place.run(&["v", "count", "--io", "pread", "--memory", "1KB"]);
+    refused.code(5).says(&["memory for the files", "1024"]);
+    place.run(&["v", "count", "--io", "pread", "--memory", "1GB"]).code(0);
+    place.run(&["v", "count", "--memory", "lots"]).code(1).says(&["number of bytes"]);
     let search = |more: &[&str]| {
         let all = [&["v", "knn", "--queries", "q.npy", "-k", "3", "--out", "o.npy"][..], more].concat();
         place.write_npy("q.npy", &vectors(9));

@@ -67,6 +67,9 @@ pub struct Common {
     /// How files are read: map, or pread (into memory, for files of unknown origin)
     #[arg(long, global = true, value_name = "HOW", value_parser = io)]
     pub io: Option<Io>,
+    /// Memory that the log and longer work may take, e.g. 500MB; what would take more is refused
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<u64>,
 }
 
 /// A command.
@@ -190,6 +193,20 @@ pub fn io(text: &str) -> std::result::Result<Io, String> {
         "pread" => Ok(Io::Pread),
         _ => Err("expected map or pread".into()),
     }
+}
+
+/// A number of bytes: `500MB`, `2GB`, `1000000`.
+pub fn size(text: &str) -> std::result::Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "K" | "KB" => 1 << 10,
+        "M" | "MB" => 1 << 20,
+        "G" | "GB" => 1 << 30,
+        _ => return Err("expected a number of bytes, KB, MB or GB".into()),
+    };
+    let bytes = digits.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    bytes.filter(|&bytes| bytes > 0).ok_or_else(|| "expected a number of bytes, KB, MB or GB".into())
 }
 
 /// `--precision`.

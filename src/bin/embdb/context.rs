@@ -30,6 +30,8 @@ pub struct Settings {
     pub timeout: Option<Duration>,
     /// How files are read.
     pub io: Io,
+    /// Memory that the log and longer work may take.
+    pub memory: Option<u64>,
 }
 
 impl Settings {
@@ -39,6 +41,7 @@ impl Settings {
             busy_timeout: flags.busy_timeout.unwrap_or(self.busy_timeout),
             timeout: flags.timeout.or(self.timeout),
             io: flags.io.unwrap_or(self.io),
+            memory: flags.memory.or(self.memory),
         }
     }
 }
@@ -105,6 +108,7 @@ impl Context {
             && before.busy_timeout == options.busy_timeout
             && before.threads == options.threads
             && before.io == options.io
+            && before.memory_bytes == options.memory_bytes
         {
             db.refresh()?;
             return Ok(db.clone());
@@ -118,8 +122,8 @@ impl Context {
 
     /// Options for opening the database.
     pub fn options(&self, create: CreateOptions, threads: usize) -> OpenOptions {
-        let Settings { busy_timeout, io, .. } = self.settings;
-        OpenOptions { create, threads, busy_timeout, io, ..OpenOptions::default() }
+        let Settings { busy_timeout, io, memory, .. } = self.settings;
+        OpenOptions { create, threads, busy_timeout, io, memory_bytes: memory, ..OpenOptions::default() }
     }
 
     /// Closes the database, if it is open.

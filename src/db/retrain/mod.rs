@@ -255,6 +255,14 @@ impl<'a> Run<'a> {
             report.plan = Some(plan);
             return Ok(report);
         }
+        if let Some(budget) = self.inner.budget() {
+            let bytes = self.plan(&split)?.memory_bytes;
+            budget.check(
+                "memory for training",
+                bytes,
+                "raise the bound on memory, or use --method adapter",
+            )?;
+        }
         if self.options.hard_negatives > 0 {
             let start = Instant::now();
             self.mine(self.options.hard_negatives)?;

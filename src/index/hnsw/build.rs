@@ -44,6 +44,19 @@ impl BuildParams {
     }
 }
 
+impl BuildParams {
+    /// About the heap that construction takes for so many rows: their codes, lists with a quarter more places than links and
+    /// a distance beside each, and the graph that comes of them. hnsw_rs keeps each list and each row by itself.
+    pub fn heap_bytes(&self, rows: u64, dim: usize) -> u64 {
+        let (dim, links) = (dim as u64, 2 * self.m as u64);
+        let each = match self.builder {
+            Builder::Flat => dim + 15 * links + 64,
+            Builder::HnswRs => 2 * dim + 48 * links + 512,
+        };
+        rows.saturating_mul(each)
+    }
+}
+
 impl Default for BuildParams {
     fn default() -> Self {
         Self::DEFAULT

@@ -123,7 +123,8 @@ fn trained(collection: &Collection, labels: &Labels, options: &AdapterOptions) -
         }
     }
     let ladder: Vec<usize> = [64, 128, 256].into_iter().filter(|&rung| rung < dim).chain([dim]).collect();
-    let (matrix, _) = train_adapter(SideRows { rows: &rows, dim }, &set, &ladder, options, &Task::default())?;
+    let matrix =
+        train_adapter(SideRows { rows: &rows, dim }, &set, &ladder, options, &Task::default())?.matrix;
     measure(collection, Some(&matrix))
 }
 
