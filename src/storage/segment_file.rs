@@ -369,4 +369,20 @@ mod tests {
         }
         assert!(SegmentFile::open(&vfs, Path::new(""), &entry, Kind::Ids, &[6; 16]).is_err());
     }
+
+    #[test]
+    fn whoever_touches_a_damaged_page_is_told_in_the_end() {
+        let vfs = SimVfs::new(1);
+        let mut bytes = FileBuilder::new(Kind::Ids, DATABASE).section(1, vec![7; 100_000]).finish();
+        let checksum = Layout::parse(&bytes, Kind::Ids, Path::new("ids")).unwrap().checksum;
+        let entry = FileEntry { path: "ids".into(), length: bytes.len() as u64, checksum };
+        bytes[60_000] ^= 4;
+        write_new(&vfs, Path::new("ids"), &bytes).unwrap();
+        let file = SegmentFile::open(&vfs, Path::new(""), &entry, Kind::Ids, &DATABASE).unwrap();
+        let (section, guard) = (file.scattered::<u8>(1).unwrap(), file.guard().unwrap());
+        guard.touch(&section[..5_000]);
+        assert!(!guard.is_damaged());
+        guard.touch(&section[55_000..65_000]);
+        assert!(guard.is_damaged());
+    }
 }

@@ -68,7 +68,7 @@ MUTANTS = [
     ("first touch of a page", SEGMENT_FILE, "left.then(|| Guard::new", "(left && !OFF).then(|| Guard::new",
      [(HEALING, "large_database_is_told_or_healed")]),
     ("damage that a walk met", SEGMENT_FILE, "self.damage.get().is_some()", "!OFF && self.damage.get().is_some()",
-     [(HEALING, "large_database_is_told_or_healed")]),
+     [(UNIT, "storage::segment_file"), (HEALING, "large_database_is_told_or_healed")]),
     ("checksum of a log's header", FRAME, "if u32_at(head, LOG_CHECKSUM_OFFSET) != Some",
      "if !OFF && u32_at(head, LOG_CHECKSUM_OFFSET) != Some", [(UNIT, "format::"), (FAULTS, DAMAGE)]),
     ("major version of a log", FRAME, "if major != MAJOR {", "if !OFF && major != MAJOR {",
