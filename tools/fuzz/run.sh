@@ -14,6 +14,8 @@ shift
 export RUSTC_BOOTSTRAP=1
 # Twice as fast to compile; the fuzzers spend their time in checks anyway.
 export CARGO_PROFILE_RELEASE_OPT_LEVEL=${CARGO_PROFILE_RELEASE_OPT_LEVEL-1}
+# What was freed counts as memory as long as the sanitizer keeps it: a little will do.
+export ASAN_OPTIONS=${ASAN_OPTIONS-quarantine_size_mb=16}
 target=${CARGO_TARGET_DIR-$PWD/target}/fuzz
 build=(--fuzz-dir . --features libfuzzer --target-dir "$target")
 limits=(-rss_limit_mb=512 -timeout=5 -max_len=65536)
