@@ -9,7 +9,7 @@ use super::heir::Heir;
 use super::maintain::Pin;
 use super::snapshot::{Part, Snapshot, Source};
 use crate::error::Result;
-use crate::format::manifest::{FileEntry, SegmentEntry, VectorSet};
+use crate::format::manifest::{FileEntry, Manifest, SegmentEntry, VectorSet};
 use crate::index::build_graph_upon;
 use crate::index::hnsw::BuildParams;
 use crate::options::Task;
@@ -17,6 +17,11 @@ use crate::storage::segment::Segment;
 
 /// Below this many rows a scan is as fast as a graph.
 pub(crate) const GRAPH_ROWS: usize = 4096;
+
+/// How the graphs of a database are built.
+pub(crate) fn build_params(manifest: &Manifest) -> BuildParams {
+    BuildParams { builder: manifest.builder(), ..BuildParams::of(manifest.index()) }
+}
 
 /// Sealed parts with vectors of the active generation that are long enough for a graph and have none.
 fn graphless(snapshot: &Snapshot) -> Result<Vec<(&Part, VectorSet)>> {
@@ -69,6 +74,7 @@ impl Inner {
         let snapshot = self.snapshot();
         for (part, set) in graphless(&snapshot)? {
             let Source::Sealed(segment) = &part.source else { continue };
+            self.check_graph(&snapshot, [part])?;
             let Some(file) = self.written_graph(&snapshot, part, set, heir, (threads, task))? else {
                 continue;
             };
@@ -120,9 +126,7 @@ impl Inner {
         (threads, task): (usize, &Task),
     ) -> Result<Option<FileEntry>> {
         let Source::Sealed(segment) = &part.source else { return Ok(None) };
-        self.check_graph(snapshot, [part])?;
-        let (manifest, shape) = (&snapshot.manifest, snapshot.shape_of(set.generation)?);
-        let params = BuildParams { builder: manifest.builder(), ..BuildParams::of(manifest.index()) };
+        let (params, shape) = (build_params(&snapshot.manifest), snapshot.shape_of(set.generation)?);
         let id = segment.entry.id;
         let heir = heir.filter(|heir| heir.segment == id && heir.generation == set.generation);
         let old = heir.map(|heir| heir.old(shape)).transpose()?.flatten();

@@ -14,11 +14,10 @@
 use std::path::Path;
 
 use super::Inner;
-use super::graphs::GRAPH_ROWS;
+use super::graphs::{GRAPH_ROWS, build_params};
 use super::maintain::Pin;
 use super::snapshot::{Part, Snapshot};
 use crate::error::{Error, Result};
-use crate::index::hnsw::BuildParams;
 use crate::options::{Io, OpenOptions, Task};
 use crate::storage::manifests;
 use crate::storage::vfs::Vfs;
@@ -83,7 +82,7 @@ impl Inner {
         parts: impl IntoIterator<Item = &'a Part>,
     ) -> Result<()> {
         let (Some(budget), Some(generation)) = (self.budget(), snapshot.generation()) else { return Ok(()) };
-        let (manifest, shape) = (&snapshot.manifest, snapshot.shape_of(generation.id)?);
+        let shape = snapshot.shape_of(generation.id)?;
         let mut rows = 0;
         for part in parts {
             for number in 0..part.blocks() {
@@ -93,8 +92,7 @@ impl Inner {
         if rows < GRAPH_ROWS as u64 {
             return Ok(());
         }
-        let params = BuildParams { builder: manifest.builder(), ..BuildParams::of(manifest.index()) };
-        let bytes = params.heap_bytes(rows, shape.dim);
+        let bytes = build_params(&snapshot.manifest).heap_bytes(rows, shape.dim);
         budget.check("memory for a graph of these rows", bytes, "raise the bound on memory")
     }
 

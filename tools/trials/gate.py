@@ -87,12 +87,16 @@ class Collection:
     def true_score(self, database, names):
         return self.evaluated(database, names)[0]["ndcg@10"]
 
-    def evaluated(self, database, names, *flags):
+    def judges(self, names):
+        """Flags of `eval` for the queries of these names."""
         judged, grades = self.work / "judged.jsonl", self.work / "judged.tsv"
         judged.write_text("".join(json.dumps({"_id": n, "text": self.queries[n]}) + "\n" for n in names))
         rows = [f"{n}\t{document}\t1\n" for n in names for document in self.qrels[n]]
         grades.write_text("query-id\tcorpus-id\tscore\n" + "".join(rows))
-        return run(self.embdb, database, "eval", "--queries", judged, "--qrels", grades, *flags)
+        return ["--queries", judged, "--qrels", grades]
+
+    def evaluated(self, database, names, *flags):
+        return run(self.embdb, database, "eval", *self.judges(names), *flags)
 
 
 def clicks(kind, names, collection, rng):

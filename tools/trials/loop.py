@@ -46,15 +46,6 @@ class Timed:
         print("   ", printed.strip(), flush=True)
 
 
-def judges(collection, names):
-    """Flags of `eval` for the queries of these names."""
-    queries, grades = collection.work / "val.jsonl", collection.work / "val.tsv"
-    queries.write_text("".join(json.dumps({"_id": n, "text": collection.queries[n]}) + "\n" for n in names))
-    rows = [f"{n}\t{document}\t1\n" for n in names for document in collection.qrels[n]]
-    grades.write_text("query-id\tcorpus-id\tscore\n" + "".join(rows))
-    return ["--queries", queries, "--qrels", grades]
-
-
 def learn(timed, collection, pairs, names, val, more, plan):
     database, log = collection.work / "loop.embdb", collection.work / "log.jsonl"
     shutil.rmtree(database, ignore_errors=True)
@@ -90,7 +81,7 @@ def main():
     collection = Collection(options.embdb, options.set, options.work, options.model)
     aside = {name for name in collection.names if zlib.crc32(name.encode()) % 6 == 0}
     names = [name for name in collection.names if name not in aside]
-    val = judges(collection, sorted(aside))
+    val = collection.judges(sorted(aside))
     print(f"{len(names)} queries are searched, {len(aside)} judge")
     pairs = [(n, d) for n in names for d in collection.shown[n] if d in collection.qrels[n]]
     learn(timed, collection, pairs, names, val, more, plan=True)

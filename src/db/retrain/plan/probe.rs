@@ -8,12 +8,12 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::super::Run;
 use super::course::adapter_work;
 use crate::db::columns::ColumnsBuilder;
-use crate::db::graphs::GRAPH_ROWS;
+use crate::db::graphs::{GRAPH_ROWS, build_params};
 use crate::db::snapshot;
 use crate::encoder::{Role, TrainOptions};
 use crate::error::Result;
 use crate::format::segment::DocumentRows;
-use crate::index::{BuildParams, build_graph};
+use crate::index::build_graph;
 use crate::trainer::adapter::apply;
 use crate::trainer::{self, FullOptions, GateReport, Guard, HeldOut, Shape, Split};
 
@@ -288,8 +288,7 @@ impl Run<'_> {
         if count > 1 && parts.iter().any(|&rows| rows >= GRAPH_ROWS) {
             let block =
                 snapshot::block(&shape, count, codes, &columns.scales, &columns.norms, &columns.full)?;
-            let manifest = &self.snapshot.manifest;
-            let params = BuildParams { builder: manifest.builder(), ..BuildParams::of(manifest.index()) };
+            let params = build_params(&self.snapshot.manifest);
             let start = Instant::now();
             let graph = build_graph(&block, &params, &self.options.task.quiet(), self.inner.options.threads)?;
             let (taken, [high, low]) = (start.elapsed().as_secs_f64(), block.cut_head(graph.sight));
