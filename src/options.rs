@@ -99,7 +99,8 @@ pub struct OpenOptions {
     pub busy_timeout: Duration,
     /// Seal, merge and build graphs in a background thread.
     pub background: bool,
-    /// Rows in the active segment at which it is sealed.
+    /// Rows in the active segment at which it is sealed. A search scans them, so their number bounds what it takes longer
+    /// while rows come in.
     pub seal_rows: usize,
     /// Bytes of log at which the active segment is sealed.
     pub seal_bytes: u64,
@@ -124,7 +125,7 @@ impl Default for OpenOptions {
             durability: Durability::Full,
             busy_timeout: Duration::ZERO,
             background: true,
-            seal_rows: 65_536,
+            seal_rows: 8_192,
             seal_bytes: 128 << 20,
             threads: 0,
             mapped_bytes: None,

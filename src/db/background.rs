@@ -43,6 +43,18 @@ fn give_way() {
     }
 }
 
+/// Does long work on a thread that lets the others go first, and waits for it.
+pub(super) fn giving_way<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let run = || {
+        give_way();
+        work()
+    };
+    match std::thread::scope(|scope| scope.spawn(run).join()) {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
 /// A thread that does something again and again. It holds no handle, so it ends with the last one.
 struct Ticker {
     stop: Arc<Stop>,

@@ -1,9 +1,9 @@
 //! The index of the growing segment: hnsw_rs over the rows of the last log, once they are many.
 //!
-//! The maintenance thread alone feeds it, a time slice at a time, so that writes never wait for it, and only after a
-//! search has met many rows in the log, and while few come. Rows that it
-//! does not have yet are scanned; so is everything where it finds too little. It is never stored: a sealed segment
-//! gets a frozen graph instead.
+//! Logs grow that long in bulk loads, which seal by bytes alone, and where `seal_rows` says so. The maintenance thread
+//! alone feeds the index, a time slice at a time, so that writes never wait for it, and only after a search has met many
+//! rows in the log, and while few come. Rows that it does not have yet are scanned; so is everything where it finds too
+//! little. It is never stored: a sealed segment gets a frozen graph instead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -181,7 +181,7 @@ mod tests {
     fn a_growing_segment_is_searched_through_its_index_and_misses_nothing_new() {
         let dir = tempfile::tempdir().unwrap();
         let create = CreateOptions { vectors: Some(16), ..CreateOptions::default() };
-        let options = OpenOptions { create, background: false, ..OpenOptions::default() };
+        let options = OpenOptions { create, background: false, seal_rows: 1 << 20, ..OpenOptions::default() };
         let db = Db::open_with(dir.path().join("a.embdb"), options).unwrap();
         let n = ROWS as u64 + 600;
         db.add((0..n).map(|i| Document::from_vector(format!("{i}"), vector(i)))).unwrap();

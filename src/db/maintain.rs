@@ -13,6 +13,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::active::parse_meta;
+use super::background::giving_way;
 use super::graphs::all_sound;
 use super::healing::needs_codes;
 use super::heir::Heir;
@@ -40,7 +41,7 @@ const FEEDBACK_FILES: usize = 32;
 /// Rounds without a write after which a load is over: half a minute, as a batch may take some seconds to encode.
 const QUIET_TICKS: u32 = 120;
 /// Rows that wait to be sealed, as a multiple of those from which on they are: at more a seal is overdue.
-const OVERDUE: usize = 2;
+const OVERDUE: usize = 16;
 
 /// Lets one thread at a time write segments, and tells it when others wait.
 #[derive(Default)]
@@ -104,21 +105,16 @@ impl Load {
 
 impl Db {
     /// Leaves one sealed segment with its graph, and gives the bytes of deleted documents back: afterwards no file of the
-    /// database holds their text.
+    /// database holds their text. Searches and writes of other threads go first where all cores are busy.
     pub fn compact(&self, task: &Task) -> Result<()> {
         if !self.exists() {
             return Ok(());
         }
         let _alone = self.inner.maintenance.alone();
         let _pin = Pin::new(&self.inner, self.inner.options.busy_timeout)?;
-        self.inner.heal(true, task)?;
-        let snapshot = self.inner.snapshot();
-        self.inner.check_graph(&snapshot, &snapshot.parts)?;
-        let heir = self.inner.unite(task)?;
-        self.inner.merge_feedback(0)?;
-        #[cfg(feature = "trainer")]
-        self.inner.forget_stopped_run()?;
-        self.inner.build_graphs(heir.as_ref(), self.inner.options.threads, task)
+        let compact = || self.inner.compact(task);
+        // Without threads of its own a database works on those of its callers alone.
+        if self.inner.options.background { giving_way(compact) } else { compact() }
     }
 
     /// Seals the active segment now.
@@ -157,6 +153,18 @@ pub(super) fn sealed(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Segment>>
 }
 
 impl Inner {
+    /// See [`Db::compact`]. The caller holds the maintenance lock and a pin.
+    fn compact(&self, task: &Task) -> Result<()> {
+        self.heal(true, task)?;
+        let snapshot = self.snapshot();
+        self.check_graph(&snapshot, &snapshot.parts)?;
+        let heir = self.unite(task)?;
+        self.merge_feedback(0)?;
+        #[cfg(feature = "trainer")]
+        self.forget_stopped_run()?;
+        self.build_graphs(heir.as_ref(), self.options.threads, task)
+    }
+
     pub(super) fn target(&self) -> Target<'_> {
         Target { vfs: self.vfs.as_ref(), dir: &self.dir, database: self.snapshot().manifest.database }
     }

@@ -380,6 +380,12 @@ impl TopK {
         self.bound
     }
 
+    /// Distance of the farthest of `k` neighbours; none until `k` are kept.
+    pub(crate) fn farthest(&self) -> Option<f32> {
+        let full = self.k > 0 && self.worst_first.len() == self.k;
+        full.then(|| Neighbour::from_key(self.bound).distance)
+    }
+
     fn insert(&mut self, key: u64) {
         self.worst_first.push(key);
         if self.worst_first.len() > self.k {

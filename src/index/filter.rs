@@ -31,11 +31,12 @@
 
 use super::block::{Neighbour, Query, VectorBlock};
 use super::distance::Grade;
-use super::flat::{in_crowd, matches, scan, scan_exact};
+use super::flat::{matches, scan, scan_exact};
 use super::hnsw::beam::{Beam, ef_for};
 use super::hnsw::calibrate::MEASURED_K;
 use super::hnsw::search::{Found, finish, traverse, traverse_allowed};
 use super::mask::RowMask;
+use super::shortlist::in_crowd;
 use crate::format::graph::GraphView;
 
 /// Up to so many rows a filter leaves, they are scanned: a fraction of a millisecond.

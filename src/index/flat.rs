@@ -6,6 +6,7 @@
 use super::block::{Neighbour, Query, TopK, VectorBlock};
 use super::distance::{CodeDistance, ExactDistance, Grade};
 use super::mask::{BATCH, RowMask};
+use super::shortlist::Shortlist;
 
 /// How many candidates of an int8 pass are compared again exactly: at least forty, which held all of the
 /// exact top ten in every measurement.
@@ -35,130 +36,32 @@ pub fn scan_exact(
     }
 }
 
-/// The `k` nearest rows: one pass over the high plane of the codes, then the best `max(4k, 40)` compared exactly.
-/// Where that plane cannot tell these from the others, once more over both planes. Without codes the same as
-/// [`scan_exact`].
+/// The `k` nearest rows: one pass over the high plane of the codes, then the best `max(4k, 40)` compared exactly, and
+/// more where that plane cannot tell these from the others. Without codes the same as [`scan_exact`].
 pub fn scan(block: &VectorBlock<'_>, query: &Query, k: usize, allowed: Option<&RowMask>) -> Vec<Neighbour> {
-    if !block.has_codes() {
-        return scan_exact(block, query, k, allowed);
-    }
-    if !matches(block, query) {
-        return Vec::new();
-    }
     let allowed = allowed.map(|rows| rows.below(block.len));
-    let allowed = allowed.as_deref();
-    let [rough, coarse] = [Grade::Rough, Grade::Coarse].map(|grade| CodeDistance::new(block, query, grade));
-    scan_by(&rough, k, allowed)
-        .or_else(|_| scan_by(&coarse, k, allowed))
-        .unwrap_or_else(|crowd| crowd.search(block.len, k, allowed))
+    let found = scan_many(&[(*block, allowed.as_deref())], query, k);
+    found.into_iter().map(|(_, neighbour)| neighbour).collect()
 }
 
-/// The `k` nearest of the rows that are the best by codes, unless these lie in a crowd.
-fn scan_by<'a>(
-    codes: &'a CodeDistance<'a>,
-    k: usize,
-    allowed: Option<&RowMask>,
-) -> Result<Vec<Neighbour>, Crowd<'a>> {
-    let (block, query) = (codes.block(), codes.query());
-    let candidates = match allowed {
-        None => {
-            codes.touch_all();
-            nearest(block.len, rescored(k), None, |row| codes.row(row), |_| {})
-        }
-        Some(rows) => nearest_by_codes(codes, rescored(k), rows),
-    };
-    if candidates.len() < rescored(k) {
-        return Ok(nearest_of(block, query, candidates.iter().map(|n| n.row), k));
-    }
-    let found = rescore(block, query, &candidates, k);
-    match Crowd::around(codes, &candidates, &found) {
-        Some(crowd) => Err(crowd),
-        None => Ok(found),
-    }
-}
-
-/// The `k` nearest rows of many small blocks, each as (block, neighbour), nearest first: as [`scan`] finds them in one block,
-/// for to compare the best forty of each again would cost more than the scan.
+/// The `k` nearest rows of many blocks, each as (block, neighbour), nearest first, found as [`scan`] does in one: to
+/// compare the best forty of each small block again would cost more than the scan.
 pub fn scan_many(
     blocks: &[(VectorBlock<'_>, Option<&RowMask>)],
     query: &Query,
     k: usize,
 ) -> Vec<(usize, Neighbour)> {
-    let one_by_one = || {
-        let found = blocks.iter().enumerate().flat_map(|(number, (block, allowed))| {
-            scan(block, query, k, *allowed).into_iter().map(move |neighbour| (number, neighbour))
-        });
-        best_of(found.collect(), k)
-    };
-    if blocks.iter().any(|(block, _)| !block.has_codes() || !matches(block, query)) {
-        return one_by_one();
+    if blocks.iter().all(|(block, _)| block.has_codes() && matches(block, query)) {
+        return Shortlist::of(blocks, query, k).nearest();
     }
-    let all = |grade| nearest_of_many(blocks, query, k, grade);
-    all(Grade::Rough).or_else(|| all(Grade::Coarse)).unwrap_or_else(one_by_one)
-}
-
-/// The `k` nearest of the rows that are the best by codes of a grade, unless these lie in a crowd.
-fn nearest_of_many(
-    blocks: &[(VectorBlock<'_>, Option<&RowMask>)],
-    query: &Query,
-    k: usize,
-    grade: Grade,
-) -> Option<Vec<(usize, Neighbour)>> {
-    let candidates = best_by_codes(blocks, query, rescored(k), grade);
-    let mut found = Vec::with_capacity(candidates.len());
-    for of_block in candidates.chunk_by(|a, b| a.0 == b.0) {
-        let number = of_block.first()?.0;
-        let rows = of_block.iter().map(|(_, candidate)| candidate.row);
-        let nearest = nearest_of(&blocks.get(number)?.0, query, rows, k);
-        found.extend(nearest.into_iter().map(|neighbour| (number, neighbour)));
-    }
-    let found = best_of(found, k);
-    if candidates.len() < rescored(k) {
-        return Some(found);
-    }
-    let bound = candidates.iter().map(|(_, candidate)| candidate.distance).fold(f32::NEG_INFINITY, f32::max);
-    // Codes err in one block as in the others.
-    let (block, _) = blocks.iter().max_by_key(|(block, _)| block.len)?;
-    let codes = CodeDistance::new(block, query, grade);
-    let reach = Crowd::of(&codes, found.last()?.1.distance).reach(0);
-    (bound >= reach).then_some(found)
-}
-
-/// The `count` nearest rows of all blocks by codes of a grade, each as (block, neighbour), block after block.
-fn best_by_codes(
-    blocks: &[(VectorBlock<'_>, Option<&RowMask>)],
-    query: &Query,
-    count: usize,
-    grade: Grade,
-) -> Vec<(usize, Neighbour)> {
-    let mut top = TopK::new(count);
-    // Rows are counted through all blocks.
-    let mut starts = vec![0];
-    for (block, allowed) in blocks {
-        let codes = CodeDistance::new(block, query, grade);
-        let start = starts.last().copied().unwrap_or_default();
-        match allowed {
-            None => {
-                codes.touch_all();
-                (0..block.len as u32).for_each(|row| top.push(start + row, codes.row(row)));
-            }
-            Some(rows) => for_each_by_codes(&codes, &rows.below(block.len), |rows, distances| {
-                rows.iter().zip(distances).for_each(|(&row, &distance)| top.push(start + row, distance));
-            }),
-        }
-        starts.push(start + block.len as u32);
-    }
-    let mut found = top.into_sorted();
-    found.sort_unstable_by_key(|candidate| candidate.row);
-    let place = |candidate: Neighbour| {
-        let number = starts.partition_point(|&start| start <= candidate.row) - 1;
-        (number, Neighbour { row: candidate.row - starts[number], ..candidate })
-    };
-    found.into_iter().map(place).collect()
+    let found = blocks.iter().enumerate().flat_map(|(number, (block, allowed))| {
+        scan_exact(block, query, k, *allowed).into_iter().map(move |neighbour| (number, neighbour))
+    });
+    best_of(found.collect(), k)
 }
 
 /// The `k` nearest, nearest first.
-fn best_of(mut found: Vec<(usize, Neighbour)>, k: usize) -> Vec<(usize, Neighbour)> {
+pub(super) fn best_of(mut found: Vec<(usize, Neighbour)>, k: usize) -> Vec<(usize, Neighbour)> {
     let by_distance = |(a_block, a): &(usize, Neighbour), (b_block, b): &(usize, Neighbour)| {
         a.distance.total_cmp(&b.distance).then((a_block, a.row).cmp(&(b_block, b.row)))
     };
@@ -180,7 +83,7 @@ pub fn rescore(block: &VectorBlock<'_>, query: &Query, candidates: &[Neighbour],
 }
 
 /// The `k` nearest of some rows, compared exactly.
-fn nearest_of(
+pub(super) fn nearest_of(
     block: &VectorBlock<'_>,
     query: &Query,
     rows: impl Iterator<Item = u32>,
@@ -217,105 +120,25 @@ pub(super) fn matches(block: &VectorBlock<'_>, query: &Query) -> bool {
     query.dim == block.dim && query.metric == block.metric
 }
 
-/// Whether rows that a walk did not compare may well be as near as the last it found: see [`Crowd`]. Never where
-/// there are no codes.
-pub(super) fn in_crowd(
-    block: &VectorBlock<'_>,
-    grade: Grade,
-    query: &Query,
-    candidates: &[Neighbour],
-    found: &[Neighbour],
-) -> bool {
-    block.has_codes() && Crowd::around(&CodeDistance::new(block, query, grade), candidates, found).is_some()
-}
-
-/// Rows about as far from the query as the last one found, more than the first pass kept.
-///
-/// That pass keeps the nearest by codes, which err a little. Where rows lie far apart, as they do near a query,
-/// that is no loss. A filter that lets through only what is far from the query has its nearest rows where rows are
-/// many and differ by less than codes err: there the best forty by codes hold as little as a third of the best ten.
-struct Crowd<'a> {
-    codes: &'a CodeDistance<'a>,
-    /// Distance of the last row found.
-    last: f32,
-    /// How much the distances of the first pass err, and those by both codes of the query.
-    errors: [f32; 2],
-}
-
-impl<'a> Crowd<'a> {
-    /// Errors are measured on so many rows: the same for every query, so that they stay in the processor's cache, and
-    /// not on candidates, which are candidates because their codes err towards the query.
-    const SAMPLE: usize = 16;
-    /// Rows within so many times the root mean square of the errors may be nearer than the last found.
-    const REACH: f32 = 3.0;
-    /// So many rows for each neighbour wanted are compared exactly, but no fewer than for ten.
-    const COMPARED: usize = 256;
-
-    /// A crowd, unless all rows that may be nearer than the last of `found` were among the `candidates`.
-    fn around(codes: &'a CodeDistance<'a>, candidates: &[Neighbour], found: &[Neighbour]) -> Option<Self> {
-        let (bound, last) = (candidates.last()?.distance, found.last()?.distance);
-        let crowd = Self::of(codes, last);
-        (bound < crowd.reach(0)).then_some(crowd)
+/// Hands out all rows with their distances by the first code of the query.
+pub(super) fn for_all_by_codes(codes: &CodeDistance<'_>, mut each: impl FnMut(u32, f32)) {
+    codes.touch_all();
+    let (mut room, mut distances) = ([0; 2 * BATCH], [0.0; BATCH]);
+    let all: Vec<u32> = (0..codes.block().len as u32).collect();
+    for rows in all.chunks(BATCH) {
+        codes.rows(rows, &mut room, &mut distances);
+        rows.iter().zip(&distances).for_each(|(&row, &distance)| each(row, distance));
     }
-
-    /// What may lie about as far as the last row found, whether or not it does.
-    fn of(codes: &'a CodeDistance<'a>, last: f32) -> Self {
-        let exact = ExactDistance::new(codes.block(), codes.query());
-        let mut squares = [0.0; 2];
-        for row in (0..Self::SAMPLE).map(|i| (codes.block().len * i / Self::SAMPLE) as u32) {
-            exact.touch(&[row]);
-            codes.touch_whole(&[row]);
-            let distance = exact.distance(row);
-            squares[0] += (codes.row(row) - distance).powi(2);
-            squares[1] += (codes.fine(row) - distance).powi(2);
-        }
-        let errors = squares.map(|sum| (sum / Self::SAMPLE as f32).sqrt());
-        Self { codes, last, errors }
-    }
-
-    /// Distance by codes up to which rows may be nearer than the last found.
-    fn reach(&self, errors: usize) -> f32 {
-        self.last + Self::REACH * self.errors[errors]
-    }
-
-    fn search(&self, len: usize, k: usize, allowed: Option<&RowMask>) -> Vec<Neighbour> {
-        let reach = self.reach(0);
-        let mut near = Vec::new();
-        let mut look = |rows: &[u32], distances: &[f32]| {
-            let rows = rows.iter().zip(distances).filter(|&(_, &distance)| distance <= reach);
-            near.extend(rows.map(|(&row, _)| row));
-        };
-        match allowed {
-            Some(rows) => for_each_by_codes(self.codes, rows, look),
-            None => {
-                self.codes.touch_all();
-                (0..len as u32).for_each(|row| look(&[row], &[self.codes.row(row)]));
-            }
-        }
-        let mut distances = vec![0.0; near.len()];
-        self.codes.fine_rows(&near, &mut distances);
-        let reach = self.reach(1);
-        let mut by_both = TopK::new(k.max(10).saturating_mul(Self::COMPARED));
-        let nearer = near.iter().zip(distances).filter(|&(_, distance)| distance <= reach);
-        nearer.for_each(|(&row, distance)| by_both.push(row, distance));
-        let nearest = by_both.into_sorted();
-        nearest_of(self.codes.block(), self.codes.query(), nearest.iter().map(|n| n.row), k)
-    }
-}
-
-/// The `k` nearest of the allowed rows by the first code of the query.
-fn nearest_by_codes(codes: &CodeDistance<'_>, k: usize, allowed: &RowMask) -> Vec<Neighbour> {
-    let mut top = TopK::new(k);
-    for_each_by_codes(codes, allowed, |rows, distances| {
-        rows.iter().zip(distances).for_each(|(&row, &distance)| top.push(row, distance));
-    });
-    top.into_sorted()
 }
 
 /// Hands out the allowed rows with their distances by the first code of the query. Rows that lie apart are compared
 /// many at a time, since the next are then requested from memory; for rows one after the other the processor does
 /// that better by itself.
-fn for_each_by_codes(codes: &CodeDistance<'_>, allowed: &RowMask, mut each: impl FnMut(&[u32], &[f32])) {
+pub(super) fn for_each_by_codes(
+    codes: &CodeDistance<'_>,
+    allowed: &RowMask,
+    mut each: impl FnMut(&[u32], &[f32]),
+) {
     let (mut room, mut distances) = ([0; 2 * BATCH], [0.0; BATCH]);
     allowed.for_each_batch(|rows| {
         codes.announce(rows);

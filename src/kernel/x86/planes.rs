@@ -88,12 +88,17 @@ pub(super) fn dot_plane_rows_avx512(query: &PlaneQuery, plane: Plane<'_>, rows: 
     let len = query.plane_len();
     for (group, out) in groups.iter().zip(out_groups.chunks_mut(GROUP)) {
         prefetch_rows(plane, ahead.next().unwrap_or_default(), len);
-        let four = group.map(|row| plane.row(row, len));
+        let [a, b, c, d] = *group;
+        let four = [plane.row(a, len), plane.row(b, len), plane.row(c, len), plane.row(d, len)];
         if four.iter().any(|row| row.len() < len) {
             out.iter_mut().zip(four).for_each(|(out, row)| *out = dot_plane_avx512(query.codes(), row));
             continue;
         }
-        out.iter_mut().zip(dot_four_avx512(query.codes(), four)).for_each(|(out, sum)| *out = sum);
+        let sums = dot_four_avx512(query.codes(), four);
+        match out.first_chunk_mut() {
+            Some(out) => *out = sums,
+            None => out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum),
+        }
     }
     for (&row, out) in rest.iter().zip(out_rest) {
         *out = dot_plane_avx512(query.codes(), plane.row(row, len));
@@ -105,7 +110,9 @@ pub(super) fn dot_plane_rows_avx512(query: &PlaneQuery, plane: Plane<'_>, rows: 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn dot_four_avx512(query: &[i8], rows: [&[u8]; GROUP]) -> [i32; GROUP] {
     let (pairs, last) = query.as_chunks::<PAIR_CODES>();
-    let parts = rows.map(|row| row.as_chunks::<PAIR_BYTES>());
+    // Not by a closure: that would not be inlined into a function of other instructions.
+    let [a, b, c, d] = rows;
+    let parts = [a.as_chunks::<PAIR_BYTES>(), b.as_chunks(), c.as_chunks(), d.as_chunks()];
     let mut sums = [_mm512_setzero_si512(); GROUP];
     for (at, codes) in pairs.iter().enumerate() {
         let codes = pair(codes);
@@ -124,9 +131,15 @@ fn dot_four_avx512(query: &[i8], rows: [&[u8]; GROUP]) -> [i32; GROUP] {
             }
         }
     }
-    sum_across(
-        sums.map(|sum| _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum))),
-    )
+    let [a, b, c, d] = sums;
+    sum_across([fold(a), fold(b), fold(c), fold(d)])
+}
+
+/// The sum of both halves.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn fold(sum: __m512i) -> __m256i {
+    _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum))
 }
 
 /// A nibble times a code is at most 15 × 128, and four such products fit 16 bits: nothing saturates.
