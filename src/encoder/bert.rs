@@ -1,12 +1,12 @@
 //! BERT (Devlin et al. 2018, arXiv:1810.04805), differentiable: from token ids to token states.
 //!
-//! It is for training; dropout is left out. [`fast`](super::fast) holds the same model for inference, which is tested
-//! against this one.
+//! It is for training where [`packed`](super::packed) cannot be, and for comparison; dropout is left out.
+//! [`fast`](super::fast) holds the same model for inference, which is tested against this one.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{D, Device, Result, Tensor};
 
 use super::batch::TokenBatch;
 use super::family::BertConfig;
@@ -25,6 +25,58 @@ pub(crate) struct Bert {
     norm: Norm,
     layers: Vec<Layer>,
     config: BertConfig,
+    operations: Operations,
+}
+
+/// Who normalises, and computes shares of attention and GELU.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Operations {
+    /// Our operations, in one pass over memory, on the processor.
+    Fused,
+    /// Those that the tensor library has on every device.
+    Plain,
+}
+
+impl Operations {
+    fn normalise(self, x: &Tensor, norm: &Norm) -> Result<Tensor> {
+        if self == Self::Fused {
+            let op = LayerNorm { epsilon: norm.epsilon };
+            return x.contiguous()?.apply_op3(&norm.weight, &norm.bias, op);
+        }
+        let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        let variance = x.sqr()?.mean_keepdim(D::Minus1)?;
+        let x = x.broadcast_div(&(variance + f64::from(norm.epsilon))?.sqrt()?)?;
+        x.broadcast_mul(&norm.weight)?.broadcast_add(&norm.bias)
+    }
+
+    /// Shares of keys, texts × heads × width × width, of scores that are to be scaled.
+    fn shares(self, scores: &Tensor, scale: f32, batch: &TokenBatch) -> Result<Tensor> {
+        if self == Self::Fused {
+            return scores.apply_op1(MaskedSoftmax { scale, lengths: Arc::clone(&batch.lengths) });
+        }
+        let scores = (scores * f64::from(scale))?.broadcast_add(&padding(batch, scores.device())?)?;
+        // The largest is taken away for the sake of range: no gradient passes through it.
+        let exps = scores.broadcast_sub(&scores.detach().max_keepdim(D::Minus1)?)?.exp()?;
+        exps.broadcast_div(&exps.sum_keepdim(D::Minus1)?)
+    }
+
+    fn gelu(self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Fused => x.apply_op1(Gelu),
+            Self::Plain => x.gelu_erf(),
+        }
+    }
+}
+
+/// What takes keys that are padding away from scores, texts × 1 × 1 × width.
+fn padding(batch: &TokenBatch, device: &Device) -> Result<Tensor> {
+    /// The exponential of it is zero.
+    const AWAY: f32 = -1e9;
+    let keys = batch
+        .lengths
+        .iter()
+        .flat_map(|&length| (0..batch.width).map(move |place| if place < length { 0.0 } else { AWAY }));
+    Tensor::from_vec(keys.collect::<Vec<f32>>(), (batch.len(), 1, 1, batch.width), device)
 }
 
 /// y = x·A + b.
@@ -64,9 +116,8 @@ impl Norm {
         })
     }
 
-    fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let op = LayerNorm { epsilon: self.epsilon };
-        x.contiguous()?.apply_op3(&self.weight, &self.bias, op)
+    fn apply(&self, x: &Tensor, operations: Operations) -> Result<Tensor> {
+        operations.normalise(x, self)
     }
 }
 
@@ -80,10 +131,11 @@ struct Layer {
     intermediate: Linear,
     out: Linear,
     norm: Norm,
+    operations: Operations,
 }
 
 impl Layer {
-    fn new(weights: &Weights, prefix: &str, epsilon: f64) -> Result<Self> {
+    fn new(weights: &Weights, prefix: &str, epsilon: f64, operations: Operations) -> Result<Self> {
         let linear = |name: &str| Linear::new(weights, &format!("{prefix}.{name}"));
         let norm = |name: &str| Norm::new(weights, &format!("{prefix}.{name}"), epsilon);
         Ok(Self {
@@ -95,6 +147,7 @@ impl Layer {
             intermediate: linear("intermediate.dense")?,
             out: linear("output.dense")?,
             norm: norm("output.LayerNorm")?,
+            operations,
         })
     }
 
@@ -109,25 +162,24 @@ impl Layer {
         let key = split(self.key.apply(x)?)?;
         let value = split(self.value.apply(x)?)?;
         let scale = 1.0 / ((hidden / heads) as f32).sqrt();
-        let softmax = MaskedSoftmax { scale, lengths: Arc::clone(&batch.lengths) };
         let mut scores = query.matmul(&key.t()?)?;
         if let Some(bias) = bias {
             // The softmax scales what comes.
             scores = scores.broadcast_add(&(bias / f64::from(scale))?)?;
         }
-        let probabilities = scores.apply_op1(softmax)?;
-        let context = probabilities.matmul(&value)?.transpose(1, 2)?.reshape((tokens, hidden))?;
-        self.attention_norm.apply(&(self.attention_out.apply(&context)? + x)?)
+        let shares = self.operations.shares(&scores, scale, batch)?;
+        let context = shares.matmul(&value)?.transpose(1, 2)?.reshape((tokens, hidden))?;
+        self.attention_norm.apply(&(self.attention_out.apply(&context)? + x)?, self.operations)
     }
 
     /// The inner values of the second half, tokens × intermediate, of the states that [`attend`](Self::attend) gives.
     fn inner(&self, x: &Tensor) -> Result<Tensor> {
-        self.intermediate.apply(x)?.apply_op1(Gelu)
+        self.operations.gelu(&self.intermediate.apply(x)?)
     }
 
     /// The states that leave the layer.
     fn finish(&self, x: &Tensor, inner: &Tensor) -> Result<Tensor> {
-        self.norm.apply(&(self.out.apply(inner)? + x)?)
+        self.norm.apply(&(self.out.apply(inner)? + x)?, self.operations)
     }
 
     fn apply(&self, x: &Tensor, batch: &TokenBatch, heads: usize, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -139,8 +191,17 @@ impl Layer {
 impl Bert {
     /// Takes its parameters from `weights`, which has the tensors of [`BertConfig::shapes`].
     pub(crate) fn new(config: &BertConfig, weights: &Weights) -> Result<Self> {
+        Self::with(config, weights, Operations::Fused)
+    }
+
+    /// The same by operations that the tensor library has on every device; the tensors may be on any.
+    pub(crate) fn of_plain_operations(config: &BertConfig, weights: &Weights) -> Result<Self> {
+        Self::with(config, weights, Operations::Plain)
+    }
+
+    fn with(config: &BertConfig, weights: &Weights, operations: Operations) -> Result<Self> {
         let layers = (0..config.layers)
-            .map(|i| Layer::new(weights, &format!("encoder.layer.{i}"), config.epsilon))
+            .map(|i| Layer::new(weights, &format!("encoder.layer.{i}"), config.epsilon, operations))
             .collect::<Result<_>>()?;
         Ok(Self {
             words: get(weights, "embeddings.word_embeddings.weight")?,
@@ -153,6 +214,7 @@ impl Bert {
             norm: Norm::new(weights, "embeddings.LayerNorm", config.epsilon)?,
             layers,
             config: config.clone(),
+            operations,
         })
     }
 
@@ -170,13 +232,12 @@ impl Bert {
             // A single text is all of the first type.
             x = x.broadcast_add(&types.narrow(0, 0, 1)?)?;
         }
-        let x = self.norm.apply(&x)?;
+        let x = self.norm.apply(&x, self.operations)?;
         self.pass(x, batch, 0..layer)
     }
 
     /// What the layers from this number on make of the states of [`below`](Self::below): token states,
     /// texts × width × hidden.
-    #[cfg(test)]
     pub(crate) fn above(&self, states: Tensor, batch: &TokenBatch, layer: usize) -> Result<Tensor> {
         let states = self.pass(states, batch, layer..self.layers.len())?;
         states.reshape((batch.len(), batch.width, self.config.hidden))

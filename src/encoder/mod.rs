@@ -13,7 +13,8 @@
 //! | `precision` | whether a model bears int8 |
 //! | `run` | many texts on several threads |
 //! | `packed` | texts to vectors and back, for training |
-//! | `batch`, `ops`, `bert`, `pooling` | the same on tensors, on padded batches: the reference |
+//! | `batch`, `ops`, `bert`, `pooling`, `reference` | the same on tensors, on padded batches: the reference |
+//! | `device` | that for training on other devices |
 //! | `parameters` | what is learnt, with gradients |
 //! | `trainable`, `prepared` | an encoder that learns; texts made ready for many passes |
 //! | `export` | the model as sentence-transformers reads it |
@@ -32,6 +33,7 @@ mod bert;
 mod builtin;
 mod chunks;
 mod config;
+mod device;
 mod export;
 mod family;
 mod fast;
@@ -45,7 +47,6 @@ mod pooling;
 mod precision;
 mod prepared;
 mod prompts;
-#[cfg(test)]
 mod reference;
 mod run;
 mod shrink;
@@ -63,6 +64,7 @@ use parking_lot::Mutex;
 pub use self::batch::TokenBatch;
 #[cfg(feature = "builtin")]
 pub use self::builtin::BUILTIN;
+pub use self::device::TrainDevice;
 pub use self::files::ModelFiles;
 pub use self::parameters::{Gradient, Parameter, Parameters, RowGradient};
 pub use self::precision::INT8_COSINE_MIN;

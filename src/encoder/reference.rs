@@ -1,5 +1,5 @@
-//! What follows the transformer, on tensors, with gradients that the tensor library finds: the reference for what is
-//! written by hand.
+//! What follows the transformer, on tensors, with gradients that the tensor library finds: for devices other than the
+//! processor, and the reference for what is written by hand.
 
 use candle_core::{Device, Result, Tensor};
 
@@ -61,7 +61,7 @@ impl Head {
         match self.pooling {
             Pooling::Cls => states.narrow(1, 0, 1).and_then(|x| x.squeeze(1)?.contiguous()),
             Pooling::Mean => {
-                let shares = mask(batch, |length| 1.0 / length as f32, 0.0)?;
+                let shares = mask(batch, |length| 1.0 / length as f32, 0.0, states.device())?;
                 shares.matmul(states).and_then(|x| x.squeeze(1))
             }
             Pooling::Last => {
@@ -69,11 +69,11 @@ impl Head {
                 let ends = (0u32..)
                     .zip(batch.lengths.iter())
                     .map(|(n, &length)| n * width as u32 + length as u32 - 1);
-                let ends = Tensor::from_vec(ends.collect::<Vec<u32>>(), texts, &Device::Cpu);
+                let ends = Tensor::from_vec(ends.collect::<Vec<u32>>(), texts, states.device());
                 states.reshape((texts * width, hidden)).and_then(|rows| rows.index_select(&ends?, 0))
             }
             Pooling::Max => {
-                let lift = mask(batch, |_| 0.0, FAR_BELOW)?;
+                let lift = mask(batch, |_| 0.0, FAR_BELOW, states.device())?;
                 lift.t().and_then(|lift| states.broadcast_add(&lift)?.max(1))
             }
         }
@@ -94,10 +94,10 @@ impl Dense {
 }
 
 /// A matrix texts × 1 × width: `inside` of its text's length where there is a token, `outside` elsewhere.
-fn mask(batch: &TokenBatch, inside: impl Fn(usize) -> f32, outside: f32) -> Result<Tensor> {
+fn mask(batch: &TokenBatch, inside: impl Fn(usize) -> f32, outside: f32, device: &Device) -> Result<Tensor> {
     let mut mask = vec![outside; batch.len() * batch.width];
     for (row, &length) in mask.chunks_mut(batch.width).zip(batch.lengths.iter()) {
         row[..length].fill(inside(length));
     }
-    Tensor::from_vec(mask, (batch.len(), 1, batch.width), &Device::Cpu)
+    Tensor::from_vec(mask, (batch.len(), 1, batch.width), device)
 }

@@ -3,6 +3,7 @@
 use candle_core::{Device, Tensor};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::device::{DeviceTape, OnDevice, TrainDevice};
 use super::family::Family;
 use super::family::bert::{BertConfig, DISTANCES, Kind};
 use super::files::ModelFiles;
@@ -27,11 +28,14 @@ pub struct TrainOptions {
     pub layer_rate: f32,
     /// Bytes that are kept of a batch on its way forward, beside the layers' inputs; what is beyond is computed again.
     pub kept_bytes: usize,
+    /// Where the transformer's passes are computed.
+    pub device: TrainDevice,
 }
 
 impl Default for TrainOptions {
     fn default() -> Self {
-        Self { top: None, low_rank: None, layer_rate: 1.0, kept_bytes: 384 << 20 }
+        let device = TrainDevice::default();
+        Self { top: None, low_rank: None, layer_rate: 1.0, kept_bytes: 384 << 20, device }
     }
 }
 
@@ -111,6 +115,8 @@ pub struct TrainableEncoder {
     parameters: Parameters,
     kind: Kind,
     transformer: Transformer,
+    /// Computes the passes instead of `transformer`, which then makes known states alone.
+    on_device: Option<OnDevice>,
     head: PackedHead,
     hidden: usize,
     /// Whether layers stand below the lowest that learns.
@@ -119,8 +125,13 @@ pub struct TrainableEncoder {
 
 /// What the way back needs of texts that went forward.
 pub struct EncoderTape {
-    transformer: Tape,
+    transformer: TransformerTape,
     head: HeadTape,
+}
+
+enum TransformerTape {
+    Packed(Tape),
+    OnDevice(DeviceTape),
 }
 
 /// Name of the table of words.
@@ -153,11 +164,14 @@ impl TrainableEncoder {
         }
         let parameters = Parameters::new(parameters);
         let threads = source.threads;
+        let (pooling, first) = (config.pooling, options.first(shape));
+        let on = |device| OnDevice::new(shape, pooling, &parameters, first, device);
         Ok(Self {
-            transformer: Transformer::new(shape, config.pooling, &parameters, options.kept_bytes, threads)?,
+            on_device: options.device.open()?.map(on).transpose()?,
+            transformer: Transformer::new(shape, pooling, &parameters, options.kept_bytes, threads)?,
             head: PackedHead::new(&config.dense, source.dim(), &parameters, source.adapter(Role::Document))?,
             hidden: shape.hidden,
-            below: options.first(shape) > 0,
+            below: first > 0,
             kind: shape.kind,
             source: source.clone(),
             options: options.clone(),
@@ -222,13 +236,21 @@ impl TrainableEncoder {
             let between = |(old, new): (&f32, &f32)| old + share * (new - old);
             parameter.values = before.values.iter().zip(learnt).map(between).collect();
         }
-        self.changed();
-        Ok(())
+        self.changed()
     }
 
     /// Takes up values of parameters that have changed.
-    pub fn changed(&mut self) {
-        self.transformer.changed(&self.parameters);
+    ///
+    /// # Errors
+    /// Those of a device other than the processor.
+    pub fn changed(&mut self) -> Result<()> {
+        match &mut self.on_device {
+            Some(on_device) => on_device.changed(&self.parameters),
+            None => {
+                self.transformer.changed(&self.parameters);
+                Ok(())
+            }
+        }
     }
 
     /// Vectors of `texts`, texts × dim: after dense layers and adapter, not normalised.
@@ -260,7 +282,17 @@ impl TrainableEncoder {
 
     fn pass(&self, texts: &PreparedTexts, numbers: &[usize], keep: bool) -> Result<(Vec<f32>, EncoderTape)> {
         let inputs = texts.inputs(numbers)?;
-        let (pooled, transformer) = self.transformer.forward(&self.parameters, &inputs, keep)?;
+        let (pooled, transformer) = match &self.on_device {
+            Some(on_device) => {
+                self.transformer.check(&inputs)?;
+                let (pooled, tape) = on_device.forward(&self.parameters, &inputs)?;
+                (pooled, TransformerTape::OnDevice(tape))
+            }
+            None => {
+                let (pooled, tape) = self.transformer.forward(&self.parameters, &inputs, keep)?;
+                (pooled, TransformerTape::Packed(tape))
+            }
+        };
         let (vectors, head) = self.head.forward(&self.parameters, pooled);
         Ok((vectors, EncoderTape { transformer, head }))
     }
@@ -269,14 +301,24 @@ impl TrainableEncoder {
     /// them.
     ///
     /// # Errors
-    /// [`Error::Input`] if there are not as many values.
+    /// [`Error::Input`] if there are not as many values, and those of a device other than the processor.
     pub fn backward(&mut self, tape: EncoderTape, slope: &[f32]) -> Result<()> {
         if slope.len() != tape.head.texts() * self.dim() {
             let texts = tape.head.texts();
             return Err(Error::input(format!("{} derivatives are not those of {texts} texts", slope.len())));
         }
         let pooled = self.head.back(&mut self.parameters, &tape.head, slope);
-        self.transformer.back(&mut self.parameters, tape.transformer, &pooled);
+        match (tape.transformer, &self.on_device) {
+            (TransformerTape::OnDevice(tape), Some(on_device)) => {
+                return on_device.back(&mut self.parameters, &tape, &pooled);
+            }
+            (TransformerTape::Packed(tape), _) => {
+                self.transformer.back(&mut self.parameters, tape, &pooled);
+            }
+            (TransformerTape::OnDevice(_), None) => {
+                return Err(Error::input("a tape of a device cannot be played back without it"));
+            }
+        }
         Ok(())
     }
 

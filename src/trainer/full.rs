@@ -21,8 +21,8 @@ use super::fit::{Hooks, Schedule, TrainReport, fit};
 use super::model::Model;
 use super::optimiser::AdamOptions;
 use crate::encoder::{
-    Encoder, EncoderTape, LowRank, ModelFiles, Parameters, PrepareLimits, PreparedTexts, Role, TrainOptions,
-    TrainableEncoder,
+    Encoder, EncoderTape, LowRank, ModelFiles, Parameters, PrepareLimits, PreparedTexts, Role, TrainDevice,
+    TrainOptions, TrainableEncoder,
 };
 use crate::error::{Error, Result};
 use crate::options::Task;
@@ -55,6 +55,8 @@ pub struct FullOptions {
     pub seed: u64,
     /// Stop after this time, with the learning rate lowered towards it.
     pub time_budget: Option<Duration>,
+    /// Where the encoder's passes are computed.
+    pub device: TrainDevice,
 }
 
 impl FullOptions {
@@ -75,6 +77,7 @@ impl FullOptions {
             limits,
             seed: 0,
             time_budget: None,
+            device: TrainDevice::default(),
         }
     }
 }
@@ -147,8 +150,8 @@ pub fn train_full_from(
     let run = || {
         crate::kernel::flush_denormals();
         let low_rank = options.low_rank.clone().map(|low_rank| LowRank { seed: options.seed, ..low_rank });
-        let (top, layer_rate) = (options.layers, options.layer_rate);
-        let learning = TrainOptions { top, low_rank, layer_rate, ..TrainOptions::default() };
+        let (top, layer_rate, device) = (options.layers, options.layer_rate, options.device);
+        let learning = TrainOptions { top, low_rank, layer_rate, device, ..TrainOptions::default() };
         let encoder = encoder.trainable(&learning)?;
         let texts = encoder.prepare(&read, &limits, task)?;
         let mut model = Prepared { encoder, texts };
@@ -232,8 +235,7 @@ impl Model for Prepared {
     }
 
     fn changed(&mut self) -> Result<()> {
-        self.encoder.changed();
-        Ok(())
+        self.encoder.changed()
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::support::{MODEL, Place};
+use super::support::{MODEL, Place, copy_dir};
 
 const SUBJECTS: [&str; 6] = ["cats", "rain", "bread", "trains", "music", "money"];
 
@@ -104,6 +104,36 @@ fn matrices_learn_at_low_rank() {
     assert!(plan["gate"]["reason"].as_str().unwrap().contains("rank 8"), "{plan}");
     let little = [&["db", "retrain", "--memory", "100KB"][..], &method].concat();
     place.run(&little).code(5).says(&["memory for training", "--method adapter"]);
+}
+
+/// By the operations that a graphics processor has, and the numbers that our own give.
+#[test]
+fn an_encoder_learns_on_a_device_of_the_tensor_library() {
+    let place = place();
+    place.write("pairs.jsonl", pairs());
+    copy_dir(&place.path("db"), &place.path("other"));
+    let report = |database: &str, device: &str| {
+        let run = place.run(
+            &[
+                &[database, "retrain", "--data", "pairs.jsonl", "--method", "full", "--force", "--json"][..],
+                &["--device", device],
+            ]
+            .concat(),
+        );
+        run.object()
+    };
+    let [own, tensors] = [report("db", "cpu"), report("other", "tensors")];
+    for loss in ["loss_first", "loss_last"] {
+        let [own, tensors] = [&own, &tensors].map(|report| report["train"][loss].as_f64().unwrap());
+        assert!((own - tensors).abs() < 1e-3 * own, "{loss}: {own}, {tensors}");
+    }
+    let wrong = place.run(&["db", "retrain", "--data", "pairs.jsonl", "--device", "gpu"]);
+    wrong.code(1).says(&["--device", "cuda:N"]);
+    #[cfg(not(feature = "cuda"))]
+    place
+        .run(&["db", "retrain", "--data", "pairs.jsonl", "--device", "cuda"])
+        .code(1)
+        .says(&["--features cuda"]);
 }
 
 #[test]

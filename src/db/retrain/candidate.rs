@@ -75,7 +75,7 @@ impl Run<'_> {
             Some(low_rank) => FullOptions::of_low_rank(self.layers(), low_rank),
             None => FullOptions::of_layers(self.layers()),
         };
-        let mut options = FullOptions { seed: self.options.seed, ..defaults };
+        let mut options = FullOptions { seed: self.options.seed, device: self.options.device, ..defaults };
         options.accumulate = self.options.accumulate.unwrap_or(1);
         options.layer_rate = self.options.layer_rate.unwrap_or(options.layer_rate);
         if matches!(self.options.method, Method::Full | Method::Lora) {

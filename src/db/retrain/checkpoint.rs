@@ -126,6 +126,7 @@ impl<'a> Keeper<'a> {
         let options = RetrainOptions {
             task: asked.task.clone(),
             checkpoint_every: asked.checkpoint_every,
+            device: asked.device,
             report: asked.report.clone(),
             ..options
         };

@@ -83,6 +83,7 @@ impl Db {
         if let Some(path) = &options.report {
             page::check(path)?;
         }
+        options.device.check()?;
         self.refresh()?;
         let spent = Spent::default();
         let snapshot = self.inner.snapshot();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::page::Details;
 use super::plan::Plan;
-use crate::encoder::LowRank;
+use crate::encoder::{LowRank, TrainDevice};
 use crate::options::Task;
 use crate::trainer::{GateReport, LossKind, TrainReport};
 #[cfg(doc)]
@@ -92,12 +92,14 @@ pub struct RetrainOptions {
     pub seed: u64,
     /// Stop training after this time.
     pub time_budget: Option<Duration>,
+    /// Where the encoder is trained.
+    pub device: TrainDevice,
     /// Say what would be done, and do nothing.
     pub plan: bool,
     /// Publish whatever the gate says.
     pub force: bool,
     /// Go on with the run that was stopped while it trained the encoder, with its options and its data: of these here only
-    /// `checkpoint_every`, `report` and `task` count.
+    /// `checkpoint_every`, `device`, `report` and `task` count.
     pub resume: bool,
     /// How much time passes from one saved state of the encoder's training to the next; by default half a minute.
     pub checkpoint_every: Option<Duration>,

@@ -202,7 +202,7 @@ impl Transformer {
     }
 
     /// Fails unless all texts have tokens, which the model knows, and not too many.
-    fn check(&self, texts: &[Input<'_>]) -> Result<()> {
+    pub(crate) fn check(&self, texts: &[Input<'_>]) -> Result<()> {
         for text in texts {
             let beyond = text.ids.iter().find(|id| **id as usize >= self.config.vocabulary);
             if let Some(id) = beyond {

@@ -8,6 +8,7 @@ use super::*;
 use crate::encoder::batch::TokenBatch;
 use crate::encoder::bert::Bert;
 use crate::encoder::config::{Activation, DenseConfig};
+use crate::encoder::device::OnDevice;
 use crate::encoder::family::bert::Kind;
 use crate::encoder::reference::Head;
 use crate::encoder::weights::Weights;
@@ -139,6 +140,8 @@ fn all_values(parameter: &Parameter) -> Vec<f32> {
 
 struct Packed {
     transformer: Transformer,
+    /// Computes instead of it.
+    on_device: Option<OnDevice>,
     head: PackedHead,
     parameters: Parameters,
 }
@@ -153,15 +156,35 @@ impl Packed {
     ) -> Self {
         let transformer = Transformer::new(config, pooling, &parameters, kept, threads).unwrap();
         let head = PackedHead::new(&dense(config.hidden), 7, &parameters, Some(&adapter())).unwrap();
-        Self { transformer, head, parameters }
+        Self { transformer, on_device: None, head, parameters }
+    }
+
+    /// The same on a device of the tensor library.
+    fn on_device(config: &BertConfig, pooling: Pooling, parameters: Parameters) -> Self {
+        let model = Self::new(config, pooling, parameters, 0, 1);
+        let first = model.transformer.first;
+        let on_device = OnDevice::new(config, pooling, &model.parameters, first, Device::Cpu).unwrap();
+        Self { on_device: Some(on_device), ..model }
     }
 
     fn learn(&mut self, texts: &[Input<'_>]) -> Outcome {
         self.parameters.clear();
-        let (pooled, tape) = self.transformer.forward(&self.parameters, texts, true).unwrap();
-        let (vectors, head) = self.head.forward(&self.parameters, pooled);
-        let pooled = self.head.back(&mut self.parameters, &head, &slopes(vectors.len()));
-        self.transformer.back(&mut self.parameters, tape, &pooled);
+        let vectors = match &self.on_device {
+            Some(on_device) => {
+                let (pooled, tape) = on_device.forward(&self.parameters, texts).unwrap();
+                let (vectors, head) = self.head.forward(&self.parameters, pooled);
+                let pooled = self.head.back(&mut self.parameters, &head, &slopes(vectors.len()));
+                on_device.back(&mut self.parameters, &tape, &pooled).unwrap();
+                vectors
+            }
+            None => {
+                let (pooled, tape) = self.transformer.forward(&self.parameters, texts, true).unwrap();
+                let (vectors, head) = self.head.forward(&self.parameters, pooled);
+                let pooled = self.head.back(&mut self.parameters, &head, &slopes(vectors.len()));
+                self.transformer.back(&mut self.parameters, tape, &pooled);
+                vectors
+            }
+        };
         let gradients = self.parameters.learning().map(|p| (p.name.clone(), all_values(p))).collect();
         (vectors, gradients)
     }
@@ -286,6 +309,50 @@ fn matrices_of_low_rank_learn_alone() {
     let (place, values) = &merged[0];
     let before = &model.parameters.iter().nth(*place).unwrap().values;
     assert!(apart(values, before) > 0.01);
+}
+
+#[test]
+fn a_device_gives_the_same_vectors_and_gradients() {
+    let pooled = [Pooling::Mean, Pooling::Cls, Pooling::Last, Pooling::Max];
+    for ((kind, heads, head_dim, intermediate), pooling) in SHAPES.into_iter().zip(pooled) {
+        let config = config(kind, heads, head_dim, intermediate);
+        let (texts, all) = (texts(6), parameters(&config, |_| true));
+        let mut packed = Packed::new(&config, pooling, all.clone(), 1 << 30, 2);
+        let mut on_device = Packed::on_device(&config, pooling, all);
+        let what = format!("{kind:?}, {pooling:?}");
+        assert_near(&on_device.learn(&inputs(&texts)), &packed.learn(&inputs(&texts)), &what);
+
+        // After a step, which changes all that learns.
+        for model in [&mut packed, &mut on_device] {
+            let step =
+                |parameter: &mut Parameter| parameter.values.iter_mut().for_each(|value| *value *= 0.9);
+            model.parameters.iter_mut().for_each(step);
+            model.transformer.changed(&model.parameters);
+            if let Some(on_device) = &mut model.on_device {
+                on_device.changed(&model.parameters).unwrap();
+            }
+        }
+        assert_near(&on_device.learn(&inputs(&texts)), &packed.learn(&inputs(&texts)), &what);
+    }
+}
+
+#[test]
+fn a_device_trains_some_parameters_as_well() {
+    let (kind, heads, head_dim, intermediate) = SHAPES[0];
+    let config = config(kind, heads, head_dim, intermediate);
+    let upper: Learns = |name| name.starts_with("encoder.layer.2") || name.contains("Dense/");
+    let texts = texts(7);
+    for (what, parameters) in [("low rank", low_rank(&config)), ("above", parameters(&config, upper))] {
+        let mut packed = Packed::new(&config, Pooling::Mean, parameters.clone(), 1 << 30, 2);
+        let mut on_device = Packed::on_device(&config, Pooling::Mean, parameters);
+        assert_near(&on_device.learn(&inputs(&texts)), &packed.learn(&inputs(&texts)), what);
+        if what == "above" {
+            let states = packed.transformer.below(&packed.parameters, &inputs(&texts)).unwrap();
+            let known: Vec<Input<'_>> =
+                texts.iter().zip(&states).map(|(ids, states)| Input { ids, states: Some(states) }).collect();
+            assert_near(&on_device.learn(&known), &packed.learn(&known), "known states");
+        }
+    }
 }
 
 /// Neither the number of threads, nor what is kept, nor what buffers held before, changes a bit.

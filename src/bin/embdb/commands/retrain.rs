@@ -7,7 +7,7 @@ use clap::Args;
 #[cfg(feature = "trainer")]
 use embdb::db::retrain::{Method, RetrainOptions, Source};
 #[cfg(feature = "trainer")]
-use embdb::encoder::LowRank;
+use embdb::encoder::{LowRank, TrainDevice};
 
 #[cfg(feature = "trainer")]
 use super::lines;
@@ -119,6 +119,11 @@ pub struct Retrain {
     /// How often training of the encoder is saved, so that `--resume` goes on with it after a stop [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = args::duration)]
     checkpoint_every: Option<Duration>,
+    /// Where the encoder is trained: cpu, cuda, cuda:N (built with the feature `cuda`), or tensors: the cpu in the way of
+    /// cuda, to compare
+    #[cfg(feature = "trainer")]
+    #[arg(long, value_name = "DEVICE", default_value_t = TrainDevice::Processor)]
+    device: TrainDevice,
     /// Only tell what would be done, and its cost
     #[arg(long)]
     plan: bool,
@@ -218,6 +223,7 @@ impl Retrain {
             layer_rate: self.layer_rate,
             seed: self.seed,
             time_budget: self.time_budget,
+            device: self.device,
             plan,
             force: self.force,
             resume: self.resume,
