@@ -328,10 +328,10 @@ fn gradients_equal_finite_differences() {
                 let values = &mut model.parameters_mut().iter_mut().nth(number).unwrap().values;
                 let before = values[at];
                 values[at] += step;
-                model.changed();
+                model.changed().unwrap();
                 let loss = loss(&model.embed_prepared(&texts, &[0, 1, 2]).unwrap());
                 model.parameters_mut().iter_mut().nth(number).unwrap().values[at] = before;
-                model.changed();
+                model.changed().unwrap();
                 loss
             };
             let measured = (moved(2e-3) - moved(-2e-3)) / 4e-3;
@@ -358,7 +358,7 @@ fn the_trainable_copy_gives_the_same_vectors_and_files() {
 
     let words = model.parameters_mut().get_mut("embeddings.word_embeddings.weight").unwrap();
     words.values.iter_mut().for_each(|value| *value *= 0.5);
-    model.changed();
+    model.changed().unwrap();
     let changed = Encoder::from_files(model.to_files().unwrap(), Precision::F32).unwrap();
     assert_ne!(changed.model_id(), encoder.model_id());
     assert_ne!(encode(&changed, &TRAINING_TEXTS), before);
@@ -369,7 +369,7 @@ fn dense_layers_are_trained_and_written_too() {
     let mut model = tiny("tiny-dense").trainable(&everything()).unwrap();
     let dense = model.parameters_mut().get_mut("3_Dense/linear.weight").unwrap();
     dense.values.iter_mut().for_each(|value| *value *= -1.0);
-    model.changed();
+    model.changed().unwrap();
     let negated = Encoder::from_files(model.to_files().unwrap(), Precision::F32).unwrap();
     let expected: Vec<f32> = encode(&tiny("tiny-dense"), &TRAINING_TEXTS).iter().map(|v| -v).collect();
     assert_eq!(encode(&negated, &TRAINING_TEXTS), expected);
