@@ -128,7 +128,7 @@ impl Db {
         let dim = self.inner.encoder(&model_id)?.dim();
         let ladder = self.inner.ladder(options.dims.as_deref(), dim)?;
         let new = NewGeneration { model_id, dim, ladder, metrics: String::new() };
-        self.inner.publish_embedded(&new, task)?;
+        self.inner.behind(|| self.inner.publish_embedded(&new, task))?;
         let snapshot = self.inner.snapshot();
         let active = snapshot.generation().ok_or_else(|| Error::input("the new generation vanished"))?;
         generation_info(&snapshot, active)

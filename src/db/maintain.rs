@@ -112,9 +112,7 @@ impl Db {
         }
         let _alone = self.inner.maintenance.alone();
         let _pin = Pin::new(&self.inner, self.inner.options.busy_timeout)?;
-        let compact = || self.inner.compact(task);
-        // Without threads of its own a database works on those of its callers alone.
-        if self.inner.options.background { giving_way(compact) } else { compact() }
+        self.inner.behind(|| self.inner.compact(task))
     }
 
     /// Seals the active segment now.
@@ -163,6 +161,12 @@ impl Inner {
         #[cfg(feature = "trainer")]
         self.forget_stopped_run()?;
         self.build_graphs(heir.as_ref(), self.options.threads, task)
+    }
+
+    /// Does long work behind searches and writes, on a thread that gives way to them; without threads of its own a database
+    /// works on those of its callers alone.
+    pub(super) fn behind<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        if self.options.background { giving_way(work) } else { work() }
     }
 
     pub(super) fn target(&self) -> Target<'_> {

@@ -11,8 +11,11 @@ use super::distance::{CodeDistance, ExactDistance, Grade};
 use super::flat::{best_of, for_all_by_codes, for_each_by_codes, nearest_of, rescored};
 use super::mask::RowMask;
 
-/// Rows within so many times the root mean square of the errors may be nearer than the last found.
-const REACH: f32 = 3.0;
+/// Rows within so many times the root mean square of the errors may be nearer than the last found. In a crowd each row
+/// that errs by more is lost, so it takes more than the thousandth that lies beyond three.
+const REACH: f32 = 5.0;
+/// The same where what follows is costly: another search, for the sake of rows that a walk passed by.
+const REACH_OF_WALKS: f32 = 3.0;
 /// So many rows of a crowd for each neighbour wanted are compared exactly, but no fewer than for ten.
 const COMPARED: usize = 256;
 
@@ -54,7 +57,7 @@ pub(super) fn in_crowd(
     found: &[Neighbour],
 ) -> bool {
     let (Some(bound), Some(last)) = (candidates.last(), found.last()) else { return false };
-    let reach = || last.distance + REACH * Errors::of(&CodeDistance::new(block, query, grade)).first;
+    let reach = || last.distance + REACH_OF_WALKS * Errors::of(&CodeDistance::new(block, query, grade)).first;
     block.has_codes() && bound.distance < reach()
 }
 

@@ -109,8 +109,8 @@ impl Db {
             }
         };
         let bias = lessons.bias.clone();
-        let mut report =
-            Run::new(&self.inner, generation, &options, (lessons, corpus), &keeper, spent)?.learn()?;
+        let run = || Run::new(&self.inner, generation, &options, (lessons, corpus), &keeper, spent)?.learn();
+        let mut report = self.inner.behind(run)?;
         report.notes.extend(keeper.finish());
         report.details.bias = bias;
         if let Some(path) = &options.report {
