@@ -10,6 +10,7 @@ use super::block::{Neighbour, Query, TopK, VectorBlock};
 use super::distance::{CodeDistance, ExactDistance, Grade};
 use super::flat::{best_of, for_all_by_codes, for_each_by_codes, nearest_of, rescored};
 use super::mask::RowMask;
+use crate::types::Metric;
 
 /// Rows within so many times the root mean square of the errors may be nearer than the last found. In a crowd each row
 /// that errs by more is lost, so it takes more than the thousandth that lies beyond three.
@@ -19,9 +20,11 @@ const REACH_OF_WALKS: f32 = 3.0;
 /// So many rows of a crowd for each neighbour wanted are compared exactly, but no fewer than for ten.
 const COMPARED: usize = 256;
 
-/// How much distances by codes err: root mean squares.
+/// How much distances by codes err: root mean squares, under L2 of squared distances, whose errors are the same near and
+/// far.
 #[derive(Debug, Clone, Copy, Default)]
 struct Errors {
+    squared: bool,
     /// Of a grade's distances.
     first: f32,
     /// Of those by both codes of the query.
@@ -35,16 +38,23 @@ impl Errors {
 
     fn of(codes: &CodeDistance<'_>) -> Self {
         let exact = ExactDistance::new(codes.block(), codes.query());
+        let squared = codes.query().metric == Metric::L2;
+        let size = |distance: f32| if squared { distance * distance } else { distance };
         let mut squares = [0.0; 2];
         for row in (0..Self::SAMPLE).map(|i| (codes.block().len * i / Self::SAMPLE) as u32) {
             exact.touch(&[row]);
             codes.touch_whole(&[row]);
-            let distance = exact.distance(row);
-            squares[0] += (codes.row(row) - distance).powi(2);
-            squares[1] += (codes.fine(row) - distance).powi(2);
+            let distance = size(exact.distance(row));
+            squares[0] += (size(codes.row(row)) - distance).powi(2);
+            squares[1] += (size(codes.fine(row)) - distance).powi(2);
         }
         let [first, fine] = squares.map(|sum| (sum / Self::SAMPLE as f32).sqrt());
-        Self { first, fine }
+        Self { squared, first, fine }
+    }
+
+    /// The distance that is by an error beyond another.
+    fn beyond(self, distance: f32, error: f32) -> f32 {
+        if self.squared { (distance * distance + error).sqrt() } else { distance + error }
     }
 }
 
@@ -57,7 +67,10 @@ pub(super) fn in_crowd(
     found: &[Neighbour],
 ) -> bool {
     let (Some(bound), Some(last)) = (candidates.last(), found.last()) else { return false };
-    let reach = || last.distance + REACH_OF_WALKS * Errors::of(&CodeDistance::new(block, query, grade)).first;
+    let reach = || {
+        let errors = Errors::of(&CodeDistance::new(block, query, grade));
+        errors.beyond(last.distance, REACH_OF_WALKS * errors.first)
+    };
     block.has_codes() && bound.distance < reach()
 }
 
@@ -83,7 +96,7 @@ impl<'a> Shortlist<'a> {
         // Codes err in one block as in the others. Of few rows all are compared exactly.
         let longest = codes.iter().max_by_key(|codes| codes.block().len);
         let errors = longest.filter(|_| rows > rescored(k)).map(Errors::of).unwrap_or_default();
-        let mut near = Near::new(rescored(k), 2.0 * REACH * errors.first);
+        let mut near = Near::new(rescored(k), errors);
         let mut starts = Vec::with_capacity(blocks.len());
         let mut start = 0;
         for (codes, (block, allowed)) in codes.iter().zip(blocks) {
@@ -104,14 +117,14 @@ impl<'a> Shortlist<'a> {
     pub fn nearest(self) -> Vec<(usize, Neighbour)> {
         let found = self.compare(&self.candidates, self.k.saturating_mul(2), f32::INFINITY);
         let (Some(bound), Some((_, last))) = (self.candidates.last(), found.last()) else { return found };
-        let reach = last.distance + REACH * self.errors.first;
+        let reach = self.errors.beyond(last.distance, REACH * self.errors.first);
         if self.candidates.len() < rescored(self.k) || bound.distance >= reach {
             return found;
         }
         let crowd: Vec<Neighbour> =
             self.reached.iter().filter(|row| row.distance <= reach).copied().collect();
         let most = self.k.max(10).saturating_mul(COMPARED);
-        self.compare(&crowd, most, last.distance + REACH * self.errors.fine)
+        self.compare(&crowd, most, self.errors.beyond(last.distance, REACH * self.errors.fine))
     }
 
     /// The `k` nearest of some rows: exactly compared are the nearest by both codes of the query, at most so many, and
@@ -153,7 +166,7 @@ impl<'a> Shortlist<'a> {
 /// The nearest rows so far, and those not much farther.
 struct Near {
     nearest: TopK,
-    margin: f32,
+    errors: Errors,
     /// Rows up to this distance are kept.
     limit: f32,
     rows: Vec<Neighbour>,
@@ -164,9 +177,9 @@ struct Near {
 impl Near {
     const ROOM: usize = 1024;
 
-    fn new(count: usize, margin: f32) -> Self {
+    fn new(count: usize, errors: Errors) -> Self {
         let limit = if count == 0 { f32::NEG_INFINITY } else { f32::INFINITY };
-        Self { nearest: TopK::new(count), margin, limit, rows: Vec::new(), room: Self::ROOM }
+        Self { nearest: TopK::new(count), errors, limit, rows: Vec::new(), room: Self::ROOM }
     }
 
     #[inline]
@@ -178,7 +191,10 @@ impl Near {
 
     fn keep(&mut self, neighbour: Neighbour) {
         self.nearest.push(neighbour.row, neighbour.distance);
-        self.limit = self.nearest.farthest().map_or(self.limit, |farthest| farthest + self.margin);
+        // Twice as far as a row may err: the last found may err as well.
+        let margin = 2.0 * REACH * self.errors.first;
+        let beyond = |farthest| self.errors.beyond(farthest, margin);
+        self.limit = self.nearest.farthest().map_or(self.limit, beyond);
         if self.rows.len() >= self.room {
             self.rows.retain(|row| row.distance <= self.limit);
             self.room = Self::ROOM.max(2 * self.rows.len());
