@@ -190,6 +190,20 @@ impl<'a> CodeDistance<'a> {
         self.of_first(first.exact(high, low) as f32, row)
     }
 
+    /// How much the high plane alone makes a row's distance err, squared under L2, if the lower bits are as good as random:
+    /// the standard deviation.
+    pub(crate) fn rough_error(&self, row: u32) -> f32 {
+        /// Of sixteen equally likely values.
+        const LOWER_BITS: f32 = 4.61;
+        match self.query.metric {
+            Metric::Cosine => LOWER_BITS * self.inverse_norm(row),
+            metric => {
+                let product = LOWER_BITS * self.query.squares[0].sqrt() * self.block.scale_of(row);
+                if metric == Metric::L2 { 2.0 * product } else { product }
+            }
+        }
+    }
+
     /// Distances of rows by both codes of the query and both planes, in order.
     pub(crate) fn fine_rows(&self, rows: &[u32], distances: &mut [f32]) {
         rows.iter().for_each(|&row| self.request_pages(row));

@@ -52,6 +52,15 @@ impl Errors {
         Self { squared, first, fine }
     }
 
+    /// The same by the high plane, but no less than is to be expected: rows that are nearly equal err alike, and a sample
+    /// of them may err little by chance.
+    fn at_least(codes: &CodeDistance<'_>) -> Self {
+        let measured = Self::of(codes);
+        let expected =
+            (0..Self::SAMPLE).map(|i| codes.rough_error((codes.block().len * i / Self::SAMPLE) as u32));
+        Self { first: expected.fold(measured.first, f32::max), ..measured }
+    }
+
     /// The distance that is by an error beyond another.
     fn beyond(self, distance: f32, error: f32) -> f32 {
         if self.squared { (distance * distance + error).sqrt() } else { distance + error }
@@ -95,7 +104,7 @@ impl<'a> Shortlist<'a> {
             blocks.iter().map(|(block, _)| CodeDistance::new(block, query, Grade::Rough)).collect();
         // Codes err in one block as in the others. Of few rows all are compared exactly.
         let longest = codes.iter().max_by_key(|codes| codes.block().len);
-        let errors = longest.filter(|_| rows > rescored(k)).map(Errors::of).unwrap_or_default();
+        let errors = longest.filter(|_| rows > rescored(k)).map(Errors::at_least).unwrap_or_default();
         let mut near = Near::new(rescored(k), errors);
         let mut starts = Vec::with_capacity(blocks.len());
         let mut start = 0;
