@@ -177,7 +177,6 @@ fn no_point_is_lost_behind_near_duplicates() {
 }
 
 #[test]
-#[ignore = "takes a minute"]
 fn no_point_is_lost_behind_near_duplicates_under_any_metric_and_codec() {
     let cases: Vec<_> = [Builder::Flat, Builder::HnswRs]
         .into_iter()

@@ -39,8 +39,7 @@ pub fn scan_exact(
 /// The `k` nearest rows: one pass over the high plane of the codes, then the best `max(4k, 40)` compared exactly, and
 /// more where that plane cannot tell these from the others. Without codes the same as [`scan_exact`].
 pub fn scan(block: &VectorBlock<'_>, query: &Query, k: usize, allowed: Option<&RowMask>) -> Vec<Neighbour> {
-    let allowed = allowed.map(|rows| rows.below(block.len));
-    let found = scan_many(&[(*block, allowed.as_deref())], query, k);
+    let found = scan_many(&[(*block, allowed)], query, k);
     found.into_iter().map(|(_, neighbour)| neighbour).collect()
 }
 

@@ -36,12 +36,17 @@ impl Errors {
     /// not on candidates, which are candidates because their codes err towards the query.
     const SAMPLE: usize = 16;
 
+    fn sample(codes: &CodeDistance<'_>) -> impl Iterator<Item = u32> + use<> {
+        let len = codes.block().len;
+        (0..Self::SAMPLE).map(move |i| (len * i / Self::SAMPLE) as u32)
+    }
+
     fn of(codes: &CodeDistance<'_>) -> Self {
         let exact = ExactDistance::new(codes.block(), codes.query());
         let squared = codes.query().metric == Metric::L2;
         let size = |distance: f32| if squared { distance * distance } else { distance };
         let mut squares = [0.0; 2];
-        for row in (0..Self::SAMPLE).map(|i| (codes.block().len * i / Self::SAMPLE) as u32) {
+        for row in Self::sample(codes) {
             exact.touch(&[row]);
             codes.touch_whole(&[row]);
             let distance = size(exact.distance(row));
@@ -56,8 +61,7 @@ impl Errors {
     /// of them may err little by chance.
     fn at_least(codes: &CodeDistance<'_>) -> Self {
         let measured = Self::of(codes);
-        let expected =
-            (0..Self::SAMPLE).map(|i| codes.rough_error((codes.block().len * i / Self::SAMPLE) as u32));
+        let expected = Self::sample(codes).map(|row| codes.rough_error(row));
         Self { first: expected.fold(measured.first, f32::max), ..measured }
     }
 
@@ -123,15 +127,15 @@ impl<'a> Shortlist<'a> {
     }
 
     /// The `k` nearest, each as (block, neighbour), nearest first.
-    pub fn nearest(self) -> Vec<(usize, Neighbour)> {
+    pub fn nearest(mut self) -> Vec<(usize, Neighbour)> {
         let found = self.compare(&self.candidates, self.k.saturating_mul(2), f32::INFINITY);
         let (Some(bound), Some((_, last))) = (self.candidates.last(), found.last()) else { return found };
         let reach = self.errors.beyond(last.distance, REACH * self.errors.first);
         if self.candidates.len() < rescored(self.k) || bound.distance >= reach {
             return found;
         }
-        let crowd: Vec<Neighbour> =
-            self.reached.iter().filter(|row| row.distance <= reach).copied().collect();
+        let mut crowd = std::mem::take(&mut self.reached);
+        crowd.retain(|row| row.distance <= reach);
         let most = self.k.max(10).saturating_mul(COMPARED);
         self.compare(&crowd, most, self.errors.beyond(last.distance, REACH * self.errors.fine))
     }
