@@ -55,6 +55,9 @@ fn measure(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("dot_plane, high", dim), |b| {
             b.iter(|| kernel::dot_plane_rows(black_box(&of_planes), high, &rows, &mut products))
         });
+        group.bench_function(BenchmarkId::new("dot_plane, high, one after the other", dim), |b| {
+            b.iter(|| kernel::dot_plane_run(black_box(&of_planes), high, 0, &mut products))
+        });
         group.bench_function(BenchmarkId::new("dot_plane, high and low", dim), |b| {
             b.iter(|| {
                 kernel::dot_plane_rows(black_box(&of_planes), high, &rows, &mut products);

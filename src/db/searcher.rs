@@ -243,14 +243,15 @@ impl Searcher {
             ef: self.options.ef,
             target_recall: self.options.target_recall,
             exact: self.options.exact,
+            within: f32::INFINITY,
         };
         let mut chosen = Chosen::new(k);
         let covered = self.search_growing(query, &params, &mut chosen)?;
         let small = if params.exact { 0..0 } else { self.active.clone() };
-        self.search_together(small.clone().filter(|n| !covered.contains(n)), query, k, &mut chosen)?;
         let searched = |n: &usize| covered.contains(n) || small.contains(n);
         for (n, block) in self.blocks.iter().enumerate().filter(|(n, _)| !searched(n)) {
             self.task.check()?;
+            let params = SearchParams { within: chosen.keep_nearest(k), ..params };
             let (rows, found) = loop {
                 let (rows, found) = self.search_block(block, query, &params)?;
                 // Each time a file is found damaged the rows are without it, or an error.
@@ -264,8 +265,9 @@ impl Searcher {
             }
             chosen.rows.extend(found.into_iter().map(|f| (f.distance, n, f.row)));
         }
-        chosen.rows.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-        chosen.rows.truncate(k);
+        // After the graphs: what they found tells nearly all rows of a log that they are too far.
+        self.search_together(small.filter(|n| !covered.contains(n)), query, k, &mut chosen)?;
+        chosen.keep_nearest(k);
         for (distance, n, row) in std::mem::take(&mut chosen.rows) {
             let Some(block) = self.blocks.get(n) else { continue };
             chosen.push(distance, row, block.part, &self.rows_of(block)?);
@@ -312,7 +314,7 @@ impl Searcher {
             rows.push((self.rows_of(block)?.vectors, block.allowed.as_ref()));
         }
         let place = |n: usize| places.get(n).copied().unwrap_or_default();
-        let found = scan_many(&rows, query, k);
+        let found = scan_many(&rows, query, k, chosen.keep_nearest(k));
         chosen.rows.extend(found.into_iter().map(|(n, hit)| (hit.distance, place(n), hit.row)));
         Ok(())
     }
@@ -348,6 +350,14 @@ impl Chosen {
     fn new(k: usize) -> Self {
         let found = Vec::with_capacity(k.min(1 << 10));
         Self { rows: Vec::new(), found, few: Vec::new(), many: HashSet::new() }
+    }
+
+    /// Keeps the `k` nearest of the rows so far, in order; the distance of the last of them, if they are so many.
+    fn keep_nearest(&mut self, k: usize) -> f32 {
+        self.rows.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+        self.rows.truncate(k);
+        let last = self.rows.last().filter(|_| self.rows.len() == k);
+        last.map_or(f32::INFINITY, |&(distance, ..)| distance)
     }
 
     fn documents(mut self, rows: impl Iterator<Item = (f32, u32)>, part: u32, of: &Rows<'_>) -> Vec<Found> {

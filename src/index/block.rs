@@ -387,9 +387,10 @@ impl TopK {
     }
 
     fn insert(&mut self, key: u64) {
-        self.worst_first.push(key);
-        if self.worst_first.len() > self.k {
-            self.worst_first.pop();
+        if self.worst_first.len() < self.k {
+            self.worst_first.push(key);
+        } else if let Some(mut worst) = self.worst_first.peek_mut() {
+            *worst = key;
         }
         if self.worst_first.len() == self.k {
             self.bound = self.worst_first.peek().copied().unwrap_or(0);

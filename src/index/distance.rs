@@ -121,14 +121,44 @@ impl<'a> CodeDistance<'a> {
         let [first, _] = &self.query.parts;
         let (high, low) = room.split_at_mut(rows.len().min(room.len()));
         kernel::dot_plane_rows(first, self.high, rows, high);
+        if self.grade == Grade::Coarse {
+            kernel::dot_plane_rows(first, self.low, rows, low);
+        }
+        self.of_planes(rows.iter().copied(), high, low, distances);
+    }
+
+    /// The same for the rows from `first` on, one for each place in `distances`; they were [touched](Self::touch_all).
+    pub(crate) fn run(&self, first: u32, room: &mut [i32], distances: &mut [f32]) {
+        let [query, _] = &self.query.parts;
+        let (high, low) = room.split_at_mut(distances.len().min(room.len()));
+        kernel::dot_plane_run(query, self.high, first, high);
+        if self.grade == Grade::Coarse {
+            kernel::dot_plane_run(query, self.low, first, low);
+        }
+        let start = first as usize;
+        let norms = self.norms.and_then(|norms| norms.get(start..start + distances.len()));
+        match norms {
+            // One loop without a choice in it, of which the compiler makes wide instructions.
+            Some(norms) if self.query.metric == Metric::Cosine && self.grade == Grade::Rough => {
+                for ((distance, &high), &norm) in distances.iter_mut().zip(&*high).zip(norms) {
+                    *distance = 1.0 - query.rough(high) * self.query.inverse_norm * norm;
+                }
+            }
+            _ => self.of_planes(first.., high, low, distances),
+        }
+    }
+
+    /// Distances of rows from the products with their planes.
+    #[inline]
+    fn of_planes(&self, rows: impl Iterator<Item = u32>, high: &[i32], low: &[i32], distances: &mut [f32]) {
+        let [first, _] = &self.query.parts;
         if self.grade == Grade::Rough {
-            for ((&row, &high), distance) in rows.iter().zip(&*high).zip(distances) {
+            for ((distance, &high), row) in distances.iter_mut().zip(high).zip(rows) {
                 *distance = self.of_first(first.rough(high), row);
             }
             return;
         }
-        kernel::dot_plane_rows(first, self.low, rows, low);
-        for (((&row, &high), &low), distance) in rows.iter().zip(&*high).zip(&*low).zip(distances) {
+        for (((distance, &high), &low), row) in distances.iter_mut().zip(high).zip(low).zip(rows) {
             *distance = self.of_first(first.exact(high, low) as f32, row);
         }
     }

@@ -61,16 +61,18 @@ pub struct SearchParams {
     pub target_recall: f32,
     /// Compare every row exactly.
     pub exact: bool,
+    /// Rows farther than this are not wanted, as so many nearer ones are known already from other blocks.
+    pub within: f32,
 }
 
 impl Default for SearchParams {
     fn default() -> Self {
-        Self { k: 10, ef: None, target_recall: 0.95, exact: false }
+        Self { k: 10, ef: None, target_recall: 0.95, exact: false, within: f32::INFINITY }
     }
 }
 
 /// The `k` nearest rows of a block among those allowed, nearest first: never fewer than there are, up to
-/// `k`. Nothing for a query prepared for another dimension or metric.
+/// `k`; those that are not wanted need not be the nearest of their kind. Nothing for a query prepared for another dimension or metric.
 ///
 /// The graph is used where it is cheaper, and the query ranks by all dimensions or by as many as walks compare.
 pub fn search_block(
@@ -90,7 +92,7 @@ pub fn search_block(
         let budget = if allowed.is_some() { matching / 2 } else { usize::MAX };
         let found = match (plan(block, graph, query, params, matching), allowed) {
             (Plan::Walk(ef), _) => {
-                let beam = Beam::measured(graph, query, ef, params.k);
+                let beam = Beam::measured(graph, query, ef, params.k).within(params.within);
                 traverse(block, graph, query, beam, allowed, budget)
             }
             (Plan::Hops(ef), Some(rows)) => traverse_allowed(block, graph, query, ef, rows, budget),
@@ -159,6 +161,7 @@ fn scaled(ef: usize, k: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::super::block::Codes;
+    use super::super::block::TopK;
     use super::super::testing::{Data, METRICS, overlap};
     use super::*;
     use crate::format::graph::{GraphData, NO_NODE};
@@ -253,6 +256,41 @@ mod tests {
         assert_eq!(plan(&SearchParams { ef: Some(5), ..params }, 30_000), Plan::Hops(15));
         assert_eq!(plan(&SearchParams { ef: Some(200), ..params }, 39_000), Plan::Scan);
         assert_eq!(plan(&SearchParams { k: 10_000, ..params }, nodes), Plan::Scan);
+    }
+
+    /// Rows of many blocks: what is known of the first narrows the walks through the others, which lose next to nothing.
+    #[test]
+    fn walks_through_many_blocks_may_know_of_each_other() {
+        const SIZES: [usize; 4] = [9000, 3000, 3000, 3000];
+        for metric in METRICS {
+            let all = Data::clustered(SIZES.iter().sum(), 24, metric, Codec::Int8F32, 5);
+            let mut start = 0;
+            let blocks = SIZES.map(|len| {
+                let rows = all.rows[start * 24..(start + len) * 24].to_vec();
+                start += len;
+                let data = Data::new(rows, 24, metric, Codec::Int8F32);
+                let graph = graph_of(&data);
+                (start - len, data, graph)
+            });
+            let mut recall = [0.0, 0.0];
+            let queries = all.queries(1000, 7);
+            for vector in &queries {
+                let query = Query::new(vector, metric, 24, 24);
+                let truth = rows(&scan(&all.block(), &query, 10, None));
+                for (knows, recall) in [false, true].into_iter().zip(&mut recall) {
+                    let mut nearest = TopK::new(10);
+                    for (start, data, graph) in &blocks {
+                        let within = nearest.farthest().filter(|_| knows).unwrap_or(f32::INFINITY);
+                        let params = SearchParams { within, ..SearchParams::default() };
+                        let found = search_block(&data.block(), Some(&graph.view()), &query, &params, None);
+                        found.iter().for_each(|n| nearest.push(*start as u32 + n.row, n.distance));
+                    }
+                    *recall += overlap(&truth, &nearest.into_sorted()) / queries.len() as f64;
+                }
+            }
+            let [alone, knowing] = recall;
+            assert!(knowing > 0.95 && knowing > alone - 0.005, "{metric:?}: {alone}, {knowing}");
+        }
     }
 
     #[test]

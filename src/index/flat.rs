@@ -39,19 +39,21 @@ pub fn scan_exact(
 /// The `k` nearest rows: one pass over the high plane of the codes, then the best `max(4k, 40)` compared exactly, and
 /// more where that plane cannot tell these from the others. Without codes the same as [`scan_exact`].
 pub fn scan(block: &VectorBlock<'_>, query: &Query, k: usize, allowed: Option<&RowMask>) -> Vec<Neighbour> {
-    let found = scan_many(&[(*block, allowed)], query, k);
+    let found = scan_many(&[(*block, allowed)], query, k, f32::INFINITY);
     found.into_iter().map(|(_, neighbour)| neighbour).collect()
 }
 
 /// The `k` nearest rows of many blocks, each as (block, neighbour), nearest first, found as [`scan`] does in one: to
-/// compare the best forty of each small block again would cost more than the scan.
+/// compare the best forty of each small block again would cost more than the scan. Rows farther than `within` are not
+/// wanted, as so many nearer ones are known already from other blocks.
 pub fn scan_many(
     blocks: &[(VectorBlock<'_>, Option<&RowMask>)],
     query: &Query,
     k: usize,
+    within: f32,
 ) -> Vec<(usize, Neighbour)> {
     if blocks.iter().all(|(block, _)| block.has_codes() && matches(block, query)) {
-        return Shortlist::of(blocks, query, k).nearest();
+        return Shortlist::of(blocks, query, k, within).nearest();
     }
     let found = blocks.iter().enumerate().flat_map(|(number, (block, allowed))| {
         scan_exact(block, query, k, *allowed).into_iter().map(move |neighbour| (number, neighbour))
@@ -119,16 +121,16 @@ pub(super) fn matches(block: &VectorBlock<'_>, query: &Query) -> bool {
     query.dim == block.dim && query.metric == block.metric
 }
 
-/// Hands out all rows with their distances by the first code of the query.
-pub(super) fn for_all_by_codes(codes: &CodeDistance<'_>, mut each: impl FnMut(u32, f32)) {
+/// Hands out all rows with their distances by the first code of the query: some that follow each other at a time, by the
+/// first of them.
+pub(super) fn for_all_by_codes(codes: &CodeDistance<'_>, mut each: impl FnMut(u32, &[f32])) {
     codes.touch_all();
-    let (mut rows, mut room, mut distances) = ([0; BATCH], [0; 2 * BATCH], [0.0; BATCH]);
+    let (mut room, mut distances) = ([0; 2 * BATCH], [0.0; BATCH]);
     let len = codes.block().len as u32;
     for first in (0..len).step_by(BATCH) {
-        let rows = &mut rows[..BATCH.min((len - first) as usize)];
-        rows.iter_mut().zip(first..).for_each(|(row, number)| *row = number);
-        codes.rows(rows, &mut room, &mut distances);
-        rows.iter().zip(&distances).for_each(|(&row, &distance)| each(row, distance));
+        let distances = &mut distances[..BATCH.min((len - first) as usize)];
+        codes.run(first, &mut room, distances);
+        each(first, distances);
     }
 }
 
@@ -254,9 +256,15 @@ mod tests {
                 for rank_dim in [16, 48] {
                     for vector in data.queries(20, 5) {
                         let query = Query::new(&vector, metric, 48, rank_dim);
-                        let found = scan_many(&views, &query, 10);
+                        let found = scan_many(&views, &query, 10, f32::INFINITY);
                         assert!(found.len() == 10 && found.iter().is_sorted_by_key(|(_, n)| n.distance));
                         assert!(in_all(&found).iter().all(|n| allowed(n.row)));
+                        let within = found[4].1.distance;
+                        let near = scan_many(&views, &query, 10, within);
+                        assert_eq!(
+                            near.iter().take(5).collect::<Vec<_>>(),
+                            found[..5].iter().collect::<Vec<_>>()
+                        );
                         let one: Vec<u32> =
                             scan(&data.block(), &query, 10, Some(&mask)).iter().map(|n| n.row).collect();
                         recall += overlap(&one, &in_all(&found)) / 40.0;
@@ -264,9 +272,9 @@ mod tests {
                 }
                 assert!(recall > 0.99, "{metric:?} {codec:?}: {recall}");
                 let query = Query::new(&data.queries(1, 9)[0], metric, 48, 48);
-                assert_eq!(scan_many(&views, &query, 2000).len(), mask.len());
-                assert_eq!(scan_many(&views, &query, 0).len(), 0);
-                assert_eq!(scan_many(&[], &query, 10).len(), 0);
+                assert_eq!(scan_many(&views, &query, 2000, f32::INFINITY).len(), mask.len());
+                assert_eq!(scan_many(&views, &query, 0, f32::INFINITY).len(), 0);
+                assert_eq!(scan_many(&[], &query, 10, f32::INFINITY).len(), 0);
             }
         }
     }
@@ -283,7 +291,7 @@ mod tests {
             let allowed: std::collections::HashSet<u32> = far.iter().copied().collect();
             let blocks = many(&data, Codec::Int8F32, |row| allowed.contains(&row));
             let views: Vec<_> = blocks.iter().map(|(data, mask)| (data.block(), mask.as_ref())).collect();
-            recall += overlap(&far[..10], &in_all(&scan_many(&views, &query, 10))) / 10.0;
+            recall += overlap(&far[..10], &in_all(&scan_many(&views, &query, 10, f32::INFINITY))) / 10.0;
         }
         assert!(recall > 0.97, "{recall}");
     }
@@ -300,7 +308,7 @@ mod tests {
             for row in 0..950 {
                 let query = Query::new(&data.rows[row as usize * 16..][..16], Metric::Cosine, 16, 16);
                 let one = scan(&data.block(), &query, 5, None);
-                let found = in_all(&scan_many(&views, &query, 5));
+                let found = in_all(&scan_many(&views, &query, 5, f32::INFINITY));
                 let lost = |found: &[Neighbour]| found.iter().all(|n| n.row != row);
                 // Without f32 rows equal codes tell nothing apart.
                 if codec == Codec::Int8F32 {

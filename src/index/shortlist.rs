@@ -101,21 +101,28 @@ pub(super) struct Shortlist<'a> {
 }
 
 impl<'a> Shortlist<'a> {
-    /// One pass over the high plane of all rows, or of those allowed. All blocks must have codes like the query's.
-    pub fn of(blocks: &[(VectorBlock<'a>, Option<&RowMask>)], query: &'a Query, k: usize) -> Self {
+    /// One pass over the high plane of all rows, or of those allowed, that looks for rows `within` a distance. All blocks
+    /// must have codes like the query's.
+    pub fn of(
+        blocks: &[(VectorBlock<'a>, Option<&RowMask>)],
+        query: &'a Query,
+        k: usize,
+        within: f32,
+    ) -> Self {
         let rows: usize = blocks.iter().map(|(block, allowed)| allowed.map_or(block.len, |a| a.len())).sum();
         let codes: Vec<_> =
             blocks.iter().map(|(block, _)| CodeDistance::new(block, query, Grade::Rough)).collect();
         // Codes err in one block as in the others. Of few rows all are compared exactly.
         let longest = codes.iter().max_by_key(|codes| codes.block().len);
         let errors = longest.filter(|_| rows > rescored(k)).map(Errors::at_least).unwrap_or_default();
-        let mut near = Near::new(rescored(k), errors);
+        let within = if rows > rescored(k) { within } else { f32::INFINITY };
+        let mut near = Near::new(rescored(k), errors, within);
         let mut starts = Vec::with_capacity(blocks.len());
         let mut start = 0;
         for (codes, (block, allowed)) in codes.iter().zip(blocks) {
             starts.push(start);
             match allowed {
-                None => for_all_by_codes(codes, |row, distance| near.push(start + row, distance)),
+                None => for_all_by_codes(codes, |first, distances| near.push_run(start + first, distances)),
                 Some(rows) => for_each_by_codes(codes, &rows.below(block.len), |rows, distances| {
                     rows.iter().zip(distances).for_each(|(&row, &distance)| near.push(start + row, distance));
                 }),
@@ -190,8 +197,8 @@ struct Near {
 impl Near {
     const ROOM: usize = 1024;
 
-    fn new(count: usize, errors: Errors) -> Self {
-        let limit = if count == 0 { f32::NEG_INFINITY } else { f32::INFINITY };
+    fn new(count: usize, errors: Errors, within: f32) -> Self {
+        let limit = if count == 0 { f32::NEG_INFINITY } else { errors.beyond(within, REACH * errors.first) };
         Self { nearest: TopK::new(count), errors, limit, rows: Vec::new(), room: Self::ROOM }
     }
 
@@ -202,12 +209,27 @@ impl Near {
         }
     }
 
+    /// The same for rows that follow each other: most are farther than the limit, which is seen of many at a time.
+    fn push_run(&mut self, first: u32, distances: &[f32]) {
+        const MANY: usize = 16;
+        for (first, distances) in (first..).step_by(MANY).zip(distances.chunks(MANY)) {
+            let limit = self.limit;
+            if distances.iter().fold(false, |near, &distance| near | (distance <= limit)) {
+                distances.iter().zip(first..).for_each(|(&distance, row)| self.push(row, distance));
+            }
+        }
+    }
+
     fn keep(&mut self, neighbour: Neighbour) {
+        let bound = self.nearest.bound();
         self.nearest.push(neighbour.row, neighbour.distance);
-        // Twice as far as a row may err: the last found may err as well.
-        let margin = 2.0 * REACH * self.errors.first;
-        let beyond = |farthest| self.errors.beyond(farthest, margin);
-        self.limit = self.nearest.farthest().map_or(self.limit, beyond);
+        if self.nearest.bound() != bound {
+            // Twice as far as a row may err: the last found may err as well.
+            let margin = 2.0 * REACH * self.errors.first;
+            let beyond = |farthest| self.errors.beyond(farthest, margin);
+            self.limit =
+                self.nearest.farthest().map_or(self.limit, |farthest| beyond(farthest).min(self.limit));
+        }
         if self.rows.len() >= self.room {
             self.rows.retain(|row| row.distance <= self.limit);
             self.room = Self::ROOM.max(2 * self.rows.len());

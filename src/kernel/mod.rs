@@ -28,6 +28,7 @@ struct Kernels {
     dot_i8_rows: fn(CodeQuery<'_>, CodeMatrix<'_>, &[u32], &mut [i32]),
     dot_plane: fn(&[i8], &[u8]) -> i32,
     dot_plane_rows: fn(&PlaneQuery, Plane<'_>, &[u32], &mut [i32]),
+    dot_plane_run: fn(&PlaneQuery, Plane<'_>, u32, &mut [i32]),
     dot_f32: fn(&[f32], &[f32]) -> f32,
     l2_sq_f32: fn(&[f32], &[f32]) -> f32,
 }
@@ -38,6 +39,7 @@ const SCALAR: Kernels = Kernels {
     dot_i8_rows: scalar::dot_i8_rows,
     dot_plane: planes::dot_plane,
     dot_plane_rows: planes::dot_plane_rows,
+    dot_plane_run: planes::dot_plane_run,
     dot_f32: scalar::dot_f32,
     l2_sq_f32: scalar::l2_sq_f32,
 };
@@ -139,6 +141,12 @@ pub fn dot_plane(query: &PlaneQuery, row: &[u8]) -> i32 {
 #[inline]
 pub fn dot_plane_rows(query: &PlaneQuery, plane: Plane<'_>, rows: &[u32], out: &mut [i32]) {
     (kernels().dot_plane_rows)(query, plane, rows, out);
+}
+
+/// The same for the rows from `first` on, one for each place in `out`; 0 for a row that is not there.
+#[inline]
+pub fn dot_plane_run(query: &PlaneQuery, plane: Plane<'_>, first: u32, out: &mut [i32]) {
+    (kernels().dot_plane_run)(query, plane, first, out);
 }
 
 /// Inner product of two f32 vectors, summed in f32, in an order of the processor's own.

@@ -127,6 +127,13 @@ pub(super) fn dot_plane_rows(query: &PlaneQuery, plane: Plane<'_>, rows: &[u32],
     }
 }
 
+/// The reference for rows that follow each other.
+pub(super) fn dot_plane_run(query: &PlaneQuery, plane: Plane<'_>, first: u32, out: &mut [i32]) {
+    for (out, row) in out.iter_mut().zip(first..) {
+        *out = dot_plane(&query.codes, plane.row(row, query.plane_len()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{available, scalar};
@@ -177,6 +184,26 @@ mod tests {
                 let mut out = vec![i32::MAX; rows.len()];
                 (path.dot_plane_rows)(&query, plane, &rows, &mut out);
                 for (&row, &product) in rows.iter().zip(&out) {
+                    let expected = dot_plane(query.codes(), plane.row(row, query.plane_len()));
+                    prop_assert_eq!(product, expected, "{}, row {}", path.isa, row);
+                }
+            }
+        }
+
+        #[test]
+        fn products_with_rows_that_follow_each_other_are_those_of_the_rows(
+            bytes in prop::collection::vec(any::<u8>(), 0..6000),
+            groups in 1usize..6,
+            query in prop::collection::vec(any::<i8>(), 0..384),
+            first in 0u32..200,
+            count in 0usize..40,
+        ) {
+            let plane = Plane { bytes: &bytes, stride: groups * GROUP_BYTES };
+            let query = PlaneQuery::new(query.get(..groups * GROUP_CODES).unwrap_or(&query));
+            for path in available() {
+                let mut out = vec![i32::MAX; count];
+                (path.dot_plane_run)(&query, plane, first, &mut out);
+                for (product, row) in out.into_iter().zip(first..) {
                     let expected = dot_plane(query.codes(), plane.row(row, query.plane_len()));
                     prop_assert_eq!(product, expected, "{}, row {}", path.isa, row);
                 }

@@ -9,7 +9,10 @@ mod planes;
 use std::arch::x86_64::*;
 
 use super::{CodeMatrix, CodeQuery, Kernels};
-use planes::{dot_plane_avx2, dot_plane_avx512, dot_plane_rows_avx2, dot_plane_rows_avx512};
+use planes::{
+    dot_plane_avx2, dot_plane_avx512, dot_plane_rows_avx2, dot_plane_rows_avx512, dot_plane_run_avx2,
+    dot_plane_run_avx512,
+};
 
 /// The paths this processor has, the widest first.
 pub(super) fn available() -> Vec<Kernels> {
@@ -31,6 +34,10 @@ pub(super) fn available() -> Vec<Kernels> {
                 dot_plane_rows_avx512(query, plane, rows, out)
             },
             // SAFETY: as above.
+            dot_plane_run: |query, plane, first, out| unsafe {
+                dot_plane_run_avx512(query, plane, first, out)
+            },
+            // SAFETY: as above.
             dot_f32: |a, b| unsafe { dot_f32_avx512(a, b) },
             // SAFETY: as above.
             l2_sq_f32: |a, b| unsafe { l2_sq_f32_avx512(a, b) },
@@ -47,6 +54,8 @@ pub(super) fn available() -> Vec<Kernels> {
             dot_plane: |query, row| unsafe { dot_plane_avx2(query, row) },
             // SAFETY: as above.
             dot_plane_rows: |query, plane, rows, out| unsafe { dot_plane_rows_avx2(query, plane, rows, out) },
+            // SAFETY: as above.
+            dot_plane_run: |query, plane, first, out| unsafe { dot_plane_run_avx2(query, plane, first, out) },
             // SAFETY: as above.
             dot_f32: |a, b| unsafe { dot_f32_avx2(a, b) },
             // SAFETY: as above.

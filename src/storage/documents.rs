@@ -2,8 +2,9 @@
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use xxhash_rust::xxh3::xxh3_64;
 use zstd::bulk::Compressor;
 use zstd::dict::DecoderDictionary;
 use zstd::zstd_safe::DCtx;
@@ -148,68 +149,177 @@ pub struct StoredText {
     pub meta: String,
 }
 
-/// Reads document `document` of a documents file.
-pub fn read_document(file: &impl Parts, document: u32) -> Result<StoredText> {
-    let places: &[[u32; 2]] = file.section_range(docs::PLACES, document as usize, 1)?;
-    let [block, offset] = places.first().copied().unwrap_or_default();
-    let bytes = read_block(file, block as usize)?;
-    let record = bytes.get(offset as usize..).and_then(DocumentRecord::parse);
-    let record = record.ok_or_else(|| file.corrupt(docs::PLACES, "a document does not fit its block"))?;
-    Ok(StoredText {
-        title: record.title.map(str::to_owned),
-        text: record.text.to_owned(),
-        meta: record.meta.to_owned(),
-    })
+/// Documents of a segment, to be read.
+pub struct Documents<F> {
+    file: F,
+    /// Among all that this process opened.
+    number: u64,
+    dictionary: OnceLock<DecoderDictionary<'static>>,
 }
 
-fn read_block(file: &impl Parts, block: usize) -> Result<Vec<u8>> {
-    let offsets: &[u64] = file.section_range(docs::BLOCK_OFFSETS, block, 2)?;
-    let lengths: &[u32] = file.section_range(docs::BLOCK_LENGTHS, block, 1)?;
-    let (&[start, end], &[length]) = (offsets, lengths) else {
-        return Err(file.corrupt(docs::BLOCK_OFFSETS, "a block is not listed"));
-    };
-    if end < start || length as usize > BLOCK_MAX {
-        return Err(file.corrupt(docs::BLOCK_OFFSETS, "a block has an impossible length"));
+impl<F: Parts> Documents<F> {
+    /// Reads from a documents file.
+    pub fn new(file: F) -> Self {
+        static OPENED: AtomicU64 = AtomicU64::new(0);
+        Self { file, number: OPENED.fetch_add(1, Ordering::Relaxed), dictionary: OnceLock::new() }
     }
-    let packed: &[u8] = file.section_range(docs::BLOCKS, start as usize, (end - start) as usize)?;
-    let dictionary: &[u8] = file.section_range(docs::DICTIONARY, 0, file.size(docs::DICTIONARY))?;
-    let mut bytes = Vec::new();
-    reserve(&mut bytes, length as usize).map_err(Error::io("unpack", Path::new("documents")))?;
-    let unpacked = UNPACKER.with_borrow_mut(|unpacker| unpacker.unpack(dictionary, packed, &mut bytes));
-    unpacked.map_err(|error| file.corrupt(docs::BLOCKS, &format!("a block does not decompress: {error}")))?;
-    Ok(bytes)
+
+    /// The file.
+    pub fn file(&self) -> &F {
+        &self.file
+    }
+
+    /// Reads a document. The last blocks that the thread read are not unpacked again.
+    pub fn read(&self, document: u32) -> Result<StoredText> {
+        let places: &[[u32; 2]] = self.file.section_range(docs::PLACES, document as usize, 1)?;
+        let [block, offset] = places.first().copied().unwrap_or_default();
+        READER.with_borrow_mut(|reader| {
+            let bytes = reader.block(self, block)?;
+            let record = bytes.get(offset as usize..).and_then(DocumentRecord::parse);
+            let damaged = || self.file.corrupt(docs::PLACES, "a document does not fit its block");
+            let record = record.ok_or_else(damaged)?;
+            Ok(StoredText {
+                title: record.title.map(str::to_owned),
+                text: record.text.to_owned(),
+                meta: record.meta.to_owned(),
+            })
+        })
+    }
+
+    fn unpack(&self, context: &mut DCtx<'_>, block: u32, bytes: &mut Vec<u8>) -> Result<()> {
+        let (file, block) = (&self.file, block as usize);
+        let offsets: &[u64] = file.section_range(docs::BLOCK_OFFSETS, block, 2)?;
+        let lengths: &[u32] = file.section_range(docs::BLOCK_LENGTHS, block, 1)?;
+        let (&[start, end], &[length]) = (offsets, lengths) else {
+            return Err(file.corrupt(docs::BLOCK_OFFSETS, "a block is not listed"));
+        };
+        if end < start || length as usize > BLOCK_MAX {
+            return Err(file.corrupt(docs::BLOCK_OFFSETS, "a block has an impossible length"));
+        }
+        let packed: &[u8] = file.section_range(docs::BLOCKS, start as usize, (end - start) as usize)?;
+        bytes.clear();
+        reserve(bytes, length as usize).map_err(Error::io("unpack", Path::new("documents")))?;
+        let done = match self.dictionary()? {
+            None => context.decompress(bytes, packed),
+            Some(dictionary) => context.decompress_using_ddict(bytes, packed, dictionary.as_ddict()),
+        };
+        let failed = |code| format!("a block does not decompress: {}", zstd::zstd_safe::get_error_name(code));
+        done.map(|_| ()).map_err(|code| file.corrupt(docs::BLOCKS, &failed(code)))
+    }
+
+    /// The dictionary, if the file has one: prepared once, which costs more than to unpack a block.
+    fn dictionary(&self) -> Result<Option<&DecoderDictionary<'static>>> {
+        let len = self.file.size(docs::DICTIONARY);
+        if len == 0 || self.dictionary.get().is_some() {
+            return Ok(self.dictionary.get());
+        }
+        let bytes: &[u8] = self.file.section_range(docs::DICTIONARY, 0, len)?;
+        Ok(Some(self.dictionary.get_or_init(|| DecoderDictionary::copy(bytes))))
+    }
 }
+
+/// Blocks that a thread keeps.
+const KEPT: usize = 64;
+/// A longer block is not kept: it has one large document.
+const KEPT_BYTES: usize = 2 * DOCUMENT_BLOCK_BYTES;
 
 thread_local! {
-    static UNPACKER: RefCell<Unpacker> = RefCell::new(Unpacker { context: DCtx::create(), dictionary: None });
+    static READER: RefCell<Reader> =
+        RefCell::new(Reader { context: DCtx::create(), blocks: std::array::from_fn(|_| Block::default()) });
 }
 
-/// What unpacks blocks on one thread: making it anew for each block costs more than unpacking.
-struct Unpacker {
+/// What unpacks blocks on one thread, and the last that it unpacked.
+struct Reader {
     context: DCtx<'static>,
-    /// The dictionary of the last block, by its hash.
-    dictionary: Option<(u64, DecoderDictionary<'static>)>,
+    /// Each in the place that its number gives it.
+    blocks: [Block; KEPT],
 }
 
-impl Unpacker {
-    /// Unpacks a block into as many bytes as there is room for.
-    fn unpack(
-        &mut self,
-        dictionary: &[u8],
-        packed: &[u8],
-        bytes: &mut Vec<u8>,
-    ) -> std::result::Result<(), &'static str> {
-        let done = if dictionary.is_empty() {
-            self.context.decompress(bytes, packed)
-        } else {
-            let hash = xxh3_64(dictionary);
-            if self.dictionary.as_ref().is_none_or(|(of, _)| *of != hash) {
-                self.dictionary = None;
+#[derive(Default)]
+struct Block {
+    /// The documents that it is of, and its number.
+    of: Option<(u64, u32)>,
+    bytes: Vec<u8>,
+}
+
+impl Reader {
+    fn block<F: Parts>(&mut self, documents: &Documents<F>, number: u32) -> Result<&[u8]> {
+        let of = (documents.number, number);
+        let place = (documents.number as usize).wrapping_mul(31).wrapping_add(number as usize) % KEPT;
+        let block = &mut self.blocks[place];
+        if block.of != Some(of) {
+            // Not kept if unpacking fails.
+            block.of = None;
+            if block.bytes.capacity() > KEPT_BYTES {
+                block.bytes = Vec::new();
             }
-            let (_, prepared) =
-                self.dictionary.get_or_insert_with(|| (hash, DecoderDictionary::copy(dictionary)));
-            self.context.decompress_using_ddict(bytes, packed, prepared.as_ddict())
-        };
-        done.map(|_| ()).map_err(zstd::zstd_safe::get_error_name)
+            documents.unpack(&mut self.context, number, &mut block.bytes)?;
+            block.of = Some(of);
+        }
+        Ok(&block.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::segment_file::SegmentFile;
+    use super::super::sim::SimVfs;
+    use super::super::write_new;
+    use super::*;
+    use crate::format::file::{BLOCK_LEN, Layout};
+
+    const DATABASE: DatabaseId = [5; 16];
+
+    fn text(name: &str, n: u32) -> String {
+        // Digits by chance, which do not pack.
+        let digits = (8 * n..8 * n + 8).map(|n| xxhash_rust::xxh3::xxh3_64(&n.to_le_bytes()).to_string());
+        format!("{name} {n} {}{}", "and so on ".repeat(n as usize % 30), digits.collect::<String>())
+    }
+
+    fn written(vfs: &SimVfs, name: &str, count: u32) -> FileEntry {
+        let mut writer = DocumentsWriter::create(vfs, name.into(), DATABASE).unwrap();
+        for n in 0..count {
+            let (text, title) = (text(name, n), n.is_multiple_of(3).then_some(name));
+            writer.push(&DocumentRecord { title, text: &text, meta: "{}" }).unwrap();
+        }
+        writer.finish(name.into()).unwrap()
+    }
+
+    fn open(vfs: &SimVfs, entry: &FileEntry) -> Documents<SegmentFile> {
+        Documents::new(SegmentFile::open(vfs, Path::new(""), entry, Kind::Docs, &DATABASE).unwrap())
+    }
+
+    #[test]
+    fn documents_of_many_files_are_read_in_any_order() {
+        let vfs = SimVfs::new(1);
+        // The longest has a dictionary, and more blocks than a thread keeps.
+        let sizes = [("a", 300), ("b", 20_000), ("c", 1)];
+        let files = sizes.map(|(name, count)| (name, count, open(&vfs, &written(&vfs, name, count))));
+        assert!(files[0].2.dictionary().unwrap().is_none() && files[1].2.dictionary().unwrap().is_some());
+        for i in 0..6000u32 {
+            let (name, count, documents) = &files[i as usize % 3];
+            let n = if i < 3000 { i / 3 } else { i.wrapping_mul(2_654_435_761) >> 8 } % count;
+            let read = documents.read(n).unwrap();
+            let title = n.is_multiple_of(3).then(|| (*name).to_owned());
+            assert_eq!(read, StoredText { title, text: text(name, n), meta: "{}".into() });
+        }
+        files.iter().for_each(|(_, count, documents)| assert!(documents.read(*count).is_err()));
+    }
+
+    #[test]
+    fn a_damaged_block_fails_each_time_and_the_others_do_not() {
+        let vfs = SimVfs::new(1);
+        let entry = written(&vfs, "a", 2_000);
+        let mut bytes = vfs.read(Path::new("a")).unwrap();
+        let layout = Layout::parse(&bytes, Kind::Docs, Path::new("a")).unwrap();
+        // Of the first block, but not in the page that is verified when the file is opened.
+        bytes[layout.section(docs::BLOCKS).unwrap().start.max(BLOCK_LEN)] ^= 1;
+        vfs.remove_file(Path::new("a")).unwrap();
+        write_new(&vfs, Path::new("a"), &bytes).unwrap();
+        let documents = open(&vfs, &entry);
+        for _ in 0..2 {
+            assert_eq!(documents.read(0).unwrap_err().exit_code(), 2);
+            assert_eq!(documents.read(1_999).unwrap().text, text("a", 1_999));
+        }
     }
 }

@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::container::ContainerWriter;
 use super::derived::Derived;
-use super::documents::{self, DocumentsWriter, StoredText};
+use super::documents::{Documents, DocumentsWriter, StoredText};
 use super::paging::Paging;
 use super::segment_file::{Damage, RELEASED_AFTER, SegmentFile};
 use super::vfs::Vfs;
@@ -178,7 +178,7 @@ pub struct Segment {
     /// Its entry in the manifest.
     pub entry: SegmentEntry,
     ids: SegmentFile,
-    docs: SegmentFile,
+    docs: Documents<SegmentFile>,
     attrs: Derived,
     generations: BTreeMap<u32, SegmentVectors>,
 }
@@ -241,7 +241,7 @@ impl Segment {
         let segment = Self {
             entry: entry.clone(),
             ids: must(format!("{base}/ids"), Kind::Ids)?,
-            docs: must(format!("{base}/docs"), Kind::Docs)?,
+            docs: Documents::new(must(format!("{base}/docs"), Kind::Docs)?),
             attrs: derived(attrs.clone(), Kind::Attrs, true)?.ok_or_else(|| missing(&attrs))?,
             generations,
         };
@@ -307,7 +307,7 @@ impl Segment {
 
     /// Tells the system that all ids and documents are about to be read.
     pub fn expect_all(&self) {
-        [&self.ids, &self.docs].into_iter().for_each(SegmentFile::expect_all);
+        [&self.ids, self.docs.file()].into_iter().for_each(SegmentFile::expect_all);
     }
 
     /// Takes out of this process's memory what walks do not read, or all files.
@@ -318,7 +318,7 @@ impl Segment {
 
     /// Title, text and metadata of a document.
     pub fn text(&self, document: u32) -> Result<StoredText> {
-        documents::read_document(&self.docs, document)
+        self.docs.read(document)
     }
 
     /// The metadata columns.
@@ -385,7 +385,7 @@ impl Segment {
 
     /// Every file that was opened and is not known to be damaged.
     pub fn files(&self) -> impl Iterator<Item = &SegmentFile> {
-        [&self.ids, &self.docs]
+        [&self.ids, self.docs.file()]
             .into_iter()
             .chain(self.attrs.file())
             .chain(self.generations.values().flat_map(SegmentVectors::files))

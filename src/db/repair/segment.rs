@@ -14,7 +14,7 @@ use crate::format::manifest::{SegmentEntry, VectorSet};
 use crate::format::segment::{DocumentRows, rows, tombstones, vectors};
 use crate::index::Codes;
 use crate::kernel::planes::plane_len;
-use crate::storage::documents::{StoredText, read_document};
+use crate::storage::documents::{Documents, StoredText};
 use crate::storage::salvage::{Salvaged, SalvagedIds};
 use crate::storage::segment::{segment_dir, vectors_dir};
 use crate::storage::segment_file::Parts;
@@ -26,7 +26,7 @@ pub(super) struct SalvagedSegment {
     /// Its entry in the manifest, or what its directory says.
     pub entry: SegmentEntry,
     ids: Result<SalvagedIds>,
-    docs: Result<Salvaged>,
+    docs: Result<Documents<Salvaged>>,
     dead: RoaringBitmap,
     vectors: Option<SalvagedVectors>,
 }
@@ -62,14 +62,14 @@ impl SalvagedSegment {
     ) -> Self {
         let base = segment_dir(entry.id);
         let ids = place.open(format!("{base}/ids"), Kind::Ids);
-        let docs = place.open(format!("{base}/docs"), Kind::Docs);
+        let docs = place.open(format!("{base}/docs"), Kind::Docs).map(Documents::new);
         let dead = tombstones_of(place, entry, report).unwrap_or_else(|error| {
             report.note(format!("deleted documents of segment {} may be back: {error}", entry.id));
             RoaringBitmap::new()
         });
         let set = entry.vectors.iter().find(|set| set.generation == generation);
         let vectors = set.and_then(|&set| SalvagedVectors::open(place, entry.id, set, codec).ok());
-        let files = [ids.as_ref().ok(), docs.as_ref().ok()].into_iter().flatten();
+        let files = [ids.as_ref().ok(), docs.as_ref().ok().map(Documents::file)].into_iter().flatten();
         let of_rows =
             vectors.iter().flat_map(|v| [Some(&v.rows), v.codes.as_ref(), v.full.as_ref()]).flatten();
         report.bits_turned += files.chain(of_rows).map(Salvaged::turned).sum::<u64>();
@@ -107,7 +107,7 @@ impl SalvagedSegment {
 
     /// Its text.
     pub fn text(&self, document: u32) -> Result<StoredText> {
-        self.docs.as_ref().map_err(again).and_then(|docs| read_document(docs, document))
+        self.docs.as_ref().map_err(again).and_then(|docs| docs.read(document))
     }
 
     /// Its rows in the generation.

@@ -29,13 +29,15 @@ pub struct Beam {
     pub(super) factor: f32,
     /// The distance that counts as 0.
     pub(super) origin: f32,
+    /// The distance of the [`near`](Self::near)-th nearest that is known from elsewhere, by another walk.
+    pub(super) known: f32,
 }
 
 impl Beam {
     /// The `ef` nearest nodes, however far.
     pub fn plain(ef: usize) -> Self {
         let ef = ef.max(1);
-        Self { ef, width: ef, least: ef, near: ef, factor: f32::INFINITY, origin: 0.0 }
+        Self { ef, width: ef, least: ef, near: ef, factor: f32::INFINITY, origin: 0.0, known: f32::INFINITY }
     }
 
     /// About as many as a plain beam must keep for the same recall of `k` neighbours, by the curve of the graph.
@@ -56,7 +58,20 @@ impl Beam {
             // Seen from a query all rows lie on a sphere, one dimension up, and no product is larger than this.
             Metric::Dot => (1.0 + reach, -query.length() * graph.longest()),
         };
-        Self { ef, width: ef.saturating_add(ef / 2), least: (ef / 8).max(near).min(ef), near, factor, origin }
+        let (width, least) = (ef.saturating_add(ef / 2), (ef / 8).max(near).min(ef));
+        Self { ef, width, least, near, factor, origin, known: f32::INFINITY }
+    }
+
+    /// The same where so many rows are known already that are no farther than this: farther ones are not looked for.
+    pub(crate) fn within(self, known: f32) -> Self {
+        Self { known, ..self }
+    }
+
+    /// Nodes kept however far they are. More where rows are known: such a walk has to come near the query first, through
+    /// nodes that lie beyond these, and with few of them it ends beside the nearest (with half of the width it loses .1 to
+    /// .7 % of the recall in four blocks of clustered rows, with three quarters .1 %; both take about half of the time).
+    pub(super) fn kept_anyway(&self) -> usize {
+        if self.known < f32::INFINITY { self.least.max(self.ef * 3 / 4) } else { self.least }
     }
 
     /// The distance from which on nodes are not kept, given that of the [`near`](Self::near)-th nearest.

@@ -35,8 +35,8 @@ impl Pool {
     pub(super) fn reset(&mut self, beam: Beam) {
         self.keys.clear();
         self.keys.reserve(beam.width.min(1 << 14) + 1);
-        self.beam = beam;
-        self.limit = u64::MAX;
+        self.beam = Beam { least: beam.kept_anyway(), ..beam };
+        self.limit = self.limit(f32::INFINITY);
         self.bound = u64::MAX;
         self.frontier = 0;
         self.late.clear();
@@ -64,8 +64,7 @@ impl Pool {
         if place < near
             && let Some(&near) = self.keys.get(near - 1)
         {
-            let distance = self.beam.limit(Neighbour::from_key(near).distance);
-            self.limit = Neighbour { row: 0, distance }.key();
+            self.limit = self.limit(Neighbour::from_key(near).distance);
         }
         while self.keys.len() > least
             && (self.keys.len() > width || self.keys.last().is_some_and(|&worst| worst >= self.limit))
@@ -78,6 +77,12 @@ impl Pool {
                 self.bound = self.keys.last().map_or(self.bound, |&worst| worst.min(self.bound));
             }
         }
+    }
+
+    /// The key from which on nodes are beyond reach, where the how many-th nearest is at this distance.
+    fn limit(&self, near: f32) -> u64 {
+        let distance = self.beam.limit(near.min(self.beam.known));
+        if distance.is_finite() { Neighbour { row: 0, distance }.key() } else { u64::MAX }
     }
 
     #[inline]
@@ -138,7 +143,7 @@ mod tests {
             every in 1usize..7,
         ) {
             let width = least + more;
-            let beam = Beam { ef: width, width, least, near, factor, origin: 0.0 };
+            let beam = Beam { ef: width, width, least, near, factor, origin: 0.0, known: f32::INFINITY };
             let mut pool = Pool::default();
             pool.reset(beam);
             let mut expanded = std::collections::HashSet::new();

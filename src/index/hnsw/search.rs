@@ -129,6 +129,8 @@ fn walk(block: &VectorBlock<'_>, graph: &GraphView<'_>, query: &Query, way: Way<
     }
     if block.has_codes() {
         let narrow = if way.is_free() { query.narrowed(graph.sight().rung as usize) } else { None };
+        // Distances of fewer dimensions are others.
+        let beam = if narrow.is_some() { beam.within(f32::INFINITY) } else { beam };
         let score = CodeDistance::new(block, narrow.as_ref().unwrap_or(query), Grade::of(graph));
         score.request_columns();
         Found { narrow: narrow.is_some(), ..Walk { graph, score: &score }.go(way, beam) }

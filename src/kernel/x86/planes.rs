@@ -9,6 +9,8 @@ use crate::kernel::planes::{GROUP_BYTES, GROUP_CODES, Plane, PlaneQuery};
 /// Two groups of a row fill a vector.
 const PAIR_BYTES: usize = 2 * GROUP_BYTES;
 const PAIR_CODES: usize = 2 * GROUP_CODES;
+/// How far ahead rows that follow each other are requested, in bytes.
+const AHEAD: usize = 2 << 10;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) fn dot_plane_avx512(query: &[i8], row: &[u8]) -> i32 {
@@ -105,6 +107,35 @@ pub(super) fn dot_plane_rows_avx512(query: &PlaneQuery, plane: Plane<'_>, rows: 
     }
 }
 
+/// Rows that follow each other need no list, no look whether each is there, and are requested from far ahead.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) fn dot_plane_run_avx512(query: &PlaneQuery, plane: Plane<'_>, first: u32, out: &mut [i32]) {
+    let (len, stride) = (query.plane_len(), plane.stride);
+    let (groups, rest) = out.as_chunks_mut::<GROUP>();
+    let mut row = first;
+    for out in groups {
+        let start = row as usize * stride;
+        let ahead = start + AHEAD;
+        prefetch(plane.bytes.get(ahead..ahead + GROUP * stride).unwrap_or_default());
+        match plane.bytes.get(start..start + GROUP * stride) {
+            Some(rows) if len <= stride => {
+                let (ab, cd) = rows.split_at(2 * stride);
+                let ((a, b), (c, d)) = (ab.split_at(stride), cd.split_at(stride));
+                *out = dot_four_avx512(query.codes(), [&a[..len], &b[..len], &c[..len], &d[..len]]);
+            }
+            _ => {
+                for (out, row) in out.iter_mut().zip(row..) {
+                    *out = dot_plane_avx512(query.codes(), plane.row(row, len));
+                }
+            }
+        }
+        row += GROUP as u32;
+    }
+    for (out, row) in rest.iter_mut().zip(row..) {
+        *out = dot_plane_avx512(query.codes(), plane.row(row, len));
+    }
+}
+
 /// Products with four rows, each as long as the query asks for.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -112,20 +143,19 @@ fn dot_four_avx512(query: &[i8], rows: [&[u8]; GROUP]) -> [i32; GROUP] {
     let (pairs, last) = query.as_chunks::<PAIR_CODES>();
     // Not by a closure: that would not be inlined into a function of other instructions.
     let [a, b, c, d] = rows;
-    let parts = [a.as_chunks::<PAIR_BYTES>(), b.as_chunks(), c.as_chunks(), d.as_chunks()];
+    let [a, b, c, d] = [a.as_chunks::<PAIR_BYTES>(), b.as_chunks(), c.as_chunks(), d.as_chunks()];
     let mut sums = [_mm512_setzero_si512(); GROUP];
-    for (at, codes) in pairs.iter().enumerate() {
+    for ((((codes, a), b), c), d) in pairs.iter().zip(a.0).zip(b.0).zip(c.0).zip(d.0) {
         let codes = pair(codes);
-        for (sum, (parts, _)) in sums.iter_mut().zip(&parts) {
-            // SAFETY: the part is 64 bytes long; the load needs no alignment. The row is as long as the query
-            // asks for, so it has this part.
-            let row = unsafe { _mm512_loadu_si512(parts[at].as_ptr().cast()) };
+        for (sum, part) in sums.iter_mut().zip([a, b, c, d]) {
+            // SAFETY: the part is 64 bytes long; the load needs no alignment.
+            let row = unsafe { _mm512_loadu_si512(part.as_ptr().cast()) };
             *sum = add_nibbles(*sum, row, codes);
         }
     }
     if let Some(codes) = last.first_chunk() {
         let codes = halves(codes).map(|half| _mm512_zextsi256_si512(half));
-        for (sum, (_, last)) in sums.iter_mut().zip(&parts) {
+        for (sum, last) in sums.iter_mut().zip([a.1, b.1, c.1, d.1]) {
             if let Some(row) = last.first_chunk() {
                 *sum = add_nibbles(*sum, single(row), codes);
             }
@@ -172,6 +202,16 @@ pub(super) fn dot_plane_rows_avx2(query: &PlaneQuery, plane: Plane<'_>, rows: &[
     prefetch_rows(plane, rows.get(..GROUP).unwrap_or(rows), len);
     for (at, (&row, out)) in rows.iter().zip(out).enumerate() {
         prefetch_rows(plane, rows.get(at + GROUP..at + GROUP + 1).unwrap_or_default(), len);
+        *out = dot_plane_avx2(query.codes(), plane.row(row, len));
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn dot_plane_run_avx2(query: &PlaneQuery, plane: Plane<'_>, first: u32, out: &mut [i32]) {
+    let len = query.plane_len();
+    for (out, row) in out.iter_mut().zip(first..) {
+        let ahead = row as usize * plane.stride + AHEAD;
+        prefetch(plane.bytes.get(ahead..ahead + plane.stride).unwrap_or_default());
         *out = dot_plane_avx2(query.codes(), plane.row(row, len));
     }
 }
