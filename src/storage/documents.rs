@@ -266,7 +266,7 @@ mod tests {
     use super::super::sim::SimVfs;
     use super::super::write_new;
     use super::*;
-    use crate::format::file::{BLOCK_LEN, Layout};
+    use crate::format::file::{Layout, PAGE_LEN};
 
     const DATABASE: DatabaseId = [5; 16];
 
@@ -313,7 +313,7 @@ mod tests {
         let mut bytes = vfs.read(Path::new("a")).unwrap();
         let layout = Layout::parse(&bytes, Kind::Docs, Path::new("a")).unwrap();
         // Of the first block, but not in the page that is verified when the file is opened.
-        bytes[layout.section(docs::BLOCKS).unwrap().start.max(BLOCK_LEN)] ^= 1;
+        bytes[layout.section(docs::BLOCKS).unwrap().start.max(PAGE_LEN)] ^= 1;
         vfs.remove_file(Path::new("a")).unwrap();
         write_new(&vfs, Path::new("a"), &bytes).unwrap();
         let documents = open(&vfs, &entry);
