@@ -340,7 +340,8 @@ mod tests {
         let snapshot = db.inner.snapshot();
         let entry = &snapshot.manifest.segments[0];
         let database = snapshot.manifest.database;
-        let target = storage::segment::Target { vfs: db.inner.vfs.as_ref(), dir: &db.inner.dir, database };
+        let target =
+            storage::segment_writer::Target { vfs: db.inner.vfs.as_ref(), dir: &db.inner.dir, database };
         let file = target.write_graph(entry.id, entry.vectors[0], graph, head).unwrap();
         let replace = |manifest: &mut crate::format::manifest::Manifest| {
             let files = &mut manifest.segments[0].files;

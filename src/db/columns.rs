@@ -5,7 +5,7 @@ use crate::format::segment::DocumentRows;
 use crate::index::VectorBlock;
 use crate::index::quantize::{normalize, quantize, rung_norms};
 use crate::kernel::planes::split;
-use crate::storage::segment::VectorColumns;
+use crate::storage::segment_writer::VectorColumns;
 use crate::types::{Codec, Metric};
 
 /// Shape of all rows of a generation.

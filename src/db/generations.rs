@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::columns::ColumnsBuilder;
-use super::maintain::Pin;
 use super::snapshot::{Part, Place, Snapshot, Source};
+use super::turns::Pin;
 use super::{Db, Inner};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Generation, Manifest, SegmentEntry, VectorSet};
@@ -19,7 +19,8 @@ use crate::format::segment::{DocumentRows, JobRows, encoded_hash};
 use crate::options::ModelOptions;
 use crate::options::Task;
 use crate::storage::job::Job;
-use crate::storage::segment::{Target, vectors_dir};
+use crate::storage::segment::vectors_dir;
+use crate::storage::segment_writer::Target;
 use crate::types::{Document, checked_ladder, default_ladder};
 
 /// Generations whose vectors are kept; older ones keep their encoder and are embedded again on rollback.
@@ -550,7 +551,7 @@ impl Inner {
         lacking: &[u32],
         source: &mut dyn RowSource,
         task: &Task,
-    ) -> Result<crate::storage::segment::VectorColumns> {
+    ) -> Result<crate::storage::segment_writer::VectorColumns> {
         let part = snapshot.part(number)?;
         let shape = super::snapshot::shape(&snapshot.manifest, generation);
         let mut made = HashMap::with_capacity(lacking.len());

@@ -14,7 +14,8 @@ use crate::error::Result;
 use crate::format::attrs::AttrsBuilder;
 use crate::format::manifest::{FileEntry, VectorSet};
 use crate::options::Task;
-use crate::storage::segment::{Segment, Target, vectors_dir};
+use crate::storage::segment::{Segment, vectors_dir};
+use crate::storage::segment_writer::Target;
 use crate::types::Codec;
 
 /// A file that a manifest names no more, and what it names in its place.

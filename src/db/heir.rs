@@ -1,8 +1,8 @@
 //! Which graph a merged segment's own is built upon.
 
+use super::assemble::blocks_of;
 use super::check::graph_problem;
 use super::columns::Shape;
-use super::maintain::blocks_of;
 use super::snapshot::{Part, Snapshot};
 use crate::error::Result;
 use crate::format::graph::NO_NODE;

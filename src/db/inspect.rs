@@ -5,8 +5,9 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::check::Problem;
+use super::clean::bytes_under;
 use super::filter::Filter;
-use super::maintain::{bytes_under, sealed};
+use super::maintain::sealed;
 use super::snapshot::Source;
 use super::{Db, mask};
 use crate::error::{Error, Result};
@@ -173,7 +174,7 @@ impl Db {
         }
         // Whoever writes would remove or extend files under the copy: hold the lock, and let nothing be sealed.
         let _alone = self.inner.maintenance.alone();
-        let _pin = super::maintain::Pin::new(&self.inner, self.inner.options.busy_timeout)?;
+        let _pin = super::turns::Pin::new(&self.inner, self.inner.options.busy_timeout)?;
         // The copy is to be sound, and what follows from other files can be made so.
         self.inner.heal(true, task)?;
         self.flush()?;

@@ -1,36 +1,28 @@
-//! Maintenance: sealing the active segment, merging segments, building graphs, removing what nobody names.
+//! Maintenance: sealing the active segment, merging segments, one round after the other, and compaction.
 //!
 //! Each step writes new files beside the old ones, verifies that no document was lost, and swaps by one manifest.
 //! Files are built without the writer's mutex, so that writes go on; the state after a swap is read back from
 //! disk, by the same code as after a crash.
 
-use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
-use parking_lot::{Mutex, MutexGuard};
-
-use super::active::parse_meta;
 use super::background::giving_way;
+use super::clean::clean;
 use super::graphs::all_sound;
-use super::healing::needs_codes;
 use super::heir::Heir;
-use super::snapshot::{Part, Rows, Snapshot, Source};
+use super::snapshot::{Part, Snapshot, Source};
 use super::state::State;
+use super::turns::Pin;
 use super::write::Writing;
 use super::{Db, Inner};
-use crate::error::{Error, Result};
-use crate::format::attrs::AttrsBuilder;
-use crate::format::manifest::{Manifest, SegmentEntry, VectorSet};
-use crate::format::segment::DocumentRecord;
-use crate::index::{Codes, VectorBlock};
+use crate::error::Result;
+use crate::format::manifest::Manifest;
 use crate::mmap::{faults, release_heap};
 use crate::options::{Durability, Task};
-use crate::storage::segment::{NewDocument, Run, Segment, SegmentBuilder, Target, VectorRuns, segment_dir};
-use crate::storage::vfs::Vfs;
-use crate::storage::{LOG_DIR, SEGMENT_DIR, feedback, manifests, models, numbered_path};
+use crate::storage::segment::{Segment, segment_dir};
+use crate::storage::segment_writer::Target;
+use crate::storage::{feedback, manifests};
 
 /// Segments of similar size that are merged into one.
 const FAN_IN: usize = 4;
@@ -38,70 +30,8 @@ const FAN_IN: usize = 4;
 const DEAD_SHARE: f64 = 0.2;
 /// Unmerged feedback files at which a writer merges them.
 const FEEDBACK_FILES: usize = 32;
-/// Rounds without a write after which a load is over: half a minute, as a batch may take some seconds to encode.
-const QUIET_TICKS: u32 = 120;
 /// Rows that wait to be sealed, as a multiple of those from which on they are: at more a seal is overdue.
 const OVERDUE: usize = 16;
-
-/// Lets one thread at a time write segments, and tells it when others wait.
-#[derive(Default)]
-pub(crate) struct Alone {
-    lock: Mutex<()>,
-    pub(super) waiting: Arc<AtomicUsize>,
-    /// So much waits to be sealed that whoever builds graphs is to stop.
-    pub(super) overdue: Arc<AtomicBool>,
-}
-
-impl Alone {
-    /// Waits for its turn.
-    pub fn alone(&self) -> MutexGuard<'_, ()> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let guard = self.lock.lock();
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        guard
-    }
-
-    /// Takes the turn if nobody has it.
-    pub fn try_alone(&self) -> Option<MutexGuard<'_, ()>> {
-        self.lock.try_lock()
-    }
-
-    /// Says whether somebody waits, or a seal is overdue.
-    pub(super) fn wanted(&self) -> impl Fn() -> bool + Send + Sync + 'static {
-        let (waiting, overdue) = (Arc::clone(&self.waiting), Arc::clone(&self.overdue));
-        move || waiting.load(Ordering::Relaxed) > 0 || overdue.load(Ordering::Relaxed)
-    }
-}
-
-/// Whether a load is under way that outran the building of graphs: then none is begun before it is over.
-#[derive(Default)]
-pub(crate) struct Load {
-    under_way: AtomicBool,
-    sequence: AtomicU64,
-    ticks: AtomicU32,
-}
-
-impl Load {
-    /// A load was found.
-    pub(super) fn begin(&self) {
-        self.ticks.store(0, Ordering::Relaxed);
-        self.under_way.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether there is none, as of a tick at which this is the last sequence number.
-    pub(super) fn is_over(&self, sequence: u64) -> bool {
-        if !self.under_way.load(Ordering::Relaxed) {
-            return true;
-        }
-        if self.sequence.swap(sequence, Ordering::Relaxed) != sequence {
-            self.ticks.store(0, Ordering::Relaxed);
-            return false;
-        }
-        let over = self.ticks.fetch_add(1, Ordering::Relaxed) + 1 >= QUIET_TICKS;
-        self.under_way.store(!over, Ordering::Relaxed);
-        over
-    }
-}
 
 impl Db {
     /// Leaves one sealed segment with its graph, and gives the bytes of deleted documents back: afterwards no file of the
@@ -123,23 +53,6 @@ impl Db {
         let _alone = self.inner.maintenance.alone();
         let _pin = Pin::new(&self.inner, self.inner.options.busy_timeout)?;
         self.inner.seal(task)
-    }
-}
-
-/// Keeps the writer's lock from being handed over while files are built that no manifest names yet.
-pub(crate) struct Pin<'a>(&'a Inner);
-
-impl<'a> Pin<'a> {
-    /// Takes the writer's lock and keeps it.
-    pub fn new(inner: &'a Inner, timeout: Duration) -> Result<Self> {
-        inner.writing(timeout)?.writer.pinned += 1;
-        Ok(Self(inner))
-    }
-}
-
-impl Drop for Pin<'_> {
-    fn drop(&mut self) {
-        self.0.writer.lock().pinned -= 1;
     }
 }
 
@@ -435,76 +348,6 @@ impl Inner {
         feedback::clean(vfs, &self.dir, &files)
     }
 
-    /// Writes the live documents of `parts` as one segment; `None` if there are none.
-    pub fn write_segment(
-        &self,
-        snapshot: &Snapshot,
-        parts: &[&Part],
-        id: u64,
-        task: &Task,
-    ) -> Result<Option<SegmentEntry>> {
-        let total: u64 = parts.iter().map(|p| p.live()).sum();
-        if total == 0 {
-            return Ok(None);
-        }
-        let version = snapshot.manifest.number as u32 + 1;
-        let target = self.target();
-        let mut builder = SegmentBuilder::create(&target, id)?;
-        let mut attrs = AttrsBuilder::default();
-        for part in parts {
-            if let Source::Sealed(segment) = &part.source {
-                segment.expect_all();
-            }
-            for document in part.live_documents() {
-                if builder.len() % 1024 == 0 {
-                    task.step("seal", u64::from(builder.len()), total)?;
-                    if let Source::Sealed(segment) = &part.source {
-                        segment.release(false);
-                    }
-                }
-                let (title, text, meta) = raw_text(part, document)?;
-                let record = DocumentRecord { title: title.as_deref(), text: &text, meta: &meta };
-                let name = part.id_of(document)?;
-                let number =
-                    builder.push(&NewDocument { id: name, sequence: part.sequence(document)?, record })?;
-                if !meta.is_empty() {
-                    attrs.push(number, &parse_meta(&meta));
-                }
-            }
-        }
-        let documents = builder.len();
-        if u64::from(documents) != total {
-            return Err(Error::corrupt(
-                &self.dir,
-                0,
-                format!("{documents} documents of {total} were written"),
-            ));
-        }
-        let mut files = builder.finish(&target, &attrs.finish()?)?;
-        let mut vectors = Vec::new();
-        for generation in &snapshot.manifest.generations {
-            let segments = parts.iter().filter_map(|part| match &part.source {
-                Source::Sealed(segment) => Some(Arc::clone(segment)),
-                Source::Active(..) => None,
-            });
-            let mut runs = VectorRuns { segments: segments.collect(), ..VectorRuns::default() };
-            for part in parts {
-                let blocks = blocks_of(snapshot, part, generation.id)?;
-                if let Source::Sealed(segment) = &part.source {
-                    needs_codes(segment, generation.id)?;
-                }
-                add_runs(part, &blocks, &mut runs);
-            }
-            if runs.spans.is_empty() {
-                continue;
-            }
-            let set = VectorSet { generation: generation.id, version };
-            files.extend(target.write_runs(id, set, &runs)?);
-            vectors.push(set);
-        }
-        Ok(Some(SegmentEntry { id, documents, deleted: 0, tombstones: 0, vectors, files }))
-    }
-
     /// Publishes a changed manifest, then reads the state back and removes what nobody names any more.
     pub fn commit(&self, change: impl FnMut(&mut Manifest) -> Result<()>) -> Result<()> {
         self.writing(self.options.busy_timeout)?.commit_manifest(change)
@@ -595,137 +438,5 @@ impl Writing<'_> {
         // It is committed. What cannot be removed now is in nobody's way, and the next commit tries again.
         let _ = clean(vfs, &inner.dir, &state.manifest);
         Ok(())
-    }
-}
-
-/// Blocks of a generation's rows in a part; none in an active part of another generation.
-pub(super) fn blocks_of<'a>(
-    snapshot: &'a Snapshot,
-    part: &'a Part,
-    generation: u32,
-) -> Result<Vec<Rows<'a>>> {
-    let active = generation == snapshot.manifest.active_generation;
-    match part.source {
-        Source::Active(..) if !active => Ok(Vec::new()),
-        _ => part.rows(generation, snapshot.shape_of(generation)?),
-    }
-}
-
-/// The rows of live documents of a part, in order; documents that lack them get none.
-fn add_runs<'a>(part: &Part, blocks: &[Rows<'a>], out: &mut VectorRuns<'a>) {
-    let mut total = out.runs.iter().map(|run| run.rows.len()).sum::<usize>();
-    if out.first.is_empty() {
-        out.first.push(0);
-    }
-    let mut blocks = blocks.iter().peekable();
-    let mut last = None;
-    for document in part.live_documents() {
-        while blocks.next_if(|b| document >= b.documents().end).is_some() {
-            last = None;
-        }
-        let rows = blocks.peek().map_or(0..0, |block| block.rows_of(document));
-        let rows = rows.start as usize..rows.end as usize;
-        if let Some(block) = blocks.peek().filter(|_| !rows.is_empty()) {
-            total += rows.len();
-            out.spans.extend(rows.clone().map(|row| block.spans.get(row).copied().unwrap_or_default()));
-            match out.runs.last_mut().filter(|_| last == Some(rows.start)) {
-                Some(run) => run.rows.end = rows.end,
-                None => {
-                    let VectorBlock { codes, scales, norms, full, len, .. } = block.vectors;
-                    let Codes { high, low } = codes;
-                    out.runs.push(Run { rows: rows.clone(), of: len, high, low, scales, norms, full });
-                }
-            }
-            // The next row, if it is of this block, belongs to the same run.
-            last = Some(rows.end);
-        }
-        out.first.push(total as u32);
-    }
-}
-
-/// Title, text and metadata JSON of a document, as stored.
-fn raw_text(part: &Part, document: u32) -> Result<(Option<String>, String, String)> {
-    let text = match &part.source {
-        Source::Sealed(segment) => segment.text(document)?,
-        Source::Active(_, active) => match active.document(document) {
-            Some(found) => found.text.clone(),
-            None => return Err(Error::corrupt("log", 0, format!("no document {document} in memory"))),
-        },
-    };
-    Ok((text.title, text.text, text.meta))
-}
-
-/// Removes logs, segments, manifests and models that the newest manifest does not name. Only the holder of the
-/// writer's lock may.
-pub(crate) fn clean(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest) -> Result<()> {
-    for number in super::state::log_numbers(vfs, dir)? {
-        if number < manifest.first_log {
-            vfs.remove_file(&numbered_path(dir, LOG_DIR, number))?;
-        }
-    }
-    let named: HashSet<&str> = manifest.files().map(|f| f.path.as_str()).collect();
-    let segments: Vec<String> = manifest.segments.iter().map(|s| segment_dir(s.id)).collect();
-    for name in vfs.read_dir(&dir.join(SEGMENT_DIR))? {
-        let path = format!("{SEGMENT_DIR}/{name}");
-        if segments.contains(&path) {
-            clean_segment(vfs, dir, &path, &named)?;
-        } else {
-            vfs.remove_dir_all(&dir.join(path))?;
-        }
-    }
-    manifests::clean(vfs, dir)?;
-    let generations = manifest.generations.iter().map(|g| g.model_id.clone());
-    let models = generations.chain(manifest.models.iter().map(|m| m.model_id.clone()));
-    let keep: Vec<String> = models.filter(|m| !m.is_empty()).collect();
-    models::clean(vfs, dir, &keep)
-}
-
-fn clean_segment(vfs: &dyn Vfs, dir: &Path, segment: &str, named: &HashSet<&str>) -> Result<()> {
-    for name in vfs.read_dir(&dir.join(segment))? {
-        let path = format!("{segment}/{name}");
-        if vfs.is_dir(&dir.join(&path))? {
-            if named.iter().any(|f| f.starts_with(&format!("{path}/"))) {
-                for inner in vfs.read_dir(&dir.join(&path))? {
-                    let file = format!("{path}/{inner}");
-                    if !named.contains(file.as_str()) {
-                        vfs.remove_file(&dir.join(file))?;
-                    }
-                }
-            } else {
-                vfs.remove_dir_all(&dir.join(path))?;
-            }
-        } else if !named.contains(path.as_str()) {
-            vfs.remove_file(&dir.join(path))?;
-        }
-    }
-    Ok(())
-}
-
-/// Bytes of all files under a directory.
-pub(crate) fn bytes_under(vfs: &dyn Vfs, path: &Path) -> Result<u64> {
-    if !vfs.exists(path)? {
-        return Ok(0);
-    }
-    let mut total = 0;
-    for name in vfs.read_dir(path)? {
-        let inner = path.join(name);
-        total += if vfs.is_dir(&inner)? { bytes_under(vfs, &inner)? } else { vfs.file_len(&inner)? };
-    }
-    Ok(total)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_load_is_over_when_nothing_was_written_for_a_while() {
-        let load = Load::default();
-        assert!(load.is_over(5));
-        load.begin();
-        for sequence in [5, 6, 7] {
-            assert!(!(0..QUIET_TICKS).any(|_| load.is_over(sequence)));
-        }
-        assert!(load.is_over(7) && load.is_over(8));
     }
 }

@@ -15,8 +15,8 @@ use std::path::Path;
 
 use super::Inner;
 use super::graphs::{GRAPH_ROWS, build_params};
-use super::maintain::Pin;
 use super::snapshot::{Part, Snapshot};
+use super::turns::Pin;
 use crate::error::{Error, Result};
 use crate::options::{Io, OpenOptions, Task};
 use crate::storage::manifests;

@@ -20,9 +20,11 @@ use std::sync::atomic::AtomicUsize;
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) mod active;
+pub(crate) mod assemble;
 pub(crate) mod background;
 pub(crate) mod cap;
 pub mod check;
+pub(crate) mod clean;
 pub(crate) mod columns;
 pub(crate) mod encoders;
 #[cfg(feature = "trainer")]
@@ -53,6 +55,7 @@ pub(crate) mod snapshot;
 pub(crate) mod state;
 #[cfg(feature = "trainer")]
 pub mod synth;
+pub(crate) mod turns;
 pub mod ubi;
 pub mod write;
 
@@ -97,8 +100,8 @@ pub(crate) struct Inner {
     pub snapshot: RwLock<Arc<Snapshot>>,
     pub writer: Mutex<Writer>,
     /// Held by seal, merge and whatever else writes segments: one at a time.
-    pub maintenance: maintain::Alone,
-    pub load: maintain::Load,
+    pub maintenance: turns::Alone,
+    pub load: turns::Load,
     pub encoders: Encoders,
     /// Batches that are being prepared: they share the threads.
     pub preparing: AtomicUsize,
@@ -142,8 +145,8 @@ impl Db {
             snapshot: RwLock::new(Arc::new(state.snapshot())),
             state: Mutex::new(state),
             writer: Mutex::default(),
-            maintenance: maintain::Alone::default(),
-            load: maintain::Load::default(),
+            maintenance: turns::Alone::default(),
+            load: turns::Load::default(),
             encoders: Encoders::default(),
             preparing: AtomicUsize::default(),
             feedback: Mutex::default(),

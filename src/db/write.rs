@@ -308,7 +308,7 @@ impl Writing<'_> {
         // With a pin, files are being written that no manifest names yet. What cannot be removed now is in nobody's
         // way, and the next commit tries again.
         if self.writer.pinned == 0 {
-            let _ = super::maintain::clean(inner.vfs.as_ref(), &inner.dir, &state.manifest);
+            let _ = super::clean::clean(inner.vfs.as_ref(), &inner.dir, &state.manifest);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The files of one generation in a segment as those of another: for rows that do not change.
 
-use super::segment::{Target, vectors_dir};
+use super::segment::vectors_dir;
+use super::segment_writer::Target;
 use super::{remove_dir_if_present, segment::segment_dir};
 use crate::error::{Error, Result};
 use crate::format::manifest::{FileEntry, SegmentEntry, VectorSet};

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::FEEDBACK_DIR;
 use super::log::{LogWriter, read_batches, read_header};
-use super::segment::Target;
 use super::segment_file::SegmentFile;
+use super::segment_writer::Target;
 use super::vfs::{Lock, Vfs};
 use crate::error::{Error, Result};
 use crate::format::file::{DatabaseId, FileBuilder, Kind};

@@ -29,6 +29,7 @@ pub(crate) mod room;
 pub mod salvage;
 pub mod segment;
 pub mod segment_file;
+pub mod segment_writer;
 pub mod sim;
 pub mod vfs;
 pub mod whole_file;

@@ -17,8 +17,9 @@ use crate::format::manifest::{FileEntry, Manifest, SegmentEntry, VectorSet};
 use crate::storage::feedback::{EVENTS, RawEvent, unmerged, write_merged};
 use crate::storage::log::LogWriter;
 use crate::storage::salvage::{Record, Salvaged, SalvagedLog};
-use crate::storage::segment::{Target, segment_dir};
+use crate::storage::segment::segment_dir;
 use crate::storage::segment_file::Parts;
+use crate::storage::segment_writer::Target;
 use crate::storage::vfs::Vfs;
 use crate::storage::{FEEDBACK_DIR, LOG_DIR, SEGMENT_DIR, create_dirs, manifests, numbered, numbered_path};
 

@@ -3,7 +3,7 @@
 use super::course::Course;
 use super::probe::{Indexing, Training};
 use super::{PlannedSeconds, Run};
-use crate::db::maintain::bytes_under;
+use crate::db::clean::bytes_under;
 use crate::db::snapshot::{Part, Source};
 use crate::error::Result;
 use crate::storage::LOG_DIR;

@@ -1,0 +1,69 @@
+//! What nobody names any more is removed.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use crate::error::Result;
+use crate::format::manifest::Manifest;
+use crate::storage::segment::segment_dir;
+use crate::storage::vfs::Vfs;
+use crate::storage::{LOG_DIR, SEGMENT_DIR, manifests, models, numbered_path};
+
+/// Removes logs, segments, manifests and models that the newest manifest does not name. Only the holder of the
+/// writer's lock may.
+pub(crate) fn clean(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest) -> Result<()> {
+    for number in super::state::log_numbers(vfs, dir)? {
+        if number < manifest.first_log {
+            vfs.remove_file(&numbered_path(dir, LOG_DIR, number))?;
+        }
+    }
+    let named: HashSet<&str> = manifest.files().map(|f| f.path.as_str()).collect();
+    let segments: Vec<String> = manifest.segments.iter().map(|s| segment_dir(s.id)).collect();
+    for name in vfs.read_dir(&dir.join(SEGMENT_DIR))? {
+        let path = format!("{SEGMENT_DIR}/{name}");
+        if segments.contains(&path) {
+            clean_segment(vfs, dir, &path, &named)?;
+        } else {
+            vfs.remove_dir_all(&dir.join(path))?;
+        }
+    }
+    manifests::clean(vfs, dir)?;
+    let generations = manifest.generations.iter().map(|g| g.model_id.clone());
+    let models = generations.chain(manifest.models.iter().map(|m| m.model_id.clone()));
+    let keep: Vec<String> = models.filter(|m| !m.is_empty()).collect();
+    models::clean(vfs, dir, &keep)
+}
+
+fn clean_segment(vfs: &dyn Vfs, dir: &Path, segment: &str, named: &HashSet<&str>) -> Result<()> {
+    for name in vfs.read_dir(&dir.join(segment))? {
+        let path = format!("{segment}/{name}");
+        if vfs.is_dir(&dir.join(&path))? {
+            if named.iter().any(|f| f.starts_with(&format!("{path}/"))) {
+                for inner in vfs.read_dir(&dir.join(&path))? {
+                    let file = format!("{path}/{inner}");
+                    if !named.contains(file.as_str()) {
+                        vfs.remove_file(&dir.join(file))?;
+                    }
+                }
+            } else {
+                vfs.remove_dir_all(&dir.join(path))?;
+            }
+        } else if !named.contains(path.as_str()) {
+            vfs.remove_file(&dir.join(path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of all files under a directory.
+pub(crate) fn bytes_under(vfs: &dyn Vfs, path: &Path) -> Result<u64> {
+    if !vfs.exists(path)? {
+        return Ok(0);
+    }
+    let mut total = 0;
+    for name in vfs.read_dir(path)? {
+        let inner = path.join(name);
+        total += if vfs.is_dir(&inner)? { bytes_under(vfs, &inner)? } else { vfs.file_len(&inner)? };
+    }
+    Ok(total)
+}

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Lines that tests reach, by directory:
+#
+#   tools/coverage.sh            the library without the encoder, by its own tests and those of crashes, faults, damage,
+#                                repair and the oracle: the goal is 95 % for storage, format and recovery
+#   tools/coverage.sh whole      everything, by all tests: the goal is 85 %
+#
+# Needs cargo-llvm-cov and llvm-tools (rustup component add llvm-tools). The last figures are in README.md, "Long runs".
+set -euo pipefail
+cd "$(dirname "$0")/.."
+case "${1-}" in
+"")
+    tests=(--no-default-features --lib)
+    for file in tests/*.rs; do
+        name=$(basename "$file" .rs)
+        case $name in
+        crash | engine | faults | format_spec | healing | oracle | golden | repair | torture | vectors) tests+=(--test "$name") ;;
+        esac
+    done
+    ;;
+whole) tests=() ;;
+*)
+    echo "usage: tools/coverage.sh [whole]" >&2
+    exit 1
+    ;;
+esac
+report=$(mktemp)
+trap 'rm -f "$report"' EXIT
+cargo llvm-cov --json --summary-only --output-path "$report" "${tests[@]}"
+python3 - "$report" <<'PYTHON'
+import collections, json, os, sys
+
+with open(sys.argv[1]) as file:
+    files = json.load(file)["data"][0]["files"]
+RECOVERY = ("src/db/state.rs", "src/db/write.rs", "src/db/healing.rs", "src/db/repair", "src/db/check", "src/db/mod.rs")
+root = os.getcwd() + "/"
+found = collections.defaultdict(lambda: [0, 0])
+for entry in files:
+    path = entry["filename"].removeprefix(root)
+    lines = entry["summary"]["lines"]
+    parts = path.split("/")
+    groups = ["/".join(parts[: min(len(parts) - 1, 2)]), "whole"]
+    if path.startswith(("src/storage/", "src/format/")) or path.startswith(RECOVERY):
+        groups.append("storage, format, recovery")
+    for group in groups:
+        found[group][0] += lines["covered"]
+        found[group][1] += lines["count"]
+print("| directory | lines | reached |\n|---|---|---|")
+for group, (covered, count) in sorted(found.items(), key=lambda item: (not item[0].startswith("src"), item[0])):
+    print(f"| {group} | {count} | {100 * covered / max(count, 1):.1f} % |")
+low = sorted((e["summary"]["lines"]["percent"], e["filename"].removeprefix(root)) for e in files if e["summary"]["lines"]["count"] > 40)
+print("\nleast reached: " + ", ".join(f"{path} {percent:.0f} %" for percent, path in low[:12]))
+PYTHON
