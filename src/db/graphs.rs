@@ -188,6 +188,30 @@ mod tests {
         }
     }
 
+    /// Segments with graphs are not given up for one without, which would be scanned until all are one.
+    #[test]
+    fn a_merge_that_stops_for_a_compaction_is_left_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = database(&dir);
+        db.inner.build_graphs(None, 1, &Task::default()).unwrap();
+        let ids: Vec<u64> = db.inner.snapshot().manifest.segments.iter().map(|segment| segment.id).collect();
+        std::thread::scope(|scope| {
+            let turn = db.inner.maintenance.alone();
+            let compacting = scope.spawn(|| db.compact(&Task::default()));
+            while !db.inner.maintenance.is_superseded() {
+                std::thread::yield_now();
+            }
+            let building = Task::default().unless(db.inner.maintenance.wanted());
+            db.inner.merge(&ids, Some(&building), &Task::default()).unwrap();
+            let segments = db.inner.snapshot().manifest.segments.len();
+            assert_eq!((segments, missing(&db)), (2, 0));
+            drop(turn);
+            compacting.join().unwrap().unwrap();
+        });
+        assert_eq!((db.inner.snapshot().manifest.segments.len(), missing(&db)), (1, 0));
+        assert_eq!(db.count().unwrap(), 2 * GRAPH_ROWS as u64);
+    }
+
     #[test]
     fn missing_graphs_are_built_aside_unless_somebody_waits() {
         let dir = tempfile::tempdir().unwrap();

@@ -40,7 +40,7 @@ impl Db {
         if !self.exists() {
             return Ok(());
         }
-        let _alone = self.inner.maintenance.alone();
+        let _alone = self.inner.maintenance.alone_to_unite();
         let _pin = Pin::new(&self.inner, self.inner.options.busy_timeout)?;
         self.inner.behind(|| self.inner.compact(task))
     }
@@ -281,8 +281,8 @@ impl Inner {
         Ok(heir)
     }
 
-    /// Merges segments into one, with its graph if there is a task for building it. The caller holds the maintenance lock
-    /// and a pin.
+    /// Merges segments into one, with its graph if there is a task for building it; nothing is merged if that has to stop for
+    /// someone who merges all. The caller holds the maintenance lock and a pin.
     pub(super) fn merge(
         &self,
         segments: &[u64],
@@ -308,6 +308,10 @@ impl Inner {
         let heir = Heir::new(&snapshot, &parts, id)?;
         if let (Some(entry), Some(building)) = (&mut written, building) {
             self.give_graph(&snapshot, entry, heir.as_ref(), (1, building))?;
+            if building.check().is_err() && self.maintenance.is_superseded() {
+                // Until that is done, searches are faster with the graphs of the segments that there are.
+                return Ok(None);
+            }
         }
         self.commit(|manifest| {
             manifest.next_segment = id + 1;

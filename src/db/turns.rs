@@ -20,6 +20,8 @@ pub(crate) struct Alone {
     pub(super) waiting: Arc<AtomicUsize>,
     /// So much waits to be sealed that whoever builds graphs is to stop.
     pub(super) overdue: Arc<AtomicBool>,
+    /// How many of those who wait will make one segment of all.
+    uniting: AtomicUsize,
 }
 
 impl Alone {
@@ -29,6 +31,19 @@ impl Alone {
         let guard = self.lock.lock();
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         guard
+    }
+
+    /// The same for making one segment of all: nobody need complete another before.
+    pub fn alone_to_unite(&self) -> MutexGuard<'_, ()> {
+        self.uniting.fetch_add(1, Ordering::Relaxed);
+        let guard = self.alone();
+        self.uniting.fetch_sub(1, Ordering::Relaxed);
+        guard
+    }
+
+    /// Whether someone waits who will make one segment of all.
+    pub(super) fn is_superseded(&self) -> bool {
+        self.uniting.load(Ordering::Relaxed) > 0
     }
 
     /// Takes the turn if nobody has it.
