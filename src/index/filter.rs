@@ -72,7 +72,8 @@ impl Default for SearchParams {
 }
 
 /// The `k` nearest rows of a block among those allowed, nearest first: never fewer than there are, up to
-/// `k`; those that are not wanted need not be the nearest of their kind. Nothing for a query prepared for another dimension or metric.
+/// `k`; beyond those that are wanted they need not be the next. Nothing for a query prepared for another dimension or
+/// metric.
 ///
 /// The graph is used where it is cheaper, and the query ranks by all dimensions or by as many as walks compare.
 pub fn search_block(
@@ -92,7 +93,9 @@ pub fn search_block(
         let budget = if allowed.is_some() { matching / 2 } else { usize::MAX };
         let found = match (plan(block, graph, query, params, matching), allowed) {
             (Plan::Walk(ef), _) => {
-                let beam = Beam::measured(graph, query, ef, params.k).within(params.within);
+                // A reach is measured for so many neighbours: the distance of an earlier one would make it shorter.
+                let known = if params.k < MEASURED_K { f32::INFINITY } else { params.within };
+                let beam = Beam::measured(graph, query, ef, params.k).within(known);
                 traverse(block, graph, query, beam, allowed, budget)
             }
             (Plan::Hops(ef), Some(rows)) => traverse_allowed(block, graph, query, ef, rows, budget),
@@ -160,8 +163,7 @@ fn scaled(ef: usize, k: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::block::Codes;
-    use super::super::block::TopK;
+    use super::super::block::{Codes, TopK};
     use super::super::testing::{Data, METRICS, overlap};
     use super::*;
     use crate::format::graph::{GraphData, NO_NODE};

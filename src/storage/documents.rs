@@ -173,17 +173,16 @@ impl<F: Parts> Documents<F> {
     pub fn read(&self, document: u32) -> Result<StoredText> {
         let places: &[[u32; 2]] = self.file.section_range(docs::PLACES, document as usize, 1)?;
         let [block, offset] = places.first().copied().unwrap_or_default();
-        READER.with_borrow_mut(|reader| {
-            let bytes = reader.block(self, block)?;
-            let record = bytes.get(offset as usize..).and_then(DocumentRecord::parse);
-            let damaged = || self.file.corrupt(docs::PLACES, "a document does not fit its block");
-            let record = record.ok_or_else(damaged)?;
-            Ok(StoredText {
+        let copied = |bytes: &[u8]| {
+            let record = bytes.get(offset as usize..).and_then(DocumentRecord::parse)?;
+            Some(StoredText {
                 title: record.title.map(str::to_owned),
                 text: record.text.to_owned(),
                 meta: record.meta.to_owned(),
             })
-        })
+        };
+        let read = READER.with_borrow_mut(|reader| reader.read(self, block, copied))?;
+        read.ok_or_else(|| self.file.corrupt(docs::PLACES, "a document does not fit its block"))
     }
 
     fn unpack(&self, context: &mut DCtx<'_>, block: u32, bytes: &mut Vec<u8>) -> Result<()> {
@@ -218,7 +217,7 @@ impl<F: Parts> Documents<F> {
     }
 }
 
-/// Blocks that a thread keeps.
+/// Blocks that a thread keeps: a megabyte.
 const KEPT: usize = 64;
 /// A longer block is not kept: it has one large document.
 const KEPT_BYTES: usize = 2 * DOCUMENT_BLOCK_BYTES;
@@ -243,20 +242,27 @@ struct Block {
 }
 
 impl Reader {
-    fn block<F: Parts>(&mut self, documents: &Documents<F>, number: u32) -> Result<&[u8]> {
+    /// Looks at the bytes of a block.
+    fn read<F: Parts, T>(
+        &mut self,
+        documents: &Documents<F>,
+        number: u32,
+        look: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T> {
         let of = (documents.number, number);
         let place = (documents.number as usize).wrapping_mul(31).wrapping_add(number as usize) % KEPT;
         let block = &mut self.blocks[place];
         if block.of != Some(of) {
             // Not kept if unpacking fails.
             block.of = None;
-            if block.bytes.capacity() > KEPT_BYTES {
-                block.bytes = Vec::new();
-            }
             documents.unpack(&mut self.context, number, &mut block.bytes)?;
             block.of = Some(of);
         }
-        Ok(&block.bytes)
+        let seen = look(&block.bytes);
+        if block.bytes.capacity() > KEPT_BYTES {
+            *block = Block::default();
+        }
+        Ok(seen)
     }
 }
 
@@ -304,6 +310,12 @@ mod tests {
             assert_eq!(read, StoredText { title, text: text(name, n), meta: "{}".into() });
         }
         files.iter().for_each(|(_, count, documents)| assert!(documents.read(*count).is_err()));
+        let long = "word ".repeat(100_000);
+        let mut writer = DocumentsWriter::create(&vfs, "long".into(), DATABASE).unwrap();
+        writer.push(&DocumentRecord { title: None, text: &long, meta: "" }).unwrap();
+        let documents = open(&vfs, &writer.finish("long".into()).unwrap());
+        assert_eq!(documents.read(0).unwrap().text, long);
+        READER.with_borrow(|reader| assert!(reader.blocks.iter().all(|b| b.bytes.capacity() <= KEPT_BYTES)));
     }
 
     #[test]
