@@ -1,9 +1,10 @@
 //! What nobody names any more is removed.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::storage::segment::segment_dir;
 use crate::storage::vfs::Vfs;
@@ -55,15 +56,51 @@ fn clean_segment(vfs: &dyn Vfs, dir: &Path, segment: &str, named: &HashSet<&str>
     Ok(())
 }
 
-/// Bytes of all files under a directory.
+/// Bytes of all files under a directory. What is removed meanwhile, as others may, counts nothing.
 pub(crate) fn bytes_under(vfs: &dyn Vfs, path: &Path) -> Result<u64> {
-    if !vfs.exists(path)? {
-        return Ok(0);
-    }
+    let names = unless_gone(vfs.read_dir(path))?.unwrap_or_default();
     let mut total = 0;
-    for name in vfs.read_dir(path)? {
+    for name in names {
         let inner = path.join(name);
-        total += if vfs.is_dir(&inner)? { bytes_under(vfs, &inner)? } else { vfs.file_len(&inner)? };
+        total += if vfs.is_dir(&inner)? {
+            bytes_under(vfs, &inner)?
+        } else {
+            unless_gone(vfs.file_len(&inner))?.unwrap_or_default()
+        };
     }
     Ok(total)
+}
+
+/// Nothing where there is no such file any more.
+fn unless_gone<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::storage::real::RealVfs;
+    use crate::storage::sync_names;
+
+    #[test]
+    fn bytes_are_counted_while_names_come_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), [0; 7]).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..1000).for_each(|_| sync_names(&RealVfs, dir.path()).unwrap());
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                assert_eq!(bytes_under(&RealVfs, dir.path()).unwrap(), 7);
+            }
+        });
+        assert_eq!(bytes_under(&RealVfs, &dir.path().join("none")).unwrap(), 0);
+    }
 }

@@ -94,17 +94,6 @@ pub fn base(vfs: &dyn Vfs, dir: &Path, model_id: &str) -> Result<Option<String>>
     name.map(|n| Some(n.trim().to_owned())).map_err(|_| Error::corrupt(&path, 0, "not the name of a model"))
 }
 
-/// Bytes of all stored models.
-pub fn bytes(vfs: &dyn Vfs, dir: &Path) -> Result<u64> {
-    let mut total = 0;
-    for name in vfs.read_dir(&dir.join(MODEL_DIR))? {
-        for (path, _) in list(vfs, &dir.join(MODEL_DIR).join(name))? {
-            total += vfs.file_len(&path)?;
-        }
-    }
-    Ok(total)
-}
-
 /// Removes models that are not in `keep` (nor a base of one). Only the holder of the writer's lock may.
 pub fn clean(vfs: &dyn Vfs, dir: &Path, keep: &[String]) -> Result<()> {
     let mut wanted = keep.to_vec();
