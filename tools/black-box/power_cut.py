@@ -2,6 +2,9 @@
 """Cuts the power of a file system in the midst of imports: it is shut down without writing its journal, as by a power cut
 (EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN, flag 2), and mounted again. Acknowledgements are written elsewhere.
 
+Those of before the cut count. A call of fdatasync that is under way at the cut may return 0 for what is then lost (ext4, Linux
+6.18: so it does for ten lines that write and sync); after a cut of real power nobody would hear of it. So one may be missing.
+
     power_cut.py EMBDB [--cuts 50] [--seed 0]          as root; needs mkfs.ext4, mkfs.xfs and a free loop device
 """
 
@@ -17,7 +20,7 @@ from common import BATCH, Place, acknowledged, arguments, create, documents, ora
 
 SHUTDOWN = 0x8004587D
 NO_LOG_FLUSH = 2
-DOCUMENTS = 3000
+DOCUMENTS = 10_000
 MEGABYTES = 512  # The least that mkfs.xfs takes is 300.
 
 
@@ -34,7 +37,7 @@ def cut(embdb, place, kind, cuts):
     call(f"mkfs.{kind}", "-q", image)
     mounted.mkdir()
     call("mount", "-o", "loop", image, mounted)
-    batches = 0
+    batches, midst = 0, 0
     try:
         create(embdb, mounted / "db")
         os.sync()
@@ -45,19 +48,24 @@ def cut(embdb, place, kind, cuts):
             child = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             time.sleep(random.uniform(0.01, 0.2))
             folder = os.open(mounted, os.O_RDONLY)
+            before = acknowledged(acks)
             fcntl.ioctl(folder, SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
             os.close(folder)
-            # What is acknowledged after the cut would be a lie, too.
             child.wait(timeout=30)
             if child.returncode not in (0, 4):
                 wrong(f"{kind}: the import ended with exit code {child.returncode}")
             call("umount", mounted)
             call("mount", "-o", "loop", image, mounted)
-            batches += acknowledged(acks)
-            oracle(embdb, mounted / "db", prefix, acks, DOCUMENTS)
+            batches += before
+            midst += child.returncode == 4
+            after = acknowledged(acks)
+            acks.write_bytes(b"\n" * before)
+            there = oracle(embdb, mounted / "db", prefix, acks, DOCUMENTS)
+            if there + 1 < after:
+                wrong(f"{kind}: {after - there} batches that were acknowledged after the cut are not there")
     finally:
         subprocess.run(["umount", "-l", str(mounted)], capture_output=True)
-    print(f"{kind}: {cuts} power cuts, {batches} acknowledged batches: none lost, none in part")
+    print(f"{kind}: {cuts} power cuts, {midst} of them while it wrote, {batches} acknowledged batches: none lost, none in part")
 
 
 def main():
