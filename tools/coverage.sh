@@ -5,7 +5,7 @@
 #                                repair and the oracle: the goal is 95 % for storage, format and recovery
 #   tools/coverage.sh whole      everything, by all tests: the goal is 85 %
 #
-# Needs cargo-llvm-cov and llvm-tools (rustup component add llvm-tools). The last figures are in README.md, "Long runs".
+# Needs cargo-llvm-cov and llvm-tools (rustup component add llvm-tools).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 case "${1-}" in

@@ -18,7 +18,7 @@ if [ $tool = address ]; then
     [ ${#tests[@]} -gt 0 ] || tests=(--lib --test healing --test engine --test repair --test vectors)
     export RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" ASAN_OPTIONS=detect_leaks=1:abort_on_error=1
 else
-    [ ${#tests[@]} -gt 0 ] || tests=(--lib -- format:: storage::)
+    [ ${#tests[@]} -gt 0 ] || tests=(--lib -- format:: storage::log storage::documents storage::segment)
     # Valgrind knows the calls of the C library, and no AVX-512.
     export RUSTFLAGS="--cfg rustix_use_libc" EMBDB_SIMD=avx2
     runner="valgrind --quiet --leak-check=full --errors-for-leak-kinds=definite --error-exitcode=99"
