@@ -12,6 +12,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use crate::kernel::exp::exp_negative;
 use crate::kernel::threads::threads_or_cores;
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 
@@ -20,9 +21,6 @@ const PARALLEL_ELEMENTS: usize = 1 << 17;
 
 /// Rows whose gradients of weight and bias are added up together.
 const BLOCK_ROWS: usize = 256;
-
-/// Below it, the exponential is zero.
-const EXP_LEAST: f32 = -50.0;
 
 thread_local! {
     /// Threads that an operation may use; 0, as it is outside of tests: one a core.
@@ -59,33 +57,6 @@ fn for_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sy
             scope.spawn(move || work(part * rows, chunk));
         }
     });
-}
-
-/// eˣ for x ≤ 0 with a relative error below 3e-7; exactly 0 below −50. Beside the terms it is added to
-/// such a value is nothing, and products of it would be denormal numbers.
-///
-/// Written so that the compiler turns a loop over it into vector code: rounding adds and subtracts
-/// 1.5·2²³, whose low bits then hold the exponent. Polynomial: Taylor's, to degree 7, on |r| ≤ ln 2 / 2.
-#[inline(always)]
-fn exp_negative(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0;
-    // ln 2 in two parts, so that x − n·ln 2 keeps its low bits.
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    let clamped = if x < EXP_LEAST { EXP_LEAST } else { x };
-    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
-    let n = rounded - ROUND;
-    let r = clamped - n * LN2_HIGH - n * LN2_LOW;
-    let mut p = 1.0 / 5040.0;
-    p = p * r + 1.0 / 720.0;
-    p = p * r + 1.0 / 120.0;
-    p = p * r + 1.0 / 24.0;
-    p = p * r + 1.0 / 6.0;
-    p = p * r + 0.5;
-    p = p * r + 1.0;
-    p = p * r + 1.0;
-    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
-    if x < EXP_LEAST { 0.0 } else { p * power }
 }
 
 /// The error function, absolute error below 3e-7 (Abramowitz and Stegun, 7.1.26), given

@@ -7,6 +7,8 @@
 //!
 //! Two slices of different lengths are compared over the shorter length; no input panics.
 
+#[cfg(feature = "encoder")]
+pub(crate) mod exp;
 pub mod planes;
 #[cfg(feature = "encoder")]
 pub(crate) mod product;

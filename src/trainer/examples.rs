@@ -19,6 +19,7 @@ use std::collections::HashMap;
 
 use super::data::Shape;
 use super::fit::Objective;
+use super::losses::arithmetic::gathered;
 use super::losses::{Batch, Guide, KnownPositives, Loss, LossKind, LossOptions, Matryoshka, Slope};
 use super::rng::Rng;
 use crate::encoder::Role;
@@ -189,8 +190,7 @@ impl TrainingSet {
 
     /// Rows of the texts by number, each of `dim` values, as the examples have them: side after side.
     pub fn side_rows(&self, rows: &[f32], dim: usize) -> Vec<f32> {
-        let row = |&text: &usize| rows.get(text * dim..(text + 1) * dim).unwrap_or_default();
-        self.sides.iter().flatten().flat_map(row).copied().collect()
+        gathered(rows, &self.sides.concat(), dim)
     }
 
     /// All numbers that a run depends on, beside texts and loss.
@@ -250,6 +250,7 @@ impl TrainingSet {
         loss.of(&Batch {
             sides,
             dim,
+            normalised: false,
             weights: &pick(&self.weights, examples),
             targets: &targets,
             classes: &pick(&self.classes, examples),
@@ -300,12 +301,8 @@ impl Objective for Learning<'_> {
     fn slope(&self, rows: &[usize], sides: &[&[f32]]) -> Result<Slope> {
         let examples = pick(self.examples, rows);
         let (guide, dim) = self.guide;
-        let of = |side: &Vec<usize>| -> Vec<f32> {
-            let row = |&text: &usize| guide.get(text * dim..(text + 1) * dim).unwrap_or_default();
-            side.iter().flat_map(row).copied().collect()
-        };
         let guided: Vec<Vec<f32>> = match self.set.loss.guided() {
-            true => self.texts(rows).iter().map(of).collect(),
+            true => self.texts(rows).iter().map(|side| gathered(guide, side, dim)).collect(),
             false => Vec::new(),
         };
         let guided: Vec<&[f32]> = guided.iter().map(Vec::as_slice).collect();

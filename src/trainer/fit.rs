@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use super::checkpoint::{self, State};
 use super::losses::Slope;
+use super::losses::arithmetic::gathered;
 use super::model::Model;
 use super::optimiser::{AdamOptions, AdamW, rate_at};
 use super::rng::Rng;
@@ -46,6 +47,18 @@ pub struct TrainReport {
     /// Every step.
     #[serde(skip)]
     pub records: Vec<StepRecord>,
+}
+
+impl TrainReport {
+    /// Adds what was done afterwards, with the same rows and more.
+    pub(super) fn extend(&mut self, further: TrainReport) {
+        self.pairs = self.pairs.max(further.pairs);
+        self.steps += further.steps;
+        self.seconds += further.seconds;
+        self.loss_last = further.loss_last;
+        self.notes.extend(further.notes);
+        self.records.extend(further.records);
+    }
 }
 
 /// One step of the optimiser.
@@ -327,7 +340,7 @@ fn backward<M: Model>(
             embedded.extend(model.embed(part)?);
         }
     }
-    let gathered: Vec<Vec<f32>> = places.iter().map(|places| gather(&embedded, places, dim)).collect();
+    let gathered: Vec<Vec<f32>> = places.iter().map(|places| gathered(&embedded, places, dim)).collect();
     let views: Vec<&[f32]> = gathered.iter().map(Vec::as_slice).collect();
     let Slope { value: loss, sides: slopes } = objective.slope(rows, &views)?;
     if !loss.is_finite() {
@@ -359,11 +372,6 @@ fn distinct(sides: &[Vec<usize>]) -> (Vec<usize>, Vec<Vec<usize>>) {
     };
     let places = sides.iter().map(|side| side.iter().map(&mut place).collect()).collect();
     (texts, places)
-}
-
-fn gather(rows: &[f32], places: &[usize], dim: usize) -> Vec<f32> {
-    let row = |&place: &usize| rows.get(place * dim..(place + 1) * dim).unwrap_or_default();
-    places.iter().flat_map(row).copied().collect()
 }
 
 fn scatter(from: &[f32], places: &[usize], dim: usize, onto: &mut [f32]) {

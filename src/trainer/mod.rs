@@ -57,7 +57,7 @@ pub mod structure;
 pub mod synth;
 pub mod trec;
 
-pub use adapter::{Adapter, AdapterOptions, SideRows, train_adapter};
+pub use adapter::{Adapter, AdapterOptions, SideRows, train_adapter, train_adapter_further};
 pub use bias::PositionBias;
 pub use clicks::{
     Click, ClickOptions, ClickReport, FromLog, Judged, LoggedQuery, judgements, pairs_from_log,

@@ -41,6 +41,16 @@ pub(super) enum CandidateRows {
     Embedded(Box<Embedded>),
 }
 
+impl Candidate {
+    /// The adapter, if that is all that was trained.
+    pub fn adapter(&self) -> Option<Adapter> {
+        let (CandidateRows::Mapped(matrix) | CandidateRows::QueriesMapped(matrix)) = &self.rows else {
+            return None;
+        };
+        Some(Adapter { matrix: matrix.clone(), alpha: self.alpha?, report: self.train.clone() })
+    }
+}
+
 impl CandidateRows {
     /// Throws away what was made for a candidate that is not published.
     pub fn discard(self, inner: &Inner) -> Result<()> {
@@ -87,17 +97,21 @@ impl Run<'_> {
     }
 
     pub(super) fn train_adapter(&self, train: &[usize]) -> Result<Candidate> {
-        self.train_adapter_with(train, &self.adapter_options())
+        self.train_adapter_from(None, train)
     }
 
-    pub(super) fn train_adapter_with(&self, train: &[usize], options: &AdapterOptions) -> Result<Candidate> {
-        let dim = self.encoder.dim();
+    /// Trains an adapter, or trains one further.
+    pub(super) fn train_adapter_from(&self, begun: Option<Adapter>, train: &[usize]) -> Result<Candidate> {
+        let (dim, options) = (self.encoder.dim(), &self.adapter_options());
         let set = self.training_set(train)?;
         let texts = set.sides().iter().flatten().filter_map(|&text| set.texts.get(text));
         let rows = self.material.vectors.rows_of(texts.map(|(text, role)| (text.as_str(), *role)));
         let rows = SideRows { rows: &rows, dim };
         let task = &self.options.task;
-        let train_adapter = || trainer::train_adapter(rows, &set, &self.ladder, options, task);
+        let train_adapter = || match begun {
+            None => trainer::train_adapter(rows, &set, &self.ladder, options, task),
+            Some(begun) => trainer::train_adapter_further(begun, rows, &set, &self.ladder, options, task),
+        };
         let Adapter { matrix, alpha, report } = self.spent.on("train", train_adapter)?;
         let (encoder, rows) = match options.queries_only {
             true => (self.encoder.with_query_adapter(&matrix)?, CandidateRows::QueriesMapped(matrix)),

@@ -59,8 +59,8 @@ use crate::error::{Error, Result};
 use crate::format::manifest::Generation;
 use crate::trainer::report::Asked;
 use crate::trainer::{
-    self, AdapterOptions, ClickOptions, Example, GateReport, HeldOut, Keyed, LossKind, Shape, Split,
-    StructureKind, TrainReport,
+    self, ClickOptions, Example, GateReport, HeldOut, Keyed, LossKind, Shape, Split, StructureKind,
+    TrainReport,
 };
 
 /// With fewer queries held out than this, all judge, by cross-validation …
@@ -391,19 +391,17 @@ impl<'a> Run<'a> {
     /// what people search now. The result must not fail on the guard set, which is still unseen; else the judged
     /// candidate stays.
     fn with_all_pairs(&self, judged: Candidate, guard: &GuardExams) -> Result<Candidate> {
-        if judged.pairs == self.material.examples.len() {
+        let Some(begun) = judged.adapter().filter(|_| judged.pairs < self.material.examples.len()) else {
             return Ok(judged);
-        }
+        };
         let all: Vec<usize> = (0..self.material.examples.len()).collect();
-        // As far as was judged.
-        let options = AdapterOptions { alpha: judged.alpha, ..self.adapter_options() };
-        let mut again = self.train_adapter_with(&all, &options)?;
-        if !trainer::harmless(&self.guarded_by(guard, &again)?.documents) {
+        let mut further = self.train_adapter_from(Some(begun), &all)?;
+        if !trainer::harmless(&self.guarded_by(guard, &further)?.documents) {
             return Ok(judged);
         }
-        again.asked = judged.asked;
-        again.train.notes.push("after the gate, trained again with the pairs that judged".into());
-        Ok(again)
+        further.asked = judged.asked;
+        further.train.notes.push("after the gate, trained further with the pairs that judged".into());
+        Ok(further)
     }
 
     fn refused(self, gate: GateReport, train: TrainReport, asked: Vec<Asked>) -> RetrainReport {

@@ -114,6 +114,40 @@ fn a_map_of_queries_alone_is_learnt_as_well() {
     assert_ne!(matrix, retrain(&truth).0);
 }
 
+/// An adapter that lacked some pairs learns them, and keeps what it knew.
+#[test]
+fn an_adapter_is_trained_further() {
+    let (queries, documents) = space();
+    let train = |from: usize, begun: Option<Adapter>| {
+        let pairs = (from..DOCUMENTS).map(|at| example(&[at as u64, at as u64], &[], 0));
+        let set = set(Shape::Pairs, LossKind::Ranking, &pairs.collect::<Vec<_>>());
+        let rows = [&queries[from * DIM..], &documents[from * DIM..]].concat();
+        let rows = SideRows { rows: &rows, dim: DIM };
+        let options = AdapterOptions { batch: 64, lr: 3e-3, alpha: Some(1.25), ..AdapterOptions::default() };
+        let task = Task::default();
+        match begun {
+            None => train_adapter(rows, &set, &LADDER, &options, &task),
+            Some(begun) => train_adapter_further(begun, rows, &set, &LADDER, &options, &task),
+        }
+    };
+    let truth: Vec<u32> = (0..DOCUMENTS as u32).collect();
+    let score = |adapter: &Adapter| {
+        let scores = scores([&queries, &documents], &truth, Some(&adapter.matrix), false).pop().unwrap();
+        scores.iter().sum::<f64>() / scores.len() as f64
+    };
+    let part = train(500, None).unwrap();
+    let steps = part.report.steps;
+    let further = train(0, Some(part.clone())).unwrap();
+    let whole = train(0, None).unwrap();
+    assert_eq!((further.alpha, further.report.pairs), (1.25, DOCUMENTS));
+    assert_eq!(further.report.records.len(), further.report.steps);
+    assert!(further.report.steps > steps && further.report.loss_first == part.report.loss_first);
+    let [part, further, whole] = [&part, &further, &whole].map(score);
+    assert!(further > part + 0.02 && further > whole - 0.005, "{part}, further {further}, whole {whole}");
+    let cut = Adapter { matrix: vec![0.0; 3], alpha: 1.0, report: TrainReport::default() };
+    assert!(matches!(train(0, Some(cut)), Err(Error::Input(_))));
+}
+
 #[test]
 fn pairs_at_random_are_refused() {
     let mut shuffled: Vec<u32> = (0..DOCUMENTS as u32).collect();

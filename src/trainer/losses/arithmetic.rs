@@ -92,9 +92,17 @@ impl Units {
         units
     }
 
+    /// Rows that have length 1 already, or none: the way back leaves derivatives as they are.
+    pub fn given(sides: &[&[f32]], dim: usize) -> Self {
+        Self { values: sides.concat(), dim, inverse_norms: Vec::new() }
+    }
+
     /// Adds to `slope` (rows of `full` values each) `share` of the derivative by the rows, given that by their unit
     /// prefixes: for u = x/‖x‖ and g = ∂L/∂u it is (g − u⟨u, g⟩)/‖x‖.
     pub fn backward(&self, by_unit: &[f32], share: f32, full: usize, slope: &mut [f32]) {
+        if self.inverse_norms.is_empty() {
+            return slope.iter_mut().zip(by_unit).for_each(|(out, g)| *out += share * g);
+        }
         let rows = by_unit.chunks_exact(self.dim.max(1)).zip(self.values.chunks_exact(self.dim.max(1)));
         for (((g, u), inverse), out) in rows.zip(&self.inverse_norms).zip(slope.chunks_exact_mut(full.max(1)))
         {
@@ -166,6 +174,13 @@ fn by_rows<'a>(
         },
     );
     out
+}
+
+/// Some rows of `dim` values, by number, one after the other; of numbers that there are not, nothing.
+pub(in crate::trainer) fn gathered(rows: &[f32], numbers: &[usize], dim: usize) -> Vec<f32> {
+    let mut gathered = Vec::with_capacity(numbers.len() * dim);
+    numbers.iter().for_each(|&number| gathered.extend_from_slice(row(rows, number, dim)));
+    gathered
 }
 
 /// Adds one vector to another of the same length.

@@ -66,7 +66,7 @@ impl Matryoshka {
     fn of_rung(&self, batch: &Batch<'_>, &mut Asked { rung, weight, .. }: &mut Asked) -> Result<Slope> {
         let units: Vec<Units> = batch.sides.iter().map(|side| Units::new([side], batch.dim, rung)).collect();
         let sides: Vec<&[f32]> = units.iter().map(|units| units.values.as_slice()).collect();
-        let slope = self.loss.of(&Batch { sides: &sides, dim: rung, ..*batch })?;
+        let slope = self.loss.of(&Batch { sides: &sides, dim: rung, normalised: true, ..*batch })?;
         let mut share = batch.level();
         share.value = f64::from(weight) * slope.value;
         for ((units, by_unit), out) in units.iter().zip(&slope.sides).zip(&mut share.sides) {

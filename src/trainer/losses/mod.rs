@@ -58,6 +58,7 @@ pub use online_contrastive::OnlineContrastive;
 pub use ranking::{RankingLoss, SCALE};
 pub use triplet::Triplet;
 
+use self::arithmetic::Units;
 use crate::error::{Error, Result};
 
 /// A batch of examples, embedded.
@@ -67,6 +68,8 @@ pub struct Batch<'a> {
     pub sides: &'a [&'a [f32]],
     /// Dimensions.
     pub dim: usize,
+    /// Whether the rows have length 1, or none, and nobody asks for derivatives along them.
+    pub normalised: bool,
     /// The share of each example, positive; empty if they are all the same.
     pub weights: &'a [f32],
     /// What is wanted of each example, where the loss needs it: a score or label (count), margins (count × negatives)
@@ -112,6 +115,14 @@ impl Batch<'_> {
     /// Examples in the batch.
     pub fn count(&self) -> usize {
         self.sides.first().map_or(0, |side| side.len() / self.dim.max(1))
+    }
+
+    /// Some of the sides with rows of length 1.
+    fn units(&self, sides: &[&[f32]]) -> Units {
+        match self.normalised {
+            true => Units::given(sides, self.dim),
+            false => Units::new(sides, self.dim, self.dim),
+        }
     }
 
     /// The share of an example.

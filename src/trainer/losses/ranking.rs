@@ -14,10 +14,11 @@
 //! order of magnitude. A document known to answer a query is none of its negatives ([`Batch::excluded`]); then the two
 //! queries, and the two positives, are none of each other's either.
 
-use super::arithmetic::{Units, add, largest, product, product_transposed, sum, transposed_product};
+use super::arithmetic::{add, largest, product, product_transposed, sum, transposed_product};
 use super::guide::{Margin, Opinion};
 use super::{Batch, Loss, Slope};
 use crate::error::{Error, Result};
+use crate::kernel::exp::exp_negative;
 
 /// Factor on the cosines that is used throughout: temperature 0.05.
 pub const SCALE: f32 = 20.0;
@@ -77,8 +78,7 @@ impl Loss for RankingLoss {
         }
         let opinion = self.guided.map(|margin| Opinion::new(batch, margin)).transpose()?;
         let (queries, others) = batch.sides.split_at(1);
-        let queries = Units::new(queries, batch.dim, batch.dim);
-        let others = Units::new(others, batch.dim, batch.dim);
+        let (queries, others) = (batch.units(queries), batch.units(others));
         let positives = others.values.get(..n * batch.dim).unwrap_or_default();
 
         let mut blocks = vec![Block {
@@ -176,7 +176,7 @@ impl RankingLoss {
             for block in blocks.iter_mut() {
                 let range = rows(block);
                 let logits = block.cosines.get_mut(range).unwrap_or_default();
-                logits.iter_mut().for_each(|logit| *logit = (*logit - most).exp());
+                logits.iter_mut().for_each(|logit| *logit = exp_negative(*logit - most));
                 total += sum(logits);
             }
             let weight = batch.weight(row) / weights;

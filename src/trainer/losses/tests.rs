@@ -194,6 +194,7 @@ impl Given {
         let batch = Batch {
             sides: &sides,
             dim: DIM,
+            normalised: false,
             weights: &WEIGHTS,
             targets: &self.targets,
             classes: &CLASSES,
@@ -276,6 +277,7 @@ fn a_batch_that_does_not_fit_is_refused() {
         let whole = Batch {
             sides: &sides,
             dim: DIM,
+            normalised: false,
             weights: &WEIGHTS,
             targets: &given.targets,
             classes: &CLASSES,

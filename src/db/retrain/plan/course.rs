@@ -16,8 +16,8 @@ use crate::trainer::{AdapterOptions, Split};
 pub(super) struct Course {
     /// Examples of each adapter that is trained, and its length chosen.
     pub adapters: Vec<usize>,
-    /// Examples of the one that is trained again and goes as far as was judged; none: 0.
-    pub again: usize,
+    /// Examples of the one that is trained further and goes as far as was judged; none: 0.
+    pub further: usize,
     /// Whether the encoder learns.
     pub encoder: bool,
     /// Rankings of queries at all rungs, before and after counted each.
@@ -48,7 +48,7 @@ impl Course {
             Method::Full | Method::Lora => {
                 return Self {
                     adapters: Vec::new(),
-                    again: 0,
+                    further: 0,
                     encoder: true,
                     ranked: 2 * held_out,
                     guarded: 2 * guard,
@@ -62,7 +62,7 @@ impl Course {
                 adapters.push(all);
                 Self {
                     adapters,
-                    again: 0,
+                    further: 0,
                     encoder: false,
                     ranked: 2 * queries,
                     guarded: 2 * guard,
@@ -72,7 +72,7 @@ impl Course {
             }
             _ => Self {
                 adapters: vec![train],
-                again: if train < all { all } else { 0 },
+                further: if train < all { all } else { 0 },
                 encoder: false,
                 ranked: 2 * held_out,
                 guarded: if train < all { 3 } else { 2 } * guard,
@@ -89,7 +89,7 @@ impl Course {
         }
         // The adapter judged beside the encoder, and then the encoder, take the place of one with all pairs.
         let mut best = adapter;
-        best.again = 0;
+        best.further = 0;
         best.adapters.push(train);
         best.encoder = true;
         best.ranked += 4 * held_out;
@@ -146,8 +146,8 @@ impl Run<'_> {
         let (shape, options) = (self.shape(), self.adapter_options());
         let chosen = options.alpha.is_none();
         let adapters = course.adapters.iter().map(|&n| adapter_work(n, shape, &options, chosen));
-        let again = adapter_work(course.again, shape, &options, false);
-        let mut train = (adapters.sum::<f64>() + again) * sample.training;
+        let further = adapter_work(course.further, shape, &options.further(), false);
+        let mut train = (adapters.sum::<f64>() + further) * sample.training;
         let judging = self.ranking(course.ranked, shape.rungs)
             + self.ranking(course.guarded, shape.dim)
             + course.mapped as f64 * self.mapping();
@@ -187,8 +187,8 @@ pub(super) fn adapter_work(examples: usize, shape: Shape, options: &AdapterOptio
         return fit(examples);
     }
     let aside = options.set_aside * examples;
-    // Six lengths are tried.
-    let choice = 6.0 * (2.0 * examples * square + 2.0 * aside * examples * rungs as f64);
+    // Three lengths are tried, or one or two more.
+    let choice = 3.0 * (2.0 * examples * square + 2.0 * aside * examples * rungs as f64);
     fit(examples) + fit(examples - aside) + choice
 }
 

@@ -24,7 +24,7 @@ impl Run<'_> {
     pub(super) fn memory(&self, course: &Course, training: Option<&Training>, indexing: &Indexing) -> u64 {
         let (shape, options) = (self.shape(), self.adapter_options());
         let corpus = self.corpus.rows.len() * F32;
-        let examples = course.adapters.iter().copied().max().unwrap_or(0).max(course.again);
+        let examples = course.adapters.iter().copied().max().unwrap_or(0).max(course.further);
         // Vectors of the examples, once more where they are gathered; scores of each batch at each rung with their derivatives.
         let batch = options.batch.min(examples);
         let adapter =
