@@ -48,7 +48,7 @@ fn main() -> Result<()> {
         measure(&collection, None)?
     );
     println!(
-        "seed  eta  all labels  labels of pages  clicks  clicks corrected  pairs  relevant  eta estimated"
+        "seed  eta  all labels  labels of pages  right clicks  clicks  clicks corrected  pairs  relevant  eta estimated"
     );
     for seed in from..from + count {
         let judgements = AdapterOptions { seed, ..AdapterOptions::default() };
@@ -61,10 +61,14 @@ fn main() -> Result<()> {
             let found =
                 pairs_from_log(&log, &ClickOptions::default(), &|text, id| cosine(&collection, text, id));
             let corrected: Labels = found.pairs.iter().filter_map(label).collect();
-            let relevant = corrected.iter().filter(|(q, d, _)| collection.judged[*q].contains_key(d)).count();
+            let clicked = as_they_are(&sessions);
+            let is_right = |&&(q, d, _): &&(usize, u32, f32)| collection.judged[q].contains_key(&d);
+            let right: Labels = clicked.iter().filter(is_right).copied().collect();
+            let relevant = corrected.iter().filter(is_right).count();
             println!(
-                "{seed:>4}  {eta:>3}  {all:>10.4}  {shown:>15.4}  {:>6.4}  {:>16.4}  {:>5}  {relevant:>8}  {:>13.2}",
-                trained(&collection, &as_they_are(&sessions), &clicks)?,
+                "{seed:>4}  {eta:>3}  {all:>10.4}  {shown:>15.4}  {:>12.4}  {:>6.4}  {:>16.4}  {:>5}  {relevant:>8}  {:>13.2}",
+                trained(&collection, &right, &clicks)?,
+                trained(&collection, &clicked, &clicks)?,
                 trained(&collection, &corrected, &clicks)?,
                 corrected.len(),
                 found.bias.eta
