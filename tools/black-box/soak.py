@@ -159,7 +159,7 @@ class Soak:
                 continue
             before, after = statistics.median(middle), statistics.median(end)
             if after > 1.3 * before + (8 << 20):
-                wrong(f"{name} grew from {before >> 20} to {after >> 20} MB")
+                wrong(f"{name} grew from {before / 1e6:.0f} to {after / 1e6:.0f} MB")
             worst = max(worst, after / before)
             if max(shell.files[-10:]) > 64:
                 wrong(f"{name} has {shell.files[-1]} files open")
