@@ -1,6 +1,5 @@
 //! Encoders of the database, loaded once and shared.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use parking_lot::Mutex;
@@ -47,10 +46,14 @@ impl Encoder {
     }
 }
 
-/// Loaded encoders by model id.
+/// Encoders that a handle keeps: the active one, and the one that it is compared with.
+#[cfg(feature = "encoder")]
+const MOST: usize = 2;
+
+/// Loaded encoders, the last used last.
 #[derive(Default)]
 pub(crate) struct Encoders {
-    loaded: Mutex<HashMap<String, Encoder>>,
+    loaded: Mutex<Vec<(String, Encoder)>>,
 }
 
 impl Encoders {
@@ -58,14 +61,12 @@ impl Encoders {
     #[cfg(feature = "encoder")]
     pub fn get(&self, vfs: &dyn Vfs, dir: &Path, model_id: &str, precision: Precision) -> Result<Encoder> {
         let mut loaded = self.loaded.lock();
-        if let Some(encoder) = loaded.get(model_id) {
-            return Ok(encoder.clone());
-        }
-        let encoder = match Encoder::loaded(model_id) {
+        let kept = loaded.iter().find(|(id, _)| id == model_id).map(|(_, encoder)| encoder.clone());
+        let encoder = match kept.or_else(|| Encoder::loaded(model_id)) {
             Some(encoder) => encoder,
             None => Self::load(vfs, dir, model_id, precision)?,
         };
-        loaded.insert(model_id.to_owned(), encoder.clone());
+        Self::push(&mut loaded, &encoder);
         Ok(encoder)
     }
 
@@ -93,14 +94,26 @@ impl Encoders {
     #[cfg(not(feature = "encoder"))]
     pub fn get(&self, vfs: &dyn Vfs, dir: &Path, model_id: &str, _precision: Precision) -> Result<Encoder> {
         models::exists(vfs, dir, model_id)?;
-        let loaded = self.loaded.lock().get(model_id).cloned();
-        loaded.ok_or_else(|| Error::input("this program was built without the feature `encoder`"))
+        Err(Error::input("this program was built without the feature `encoder`"))
     }
 
     /// Keeps an encoder that was just made.
     #[cfg(feature = "encoder")]
     pub fn keep(&self, encoder: &Encoder) {
-        self.loaded.lock().insert(encoder.model_id().to_owned(), encoder.clone());
+        Self::push(&mut self.loaded.lock(), encoder);
+    }
+
+    #[cfg(feature = "encoder")]
+    fn push(loaded: &mut Vec<(String, Encoder)>, encoder: &Encoder) {
+        loaded.retain(|(id, _)| id != encoder.model_id());
+        loaded.push((encoder.model_id().to_owned(), encoder.clone()));
+        let surplus = loaded.len().saturating_sub(MOST);
+        loaded.drain(..surplus);
+    }
+
+    /// Forgets all but the one with this id: its generation became the active one.
+    pub fn keep_only(&self, model_id: &str) {
+        self.loaded.lock().retain(|(id, _)| id == model_id);
     }
 }
 
@@ -174,5 +187,33 @@ mod tests {
         let (a, b) = (open("a"), open("b"));
         assert_eq!(weights_of(&a), weights_of(&b));
         assert_ne!(a.encoder().unwrap().model_id(), "");
+    }
+
+    #[test]
+    #[cfg(feature = "trainer")]
+    fn encoders_that_no_longer_answer_are_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/encoder/tiny-bert");
+        let files = crate::encoder::ModelFiles::read_dir(model).unwrap();
+        let base = super::Encoder::from_files(files, super::Precision::F32).unwrap();
+        let learnt = |turn: f32| {
+            let matrix: Vec<f32> = (0..base.dim() * base.dim())
+                .map(|n| if n % (base.dim() + 1) == 0 { 1.0 } else { turn * (n % 3) as f32 })
+                .collect();
+            base.with_adapter(&matrix).unwrap()
+        };
+        let encoders = super::Encoders::default();
+        let kept = || encoders.loaded.lock().iter().map(|(id, _)| id.clone()).collect::<Vec<_>>();
+        let three: Vec<_> = [0.1, 0.2, 0.3].map(learnt).into();
+        let [first, second, third] = &three[..] else { panic!() };
+        three.iter().for_each(|encoder| encoders.keep(encoder));
+        assert_eq!(kept(), [second.model_id(), third.model_id()]);
+        // One that is asked for stays longer than one that is not.
+        let vfs = crate::storage::real::RealVfs;
+        encoders.get(&vfs, folder.path(), second.model_id(), base.precision()).unwrap();
+        encoders.keep(first);
+        assert_eq!(kept(), [second.model_id(), first.model_id()]);
+        encoders.keep_only(first.model_id());
+        assert_eq!(kept(), [first.model_id()]);
     }
 }

@@ -1,8 +1,9 @@
 //! The log of searches and clicks: any process appends at any time, nobody waits for the writer.
 
-use std::collections::{HashMap, HashSet};
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::interleaving::{Interleaving, contests};
 use super::page::Arrangement;
@@ -19,8 +20,30 @@ use crate::types::{Event, LoggedClick, LoggedSearch, SearchResult};
 #[derive(Default)]
 pub(crate) struct FeedbackLog {
     writer: Option<FeedbackWriter>,
-    /// Hits of the searches met so far, by query id, so that not every click reads the whole log.
+    recent: Recent,
+}
+
+/// Searches whose hits a handle remembers.
+const MOST: usize = 4096;
+
+/// Ids of the hits of the last searches, by query id, so that few clicks read the log.
+#[derive(Default)]
+struct Recent {
     shown: HashMap<String, Vec<String>>,
+    order: VecDeque<String>,
+}
+
+impl Recent {
+    fn note(&mut self, query_id: &str, shown: &[String]) {
+        if self.shown.insert(query_id.to_owned(), shown.to_vec()).is_none() {
+            self.order.push_back(query_id.to_owned());
+        }
+        while self.order.len() > MOST
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.shown.remove(&oldest);
+        }
+    }
 }
 
 impl FeedbackLog {
@@ -172,16 +195,26 @@ impl Inner {
 
     /// Hits of a logged search, of whatever process.
     fn shown(&self, query_id: &str) -> Result<Option<Vec<String>>> {
-        if let Some(shown) = self.feedback.lock().shown.get(query_id) {
+        if let Some(shown) = self.feedback.lock().recent.shown.get(query_id) {
             return Ok(Some(shown.clone()));
         }
-        let events = self.events()?;
-        let mut log = self.feedback.lock();
-        log.shown.extend(events.into_iter().filter_map(|event| match event {
-            Event::Search(search) => Some((search.query_id, search.shown)),
-            Event::Click(_) => None,
-        }));
-        Ok(log.shown.get(query_id).cloned())
+        let shown = self.logged(query_id)?;
+        if let Some(shown) = &shown {
+            self.feedback.lock().recent.note(query_id, shown);
+        }
+        Ok(shown)
+    }
+
+    /// Hits of a search, out of the files. Most clicks follow soon: the newest files come first.
+    fn logged(&self, query_id: &str) -> Result<Option<Vec<String>>> {
+        let database = self.snapshot().manifest.database;
+        for path in feedback::unmerged(self.vfs.as_ref(), &self.dir)?.iter().rev() {
+            let events = feedback::read_unmerged(self.vfs.as_ref(), path, &database)?;
+            if let Some(shown) = shown_among(&events, query_id)? {
+                return Ok(Some(shown));
+            }
+        }
+        shown_among(&self.raw_events()?, query_id)
     }
 
     /// Logs searches and gives them ids. A search never fails because logging could not: then there is a note.
@@ -212,6 +245,13 @@ impl Inner {
                 result.query_id = None;
                 result.notes.push(format!("the search was not logged: {error}"));
             }
+            return;
+        }
+        let mut log = self.feedback.lock();
+        for event in &events {
+            if let Event::Search(search) = event {
+                log.recent.note(&search.query_id, &search.shown);
+            }
         }
     }
 
@@ -230,8 +270,13 @@ impl Inner {
         }
     }
 
-    /// All events, oldest first, each once. A merge that runs at the same time moves files: then look again.
+    /// All events, oldest first, each once.
     pub fn events(&self) -> Result<Vec<Event>> {
+        decode_all(self.raw_events()?)
+    }
+
+    /// All events as stored, some perhaps twice. A merge that runs at the same time moves files: then look again.
+    fn raw_events(&self) -> Result<Vec<RawEvent>> {
         for _ in 0..20 {
             let manifest = self.snapshot().manifest.clone();
             let mut raw = Vec::new();
@@ -251,7 +296,7 @@ impl Inner {
                 // A merge names another file before it removes this one.
                 return match vanished {
                     Some(path) => Err(Error::corrupt(path, 0, "the file is missing")),
-                    None => decode_all(&raw),
+                    None => Ok(raw),
                 };
             }
         }
@@ -268,15 +313,31 @@ fn encode(event: &Event) -> Result<RawEvent> {
     Ok(RawEvent { kind, json })
 }
 
-fn decode_all(raw: &[RawEvent]) -> Result<Vec<Event>> {
-    let mut events: HashMap<String, Event> = HashMap::with_capacity(raw.len());
-    for event in raw {
-        let event = decode(event)?;
-        events.insert(identity(&event).to_owned(), event);
-    }
-    let mut events: Vec<Event> = events.into_values().collect();
-    events.sort_by(|a, b| a.time_ms().cmp(&b.time_ms()).then_with(|| identity(a).cmp(identity(b))));
+fn decode_all(raw: Vec<RawEvent>) -> Result<Vec<Event>> {
+    let mut events = raw.into_iter().map(|event| decode(&event)).collect::<Result<Vec<_>>>()?;
+    events.sort_by(|a, b| identity(a).cmp(identity(b)));
+    events.dedup_by(|a, b| identity(a) == identity(b));
+    // Stable: ids stay in order among events of one time.
+    events.sort_by_key(Event::time_ms);
     Ok(events)
+}
+
+/// Hits of the search with this id.
+fn shown_among(events: &[RawEvent], query_id: &str) -> Result<Option<Vec<String>>> {
+    /// Of an event its id alone: most are others.
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        query_id: Cow<'a, str>,
+    }
+    let is_it = |event: &&RawEvent| {
+        event.kind == FrameType::Query
+            && serde_json::from_slice::<Named<'_>>(&event.json).is_ok_and(|named| named.query_id == query_id)
+    };
+    match events.iter().find(is_it).map(decode).transpose()? {
+        Some(Event::Search(search)) => Ok(Some(search.shown)),
+        _ => Ok(None),
+    }
 }
 
 /// Whether stored bytes are an event.
@@ -291,5 +352,58 @@ fn decode(raw: &RawEvent) -> Result<Event> {
         FrameType::Query => serde_json::from_slice(&raw.json).map(Event::Search).map_err(malformed),
         FrameType::Click => serde_json::from_slice(&raw.json).map(Event::Click).map_err(malformed),
         _ => Err(Error::corrupt("feedback", 0, "a record of another kind")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_searches_are_remembered_and_the_last_ones() {
+        let mut recent = Recent::default();
+        for number in 0..MOST + 10 {
+            recent.note(&number.to_string(), &[format!("hit {number}")]);
+            recent.note(&number.to_string(), &[format!("hit {number}")]);
+        }
+        assert_eq!((recent.shown.len(), recent.order.len()), (MOST, MOST));
+        assert!(!recent.shown.contains_key("9"));
+        assert_eq!(recent.shown["10"], ["hit 10"]);
+    }
+
+    #[test]
+    fn hits_of_any_process_are_found_in_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Db::open(folder.path().join("db")).unwrap();
+        let other = open();
+        other
+            .add([crate::Document { vector: Some(vec![1.0, 0.0]), ..crate::Document::new("a", "") }])
+            .unwrap();
+        let search = |text: &str| {
+            let (query_id, shown) = (other.inner.event_id(), vec![text.to_owned()]);
+            let search = LoggedSearch {
+                query_id: query_id.clone(),
+                text: text.to_owned(),
+                time_ms: 1,
+                generation: 1,
+                shown,
+                propensities: Vec::new(),
+                client: None,
+                teams: None,
+            };
+            other.inner.append_events(&[Event::Search(search)], Durability::Bulk).unwrap();
+            query_id
+        };
+        let (first, second) = (search("first"), search("second"));
+        let db = open();
+        assert_eq!(db.inner.shown(&second).unwrap().unwrap(), ["second"]);
+        assert_eq!(db.inner.feedback.lock().recent.order, [second]);
+        // Merged by the next writer, once the process that logged it is gone.
+        drop(other);
+        db.delete(&["a".to_owned()]).unwrap();
+        db.compact(&crate::Task::default()).unwrap();
+        assert!(!db.inner.snapshot().manifest.feedback.is_empty());
+        assert_eq!(db.inner.shown(&first).unwrap().unwrap(), ["first"]);
+        assert_eq!(db.inner.shown("none").unwrap(), None);
     }
 }

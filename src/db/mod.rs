@@ -247,7 +247,13 @@ impl Inner {
 
     /// Makes the state visible to readers.
     pub fn publish(&self, state: &State) {
-        *self.snapshot.write() = Arc::new(state.snapshot());
+        let new = Arc::new(state.snapshot());
+        let old = std::mem::replace(&mut *self.snapshot.write(), Arc::clone(&new));
+        if let (Some(old), Some(new)) = (old.generation(), new.generation())
+            && old.model_id != new.model_id
+        {
+            self.encoders.keep_only(&new.model_id);
+        }
     }
 
     pub fn refresh(&self) -> Result<()> {

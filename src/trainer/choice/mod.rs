@@ -30,6 +30,8 @@ mod fit;
 mod score;
 mod wanted;
 
+use std::collections::HashMap;
+
 #[cfg(test)]
 mod tests;
 
@@ -54,6 +56,20 @@ impl Text {
     fn weight(&self) -> f64 {
         self.searches.iter().map(|search| search.weight).sum()
     }
+
+    /// The same with one search for all that saw and clicked the same: of what is asked often there are few kinds.
+    fn merged(&self) -> Self {
+        let mut searches: Vec<Search> = Vec::new();
+        let mut numbers: HashMap<&[Seen], usize> = HashMap::new();
+        for search in &self.searches {
+            let number = *numbers.entry(&search.seen).or_insert(searches.len());
+            match searches.get_mut(number) {
+                Some(same) => same.weight += search.weight,
+                None => searches.push(search.clone()),
+            }
+        }
+        Self { scores: self.scores.clone(), discounts: self.discounts.clone(), searches }
+    }
 }
 
 /// One search for a text.
@@ -66,7 +82,7 @@ pub struct Search {
 }
 
 /// A document that a search showed, or whose click it led to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Seen {
     /// Its number among the documents of the text.
     pub document: usize,

@@ -38,6 +38,7 @@ struct Told {
 
 /// Fits the model to all searches and scores each text by it.
 pub fn scored(texts: &[Text]) -> (Scored, Wanting) {
+    let texts = &texts.iter().map(Text::merged).collect::<Vec<_>>();
     let (model, likelihood) = Wanting::fit(texts);
     let (_, without) = Wanting::fit_current(texts);
     let told: Vec<Told> = texts.iter().map(|text| model.told(text)).collect();

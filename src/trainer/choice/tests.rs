@@ -197,6 +197,26 @@ fn texts_weigh_as_much_as_their_searches() {
 }
 
 #[test]
+fn equal_searches_count_as_one_of_their_weight() {
+    let world = World { taste: [20.0, 10.0], eta: 1.0, rates: [0.8, 0.05] };
+    let (mut texts, _) = world.texts(200, 5);
+    for text in &mut texts {
+        let (mut again, mut unclicked) = (text.searches[0].clone(), text.searches[0].clone());
+        again.weight = 0.5;
+        unclicked.seen.iter_mut().for_each(|seen| seen.clicked = false);
+        text.searches.extend([unclicked, again]);
+    }
+    let merged: Vec<Text> = texts.iter().map(Text::merged).collect();
+    assert!(merged.iter().all(|text| text.searches.len() <= 2));
+    assert!(merged.iter().any(|text| text.searches.len() == 2));
+    let ((by_all, all), (by_merged, merged)) = (Wanting::fit(&texts), Wanting::fit(&merged));
+    assert!((all - merged).abs() < 1e-6 * all.abs(), "{all} {merged}");
+    for (a, b) in by_all.taste.into_iter().zip(by_merged.taste) {
+        assert!((a - b).abs() < 1e-3, "{by_all:?} {by_merged:?}");
+    }
+}
+
+#[test]
 fn any_log_gives_numbers() {
     let (none, model) = scored(&[]);
     assert!(none == Scored::default() && model.taste.iter().all(|taste| taste.is_finite()));

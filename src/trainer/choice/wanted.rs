@@ -11,12 +11,13 @@ const ROUNDS: usize = 20;
 /// How probably each document of each text was wanted, in the mean of the text's searches, by a model without a candidate.
 /// People who search for the same want much the same: what others wanted counts beside the scores.
 pub fn wanted(texts: &[Text]) -> Vec<Vec<f64>> {
-    let (model, _) = Wanting::fit_current(texts);
-    let of_text = |text: &Text| {
+    let merged: Vec<Text> = texts.iter().map(Text::merged).collect();
+    let (model, _) = Wanting::fit_current(&merged);
+    let of_text = |(text, count): (&Text, usize)| {
         let scores = model.prior(text);
         let mut prior = scores.clone();
         let mut mean = Vec::new();
-        let count = text.searches.len() as f64;
+        let count = count as f64;
         for _ in 0..ROUNDS {
             mean = model.mean_wanted(text, &prior);
             let something: f64 = mean.iter().sum();
@@ -26,7 +27,7 @@ pub fn wanted(texts: &[Text]) -> Vec<Vec<f64>> {
         }
         mean
     };
-    texts.iter().map(of_text).collect()
+    merged.iter().zip(texts.iter().map(|text| text.searches.len())).map(of_text).collect()
 }
 
 impl Wanting {
