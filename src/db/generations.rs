@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::columns::ColumnsBuilder;
+use super::mapped::Plain;
 use super::snapshot::{Part, Place, Snapshot, Source};
 use super::turns::Pin;
 use super::{Db, Inner};
@@ -106,30 +107,33 @@ impl Db {
             return Err(Error::input(format!("there is no generation {target}; `generations` lists them")));
         };
         if target != active {
-            self.inner.cut_over(found.clone(), Box::new(Embedded::default()), task, || Ok(()))?;
+            self.inner.cut_over(found.clone(), source(&found.model_id), task, || Ok(()))?;
         }
         let snapshot = self.inner.snapshot();
         generation_info(&snapshot, &found)
     }
 
-    /// Re-embeds and rebuilds everything as a new generation. After a stop, calling it again goes on where it was.
+    /// Re-embeds and rebuilds everything as a new generation. After a stop, calling it again goes on where it was. Plain
+    /// vectors stay as they are; their ladder may change.
     pub fn reindex(&self, options: ReindexOptions, task: &Task) -> Result<GenerationInfo> {
         self.refresh()?;
         let snapshot = self.inner.snapshot();
         let active = snapshot.generation().ok_or_else(|| Error::input("there is no database to re-index"))?;
-        if active.model_id.is_empty() {
-            return Err(Error::input(
-                "this database stores plain vectors: there is no encoder to embed with",
-            ));
-        }
+        let plain = active.model_id.is_empty();
         let model_id = match &options.model {
+            Some(_) if plain => {
+                return Err(Error::input(
+                    "this database stores plain vectors: there is no encoder to embed with",
+                ));
+            }
             Some(name) => self.inner.named_model(name)?,
             None => active.model_id.clone(),
         };
-        let dim = self.inner.encoder(&model_id)?.dim();
+        let dim = if plain { active.dim as usize } else { self.inner.encoder(&model_id)?.dim() };
         let ladder = self.inner.ladder(options.dims.as_deref(), dim)?;
         let new = NewGeneration { model_id, dim, ladder, metrics: String::new() };
-        self.inner.behind(|| self.inner.publish_embedded(&new, task))?;
+        let publish = || self.inner.publish_generation(&new, source(&new.model_id), task, || Ok(()));
+        self.inner.behind(publish)?;
         let snapshot = self.inner.snapshot();
         let active = snapshot.generation().ok_or_else(|| Error::input("the new generation vanished"))?;
         generation_info(&snapshot, active)
@@ -242,6 +246,11 @@ fn generation_info(snapshot: &Snapshot, generation: &Generation) -> Result<Gener
         active,
         metrics: serde_json::from_str(&generation.metrics).unwrap_or(serde_json::Value::Null),
     })
+}
+
+/// Rows made by a model; where there is none, the plain vectors.
+fn source(model_id: &str) -> Box<dyn RowSource> {
+    if model_id.is_empty() { Box::new(Plain) } else { Box::<Embedded>::default() }
 }
 
 /// Where a cut-over gets rows that a generation lacks.
@@ -439,11 +448,6 @@ impl Inner {
         crate::storage::models::write(self.vfs.as_ref(), &self.dir, encoder.model_id(), &files, base)?;
         self.encoders.keep(encoder);
         Ok(())
-    }
-
-    /// Embeds everything with the model of `new` and makes it the active generation.
-    pub fn publish_embedded(&self, new: &NewGeneration, task: &Task) -> Result<u32> {
-        self.publish_generation(new, Box::new(Embedded::default()), task, || Ok(()))
     }
 
     /// Makes `new` the active generation with rows from `source`; `store` puts its encoder in place, under the lock.

@@ -42,11 +42,13 @@ impl<F: Fn(&[f32]) -> Result<Vec<f32>>> RowSource for Mapped<F> {
 }
 
 /// The rows of another generation as they are: those of segments are copied as files, graphs included.
+#[cfg(feature = "trainer")]
 pub(crate) struct Same {
     /// The generation.
     pub from: u32,
 }
 
+#[cfg(feature = "trainer")]
 impl RowSource for Same {
     fn copied(&self) -> Option<u32> {
         Some(self.from)
@@ -62,6 +64,24 @@ impl RowSource for Same {
     ) -> Result<Vec<DocumentRows>> {
         let map = |rows: &[f32]| Ok(rows.to_vec());
         Mapped { from: self.from, map }.rows(inner, snapshot, generation, documents, task)
+    }
+}
+
+/// Plain vectors as they are: those of the generation that answers.
+pub(crate) struct Plain;
+
+impl RowSource for Plain {
+    fn rows(
+        &mut self,
+        inner: &Inner,
+        snapshot: &Snapshot,
+        generation: &Generation,
+        documents: &[(Place, u64)],
+        task: &Task,
+    ) -> Result<Vec<DocumentRows>> {
+        let from = snapshot.manifest.active_generation;
+        let map = |rows: &[f32]| Ok(rows.to_vec());
+        Mapped { from, map }.rows(inner, snapshot, generation, documents, task)
     }
 }
 

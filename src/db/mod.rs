@@ -40,7 +40,6 @@ pub mod inspect;
 pub mod interleaving;
 pub(crate) mod known;
 pub mod maintain;
-#[cfg(feature = "trainer")]
 pub(crate) mod mapped;
 pub(crate) mod mask;
 mod memory;

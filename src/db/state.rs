@@ -56,6 +56,8 @@ pub(crate) struct State {
     pub sequence: u64,
     /// Live documents in active parts: part number and document.
     ids: HashMap<String, (usize, u32)>,
+    /// A part of what was added to the logs may be applied, and not the rest: only loading again helps.
+    torn: bool,
 }
 
 /// A live document.
@@ -105,6 +107,7 @@ impl State {
             logs: Vec::new(),
             sequence: 0,
             ids: HashMap::new(),
+            torn: false,
         }
     }
 
@@ -125,14 +128,11 @@ impl State {
             let number = manifest.number;
             match Self::from_manifest(vfs, dir, manifest, before) {
                 Ok(state) => return Ok(Some(state)),
-                // A writer removed files of an older manifest meanwhile: then there is a newer one.
-                Err(error) if error.is_not_found() => {
-                    if manifests::numbers(vfs, dir)?.last() == Some(&number) {
-                        return Err(missing(error));
-                    }
-                    last_error = Some(error);
+                Err(error) if manifests::numbers(vfs, dir)?.last() == Some(&number) => {
+                    return Err(if error.is_not_found() { missing(error) } else { error });
                 }
-                Err(error) => return Err(error),
+                // Meanwhile a writer removed files that an older manifest names, or wrote on with another generation.
+                Err(error) => last_error = Some(error),
             }
         }
         Err(last_error.unwrap_or_else(|| Error::input("the database changes faster than it can be read")))
@@ -224,23 +224,18 @@ impl State {
         if newest == 0 && self.manifest.number == 0 {
             return Ok(false);
         }
-        if newest != self.manifest.number {
-            let loaded = Self::load(vfs, dir, Some(self))?;
-            *self = loaded.unwrap_or_else(Self::empty);
-            return Ok(true);
-        }
         let before = (self.logs.len(), self.logs.last().map(|l| l.end));
-        let caught_up = match self.catch_up(vfs, dir) {
-            // The log was sealed and removed between the two looks.
-            Err(error) if error.is_not_found() => false,
-            other => other?,
-        };
-        if !caught_up {
-            let loaded = Self::load(vfs, dir, Some(self))?;
-            *self = loaded.unwrap_or_else(Self::empty);
-            return Ok(true);
+        if newest == self.manifest.number && !self.torn {
+            self.torn = true;
+            // What went wrong, loading tells, if it was not that a writer went on between the two looks.
+            if self.catch_up(vfs, dir).is_ok_and(|caught_up| caught_up) {
+                self.torn = false;
+                return Ok(before != (self.logs.len(), self.logs.last().map(|l| l.end)));
+            }
         }
-        Ok(before != (self.logs.len(), self.logs.last().map(|l| l.end)))
+        let loaded = Self::load(vfs, dir, Some(self))?;
+        *self = loaded.unwrap_or_else(Self::empty);
+        Ok(true)
     }
 
     /// Reads what was added to the logs. Returns false if a part was applied that the next log says is none: then only
@@ -409,7 +404,7 @@ fn change(frame: &Frame<'_>, path: &Path) -> Result<Change> {
 mod tests {
     use super::*;
     use crate::db::snapshot::Source;
-    use crate::storage::sim::SimVfs;
+    use crate::storage::sim::{Fault, FaultError, OpKind, SimVfs};
     use crate::types::Document;
     use crate::{CreateOptions, Db, OpenOptions, Task};
 
@@ -427,6 +422,34 @@ mod tests {
         db.seal(&Task::default()).unwrap();
         db.add([Document::from_vector(format!("{path}late"), vec![1.0, 2.0])]).unwrap();
         db.close().unwrap();
+    }
+
+    /// Two looks at what was added, the first of which fails at its n-th reading call: the second sees all of it, once.
+    #[test]
+    fn a_refresh_that_fails_half_way_does_not_apply_twice() {
+        let mut failed = 0;
+        for nth in 0..20 {
+            let vfs = SimVfs::new(1);
+            filled(&vfs, "a");
+            let mut state = State::load(&vfs, Path::new("a"), None).unwrap().unwrap();
+            let db = database(&vfs, "a");
+            // The log is read in pieces of less.
+            let text = "long ".repeat(300_000);
+            for n in 0..3 {
+                let document = Document::from_vector(format!("new{n}"), vec![2.0, n as f32]);
+                db.add([Document { text: text.clone(), ..document }]).unwrap();
+            }
+            vfs.inject(Fault { op_kind: OpKind::Read, nth, error: FaultError::Eio, sticky: true });
+            failed += usize::from(state.refresh(&vfs, Path::new("a")).is_err());
+            vfs.clear_faults();
+            state.refresh(&vfs, Path::new("a")).unwrap();
+            let right = State::load(&vfs, Path::new("a"), None).unwrap().unwrap();
+            let told = |state: &State| {
+                (state.sequence, state.logs.last().map(|log| log.end), state.snapshot().count())
+            };
+            assert_eq!(told(&state), told(&right), "reading call {nth}");
+        }
+        assert!(failed > 2, "{failed}");
     }
 
     /// Its frames are sound: only its header says whose it is.

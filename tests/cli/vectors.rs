@@ -64,6 +64,43 @@ fn either_builder_makes_a_graph_that_is_searched_and_checked() {
 }
 
 #[test]
+fn plain_vectors_get_another_ladder_and_go_back() {
+    let place = Place::new();
+    let rows = random_rows(5_010, 16, 2);
+    let as_json = |n: usize| json!({ "id": n.to_string(), "vector": rows[n] }).to_string();
+    place.write_npy("v.npy", &rows[..5_000]);
+    place.write_npy("q.npy", &rows[4_990..]);
+    place.run(&["v", "create", "--vectors", "16"]).code(0);
+    place.run(&["v", "import", "v.npy", "--quiet"]).code(0);
+    place.run(&["v", "compact", "--quiet"]).code(0);
+    let more = |from: usize| {
+        place.write("more.jsonl", (from..from + 5).map(|n| as_json(n) + "\n").collect::<String>());
+        place.run(&["v", "import", "more.jsonl", "--quiet"]).code(0);
+    };
+    let look = |generation: u32, dims: &[u32], count: usize| {
+        let info = place.json(&["v", "info"]);
+        let (active, ladder) = (&info["generation"], &info["dims"]);
+        assert_eq!((active, ladder, &info["documents"]), (&json!(generation), &json!(dims), &json!(count)));
+        place.run(&["v", "knn", "--queries", "q.npy", "-k", "1", "--out", "ids.npy"]).code(0);
+        let found: Vec<i64> = ids(&place.path("ids.npy"), 1).iter().map(|row| row[0]).collect();
+        let there = (4_990..5_010).take(count - 4_990);
+        assert!(found.iter().copied().zip(there).all(|(found, n)| found == n), "{found:?}");
+        place.run(&["v", "check", "--deep"]).code(0);
+    };
+    more(5_000);
+    assert_eq!(place.json(&["v", "reindex", "--dims", "4,16"])["generation"], 2);
+    look(2, &[4, 16], 5_005);
+    // What came meanwhile the older generation gets too.
+    more(5_005);
+    assert_eq!(place.json(&["v", "rollback"])["generation"], 1);
+    look(1, &[16], 5_010);
+    place.run(&["v", "repair", "--out", "w", "--quiet"]).code(0);
+    assert_eq!(place.count("w"), 5_010);
+    place.run(&["v", "reindex", "--dims", "32"]).code(1).says(&["32", "16"]);
+    place.run(&["v", "reindex", "--model", "m"]).code(1).says(&["plain vectors", "no encoder"]);
+}
+
+#[test]
 fn queries_come_from_arrays_and_fvecs() {
     let place = Place::with_vectors(20);
     let rows = super::support::vectors(3);

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use embdb_scheduled::db::generations::ReindexOptions;
 use embdb_scheduled::storage::sim::SimVfs;
 use embdb_scheduled::types::Document;
 use embdb_scheduled::{CreateOptions, Db, OpenOptions, SearchOptions, Task};
@@ -18,7 +19,7 @@ use shuttle::{Config, FailurePersistence, Runner, thread};
 /// Where the database lies.
 const PATH: &str = "db";
 /// Schedules of each test and scheduler by default: 20,000 in all.
-const SCHEDULES: usize = 3_333;
+const SCHEDULES: usize = 2_500;
 /// Depth of orders that PCT looks for: how many turns must fall right for a defect to show.
 const DEPTH: usize = 4;
 
@@ -79,10 +80,14 @@ impl World {
         }
     }
 
+    /// A handle of another process.
+    fn reader(&self) -> Db {
+        Db::open_vfs(Arc::new(self.disk.clone()), PATH, options(1000)).unwrap()
+    }
+
     /// A reader in another process: it sees a state until it refreshes, and then no older one than was acknowledged.
     fn follower(&self) -> impl FnOnce() + Send + 'static {
-        let reader = Db::open_vfs(Arc::new(self.disk.clone()), PATH, options(1000)).unwrap();
-        let acknowledged = Arc::clone(&self.acknowledged);
+        let (reader, acknowledged) = (self.reader(), Arc::clone(&self.acknowledged));
         move || {
             for _ in 0..3 {
                 let due = acknowledged.lock().unwrap().clone();
@@ -130,13 +135,18 @@ impl World {
         let Self { disk, db, acknowledged } = self;
         let right = acknowledged.lock().unwrap().clone();
         assert_eq!(seen(&db), right);
-        assert_eq!(db.count().unwrap(), right.len() as u64);
+        assert_eq!((db.count().unwrap() as usize, found(&db)), (right.len(), right.len()));
         drop(db);
         let again = Db::open_vfs(Arc::new(disk), PATH, options(1000)).unwrap();
-        assert_eq!(seen(&again), right, "opened again");
+        assert_eq!((seen(&again), found(&again)), (right.clone(), right.len()), "opened again");
         let report = again.check(false, &Task::default()).unwrap();
         assert!(report.ok, "{:?}", report.problems);
     }
+}
+
+/// Documents that a search may find.
+fn found(db: &Db) -> usize {
+    db.searcher(&SearchOptions::default()).unwrap().matches()
 }
 
 /// Both documents of a batch have one version, unless one of them is deleted.
@@ -210,6 +220,36 @@ fn writers_that_seal_beside_a_compaction() {
             thread::spawn(move || db.compact(&Task::default()).unwrap()),
         ];
         threads.into_iter().for_each(|thread| thread.join().unwrap());
+        world.end();
+    });
+}
+
+#[test]
+fn generations_change_beside_a_writer_and_readers() {
+    schedules(|| {
+        let world = World::new(3);
+        let (db, reader) = (world.db.clone(), world.reader());
+        let change = move || {
+            let options = ReindexOptions { dims: Some(vec![1, 2]), ..ReindexOptions::default() };
+            assert_eq!(db.reindex(options, &Task::default()).unwrap().generation, 2);
+            assert_eq!(db.rollback(None, &Task::default()).unwrap().generation, 1);
+        };
+        // Whichever generation answers, it has rows of every document.
+        let look = move || {
+            for _ in 0..3 {
+                reader.refresh().unwrap();
+                assert_eq!(found(&reader), seen(&reader).len());
+            }
+        };
+        let threads = [
+            thread::spawn(world.writer("one", 3)),
+            thread::spawn(change),
+            thread::spawn(look),
+            thread::spawn(world.follower()),
+            thread::spawn(world.searcher()),
+        ];
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(world.db.generations().unwrap().len(), 2);
         world.end();
     });
 }
