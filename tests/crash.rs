@@ -11,6 +11,7 @@ mod kill;
 mod oracle;
 #[cfg(feature = "trainer")]
 #[path = "crash/training.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod training;
 #[path = "crash/workload.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use other parts")]

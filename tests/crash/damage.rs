@@ -289,7 +289,16 @@ fn plain() -> Pristine {
 
 /// One bit in so many.
 fn every() -> usize {
-    std::env::var("EMBDB_DAMAGE_EVERY").ok().and_then(|v| v.parse().ok()).unwrap_or(10)
+    asked().unwrap_or(10)
+}
+
+fn asked() -> Option<usize> {
+    std::env::var("EMBDB_DAMAGE_EVERY").ok().and_then(|v| v.parse().ok())
+}
+
+/// Bits, sectors and so on of a file of a database that learns, whose files are many and large: so many by default.
+fn most() -> usize {
+    if asked().is_some() { usize::MAX } else { 30 }
 }
 
 /// Damages files in every way; how many cases there were, and how many were told.
@@ -340,10 +349,57 @@ fn a_damaged_file_of_a_database_that_learns_is_told_or_harmless() {
     for kind in ["db/models/", "db/jobs/", "db/feedback/", "/gen.2."] {
         assert!(db.files.iter().any(|f| f.to_string_lossy().contains(kind)), "no file of kind {kind}");
     }
-    let most = if every() == 1 { usize::MAX } else { 30 };
-    let (cases, told) = damage(&db, &db.files.iter().collect::<Vec<_>>(), most);
+    let (cases, told) = damage(&db, &db.files.iter().collect::<Vec<_>>(), most());
     println!("{cases} damages to {} files: {told} told, the others harmless", db.files.len());
     assert!(told * 100 >= cases * 50, "{told} of {cases} told");
+}
+
+/// The saved state of a training that was stopped: who goes on from it ends where the training would have ended, or is told, and
+/// can begin anew.
+#[cfg(feature = "trainer")]
+#[test]
+fn a_damaged_state_of_a_training_is_told_or_harmless() {
+    use super::training::{self, Training};
+    let training = Training::new(16);
+    let sim = SimVfs::new(16);
+    let db = training::create(&sim);
+    let error = training.train(&db, workload::stopped_when("train", 1)).unwrap_err();
+    assert!(matches!(error, Error::Cancelled) && db.retrain_was_stopped().unwrap(), "{error}");
+    drop(db);
+    let vfs: Arc<dyn Vfs> = Arc::new(sim.live_copy());
+    let options = workload::text_options();
+    let (answers, ok) = ask(&vfs, &options).unwrap();
+    assert!(ok);
+    let mut files = Vec::new();
+    list(&vfs, Path::new("db/jobs/retrain"), &mut files);
+    assert_eq!(files.len(), 1, "one state: {files:?}");
+    let db = Pristine { sim, options, answers, states: Vec::new(), files, older: Vec::new() };
+    let file = &db.files[0];
+    let harms = db.harms(file, every(), most());
+    let told = AtomicUsize::new(0);
+    in_parallel(harms.len(), |n| {
+        let what = format!("{:?} of {} ({} bytes)", harms[n], file.display(), db.bytes(file).len());
+        let copy = db.sim.live_copy();
+        copy.remove_file(file).unwrap();
+        if let Some(bytes) = db.harmed(file, harms[n]) {
+            copy.create(file).unwrap().write_at(0, &bytes).unwrap();
+        }
+        let found = training::found(&copy, &what);
+        match training.go_on(&found) {
+            Ok(model_id) => assert_eq!(model_id, training.model_id, "{what}"),
+            Err(error) => {
+                let missing = matches!(harms[n], Harm::Gone) && error.exit_code() == 1;
+                assert!(missing || [2, 6].contains(&error.exit_code()), "{what}: {error}");
+                if told.fetch_add(1, Ordering::Relaxed).is_multiple_of(40) {
+                    let anew = training.train(&found, Task::default()).unwrap();
+                    assert_eq!(anew.model_id, training.model_id, "{what}");
+                }
+            }
+        }
+    });
+    let told = told.into_inner();
+    println!("{} damages to the state of a training: {told} told, the others harmless", harms.len());
+    assert!(told * 100 >= harms.len() * 95, "{told} of {} told", harms.len());
 }
 
 #[test]

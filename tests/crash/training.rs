@@ -48,7 +48,7 @@ pub struct Training {
     pub begin: usize,
     pairs: NamedTempFile,
     /// The encoder that is published.
-    model_id: String,
+    pub model_id: String,
 }
 
 impl Training {
@@ -69,6 +69,11 @@ impl Training {
     /// The training from its beginning, every state saved.
     pub fn train(&self, db: &Db, task: Task) -> Result<RetrainReport> {
         self.run(db, false, task)
+    }
+
+    /// Goes on from what was saved; which encoder that published.
+    pub fn go_on(&self, db: &Db) -> Result<String> {
+        self.run(db, true, Task::default()).map(|report| report.model_id)
     }
 
     fn run(&self, db: &Db, resume: bool, task: Task) -> Result<RetrainReport> {

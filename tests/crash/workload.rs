@@ -192,10 +192,15 @@ fn next_generation(model: &mut Model) {
 
 /// A task that is cancelled when a stage begins.
 pub fn stopped_at(stage: &'static str) -> Task {
+    stopped_when(stage, 0)
+}
+
+/// A task that is cancelled when so much of a stage is done.
+pub fn stopped_when(stage: &'static str, done: u64) -> Task {
     let own: Arc<OnceLock<Task>> = Arc::default();
     let handle = Arc::clone(&own);
     let task = Task::with_progress(move |progress| {
-        if let Some(task) = handle.get().filter(|_| progress.stage == stage) {
+        if let Some(task) = handle.get().filter(|_| progress.stage == stage && progress.done >= done) {
             task.cancel();
         }
     });
