@@ -42,7 +42,7 @@ pub struct Searcher {
     rows: usize,
     /// Bound on mapped memory.
     cap: Option<Cap>,
-    /// Asked between blocks whether to go on.
+    /// Whose search it is.
     task: Task,
 }
 
@@ -214,7 +214,7 @@ impl Searcher {
 
     /// As [`Self::search`], for a vector that was looked at, by place.
     pub(crate) fn find(&self, vector: &[f32]) -> Result<Vec<Found>> {
-        let query = Query::new(vector, self.metric, self.dim, self.rank_dim);
+        let query = Query::new(vector, self.metric, self.dim, self.rank_dim).of(&self.task);
         let wanted = self.options.k.min(self.matches);
         let mut k = self.options.k;
         loop {
@@ -250,7 +250,6 @@ impl Searcher {
         let small = if params.exact { 0..0 } else { self.active.clone() };
         let searched = |n: &usize| covered.contains(n) || small.contains(n);
         for (n, block) in self.blocks.iter().enumerate().filter(|(n, _)| !searched(n)) {
-            self.task.check()?;
             let params = SearchParams { within: chosen.keep_nearest(k), ..params };
             let (rows, found) = loop {
                 let (rows, found) = self.search_block(block, query, &params)?;
@@ -295,6 +294,8 @@ impl Searcher {
                 found
             }
         };
+        // What a scan found that was stopped is of no worth.
+        self.task.check()?;
         Ok((rows, found))
     }
 
@@ -306,7 +307,6 @@ impl Searcher {
         k: usize,
         chosen: &mut Chosen,
     ) -> Result<()> {
-        self.task.check()?;
         let (mut places, mut rows) = (Vec::new(), Vec::new());
         for number in numbers {
             let Some(block) = self.blocks.get(number) else { continue };
@@ -315,6 +315,7 @@ impl Searcher {
         }
         let place = |n: usize| places.get(n).copied().unwrap_or_default();
         let found = scan_many(&rows, query, k, chosen.keep_nearest(k));
+        self.task.check()?;
         chosen.rows.extend(found.into_iter().map(|(n, hit)| (hit.distance, place(n), hit.row)));
         Ok(())
     }

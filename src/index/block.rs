@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::graph::Sight;
 use crate::format::guard::Guard;
 use crate::kernel::planes::{PlaneQuery, join, plane_len};
+use crate::options::Task;
 use crate::types::Metric;
 
 /// The int8 codes of many rows in two planes, as [`planes`](crate::kernel::planes) lays them out.
@@ -258,6 +259,8 @@ pub struct Query {
     /// squared distance by codes could fall below 0, and rows that are told apart by it would be held for equal. Only
     /// under L2.
     pub(super) squares: [f32; 2],
+    /// Whose search it is.
+    task: Task,
 }
 
 impl Query {
@@ -274,8 +277,22 @@ impl Query {
         let inverse_norm = quantize::inverse_norm(&codes.first);
         let parts = [&codes.first, &codes.second].map(|codes| PlaneQuery::new(codes));
         let squares = if metric == Metric::L2 { squares(&codes) } else { [0.0; 2] };
-        Self { metric, dim: dim_total, rank_dim, values, codes, parts, inverse_norm, squares }
+        let task = Task::default();
+        Self { metric, dim: dim_total, rank_dim, values, codes, parts, inverse_norm, squares, task }
     }
+
+    /// The same on behalf of a task: once that is over, scans end where they are, and what they found is of no worth.
+    pub fn of(self, task: &Task) -> Self {
+        Self { task: task.clone(), ..self }
+    }
+
+    /// Whether nobody waits for what is found any more. Scans ask at row 0 and then every [`ASKED`](Self::ASKED) rows.
+    pub(super) fn is_over(&self) -> bool {
+        self.task.check().is_err()
+    }
+
+    /// Rows of a scan after which it asks whether to go on: some ten microseconds.
+    pub(super) const ASKED: usize = 4096;
 
     /// The length of the query.
     pub(crate) fn length(&self) -> f32 {
@@ -284,7 +301,8 @@ impl Query {
 
     /// The query for fewer dimensions; `None` if `rung` is 0 or not fewer.
     pub(crate) fn narrowed(&self, rung: usize) -> Option<Self> {
-        (1..self.rank_dim).contains(&rung).then(|| Self::new(&self.values, self.metric, self.dim, rung))
+        let narrow = || Self::new(&self.values, self.metric, self.dim, rung).of(&self.task);
+        (1..self.rank_dim).contains(&rung).then(narrow)
     }
 }
 

@@ -26,12 +26,12 @@ pub fn scan_exact(
         return Vec::new();
     }
     match ExactDistance::new(block, query) {
-        ExactDistance::Full(full) => nearest(block.len, k, allowed, |row| full.distance(row), |_| {}),
+        ExactDistance::Full(full) => nearest(block.len, query, k, allowed, |row| full.distance(row), |_| {}),
         ExactDistance::Codes(codes) => {
             if allowed.is_none() {
                 codes.touch_all();
             }
-            nearest(block.len, k, allowed, |row| codes.fine(row), |rows| codes.touch(rows))
+            nearest(block.len, query, k, allowed, |row| codes.fine(row), |rows| codes.touch(rows))
         }
     }
 }
@@ -128,6 +128,9 @@ pub(super) fn for_all_by_codes(codes: &CodeDistance<'_>, mut each: impl FnMut(u3
     let (mut room, mut distances) = ([0; 2 * BATCH], [0.0; BATCH]);
     let len = codes.block().len as u32;
     for first in (0..len).step_by(BATCH) {
+        if (first as usize).is_multiple_of(Query::ASKED) && codes.query().is_over() {
+            break;
+        }
         let distances = &mut distances[..BATCH.min((len - first) as usize)];
         codes.run(first, &mut room, distances);
         each(first, distances);
@@ -143,30 +146,68 @@ pub(super) fn for_each_by_codes(
     mut each: impl FnMut(&[u32], &[f32]),
 ) {
     let (mut room, mut distances) = ([0; 2 * BATCH], [0.0; BATCH]);
+    let mut over = Over::new(codes.query());
     allowed.for_each_batch(|rows| {
+        if over.after(rows.len()) {
+            return;
+        }
         codes.announce(rows);
         codes.rows(rows, &mut room, &mut distances);
         each(rows, &distances);
     });
 }
 
+/// Whether a scan of scattered rows goes on.
+struct Over<'a> {
+    query: &'a Query,
+    /// Rows since the query was asked.
+    since: usize,
+    is_over: bool,
+}
+
+impl<'a> Over<'a> {
+    fn new(query: &'a Query) -> Self {
+        Self { query, since: Query::ASKED, is_over: false }
+    }
+
+    /// Asks, if so many rows more are due.
+    fn after(&mut self, rows: usize) -> bool {
+        if self.since >= Query::ASKED {
+            self.is_over = self.query.is_over();
+            self.since = 0;
+        }
+        self.since += rows;
+        self.is_over
+    }
+}
+
 /// The `k` nearest rows; of those allowed each batch is touched before it is compared.
 #[inline]
 fn nearest(
     len: usize,
+    query: &Query,
     k: usize,
     allowed: Option<&RowMask>,
     distance: impl Fn(u32) -> f32,
     touch: impl Fn(&[u32]),
 ) -> Vec<Neighbour> {
-    let len = len as u32;
     let mut top = TopK::new(k);
     match allowed {
-        None => (0..len).for_each(|row| top.push(row, distance(row))),
-        Some(rows) => rows.below(len as usize).for_each_batch(|rows| {
-            touch(rows);
-            rows.iter().for_each(|&row| top.push(row, distance(row)));
-        }),
+        None => {
+            for first in (0..len).step_by(Query::ASKED).take_while(|_| !query.is_over()) {
+                let rows = first as u32..len.min(first + Query::ASKED) as u32;
+                rows.for_each(|row| top.push(row, distance(row)));
+            }
+        }
+        Some(rows) => {
+            let mut over = Over::new(query);
+            rows.below(len).for_each_batch(|rows| {
+                if !over.after(rows.len()) {
+                    touch(rows);
+                    rows.iter().for_each(|&row| top.push(row, distance(row)));
+                }
+            });
+        }
     }
     top.into_sorted()
 }
@@ -199,6 +240,32 @@ mod tests {
         all.sort_by(|a, b| a.0.total_cmp(&b.0));
         all.truncate(k);
         all.into_iter().map(|(_, row)| row).collect()
+    }
+
+    /// Its second question is answered no.
+    #[test]
+    fn a_scan_ends_where_its_task_is_over() {
+        let data = Data::clustered(8 * Query::ASKED, 8, Metric::Dot, Codec::Int8F32, 3);
+        let vector = &data.queries(1, 4)[0];
+        let block = data.block();
+        let some = RowMask::from_rows(block.len as u32, (0..block.len as u32).step_by(3));
+        let scans: [&dyn Fn(&Query, Option<&RowMask>) -> Vec<Neighbour>; 2] =
+            [&|query, allowed| scan_exact(&block, query, 50, allowed), &|query, allowed| {
+                scan(&block, query, 50, allowed)
+            }];
+        for (number, scan) in scans.into_iter().enumerate() {
+            for (allowed, looked_at) in [(None, Query::ASKED), (Some(&some), 3 * (Query::ASKED + 2 * BATCH))]
+            {
+                let asked = std::sync::atomic::AtomicUsize::new(0);
+                let no = move || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 0;
+                let query = || Query::new(vector, Metric::Dot, 8, 8);
+                let found = scan(&query().of(&crate::options::Task::default().unless(no)), allowed);
+                let last = found.iter().map(|found| found.row).max().unwrap() as usize;
+                assert!(last < looked_at, "scan {number}: row {last}");
+                let whole = scan(&query(), allowed).iter().map(|found| found.row).max().unwrap() as usize;
+                assert!(whole > looked_at, "scan {number}: row {whole}");
+            }
+        }
     }
 
     #[test]
