@@ -137,13 +137,13 @@ impl Search<'_> {
         self
     }
 
-    /// Stop when so much time has passed. It is looked at between segments, so that a single scan goes on to its end.
+    /// Stop when so much time has passed. It is looked at between segments, and in a scan every few thousand rows.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.task = self.task.within(limit);
         self
     }
 
-    /// Stop when this task is cancelled, between segments.
+    /// Stop when this task is cancelled; looked at as [`timeout`](Self::timeout) is.
     pub fn task(mut self, task: &Task) -> Self {
         self.task = task.quiet();
         self

@@ -217,6 +217,7 @@ mod tests {
     use super::super::block::Codes;
     use super::super::testing::{Data, METRICS, overlap};
     use super::*;
+    use crate::options::Task;
     use crate::types::{Codec, Metric};
 
     fn brute(data: &Data, vector: &[f32], rank_dim: usize, k: usize) -> Vec<u32> {
@@ -249,21 +250,18 @@ mod tests {
         let vector = &data.queries(1, 4)[0];
         let block = data.block();
         let some = RowMask::from_rows(block.len as u32, (0..block.len as u32).step_by(3));
-        let scans: [&dyn Fn(&Query, Option<&RowMask>) -> Vec<Neighbour>; 2] =
-            [&|query, allowed| scan_exact(&block, query, 50, allowed), &|query, allowed| {
-                scan(&block, query, 50, allowed)
-            }];
-        for (number, scan) in scans.into_iter().enumerate() {
+        for scan in [scan_exact, scan] {
             for (allowed, looked_at) in [(None, Query::ASKED), (Some(&some), 3 * (Query::ASKED + 2 * BATCH))]
             {
                 let asked = std::sync::atomic::AtomicUsize::new(0);
                 let no = move || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 0;
                 let query = || Query::new(vector, Metric::Dot, 8, 8);
-                let found = scan(&query().of(&crate::options::Task::default().unless(no)), allowed);
+                let found = scan(&block, &query().of(&Task::default().unless(no)), 50, allowed);
                 let last = found.iter().map(|found| found.row).max().unwrap() as usize;
-                assert!(last < looked_at, "scan {number}: row {last}");
-                let whole = scan(&query(), allowed).iter().map(|found| found.row).max().unwrap() as usize;
-                assert!(whole > looked_at, "scan {number}: row {whole}");
+                assert!(last < looked_at, "row {last}");
+                let whole =
+                    scan(&block, &query(), 50, allowed).iter().map(|found| found.row).max().unwrap() as usize;
+                assert!(whole > looked_at, "row {whole}");
             }
         }
     }

@@ -224,7 +224,7 @@ pub fn read_batches(
 #[cfg(test)]
 mod tests {
     use super::super::real::RealVfs;
-    use super::super::sim::SimVfs;
+    use super::super::sim::{Fault, FaultError, OpKind, SimVfs};
     use super::*;
     use crate::format::scan::Tail;
 
@@ -255,6 +255,23 @@ mod tests {
         writer.append(&[(FrameType::Delete, 9, vec![9])], Durability::Full).unwrap();
         assert_eq!(batches(&vfs, path), [vec![0; 5], vec![1; 5], vec![2; 5], vec![9]]);
         assert_eq!(read_header(&vfs, path).unwrap(), HEADER);
+    }
+
+    /// Half a batch may lie behind its end: who writes on does so in another log.
+    #[test]
+    fn a_log_is_given_up_after_a_failed_write() {
+        let vfs = SimVfs::new(1);
+        let path = Path::new("log1");
+        let mut writer = LogWriter::create(&vfs, path, HEADER).unwrap();
+        let append = |writer: &mut LogWriter, n: u64| {
+            writer.append(&[(FrameType::Delete, n, vec![n as u8; 50])], Durability::Bulk)
+        };
+        append(&mut writer, 1).unwrap();
+        assert!(!writer.is_broken());
+        vfs.inject(Fault { op_kind: OpKind::Write, nth: 0, error: FaultError::ShortWrite, sticky: false });
+        assert_eq!(append(&mut writer, 2).unwrap_err().exit_code(), 4);
+        assert!(writer.is_broken());
+        assert_eq!(batches(&vfs, path), [vec![1; 50]]);
     }
 
     /// The next log says where this one ends: nothing less is taken for all of it.

@@ -463,6 +463,28 @@ mod tests {
         assert!(data.block().with_head(256, Codes { high: &[0; 2000 * 128], low: &[] }).is_err());
     }
 
+    /// Its checksums hold, so whoever wrote it did so wrongly: no row that is not there is found.
+    #[test]
+    fn folded_rows_beyond_the_end_are_not_found() {
+        let mut data = Data::clustered(300, 12, Metric::Cosine, Codec::Int8F32, 6);
+        let first = data.row(0).to_vec();
+        let rows = [data.rows.clone(), first.repeat(3)].concat();
+        data = Data::new(rows, 12, Metric::Cosine, Codec::Int8F32);
+        let mut graph = graph_of(&data);
+        assert_eq!(graph.folds.len(), 3, "three rows are equal to the first");
+        for (number, fold) in graph.folds.iter_mut().enumerate() {
+            fold.row = [303, 1 << 20, u32::MAX][number];
+        }
+        let query = Query::new(&first, Metric::Cosine, 12, 12);
+        let some = RowMask::from_rows(303, (0..303).step_by(2));
+        for allowed in [None, Some(&some)] {
+            for (k, ef) in [(5, 40), (400, 400)] {
+                let found = search(&data.block(), &graph.view(), &query, k, ef, allowed);
+                assert_eq!((found[0].row, found.iter().find(|n| n.row >= 303)), (0, None));
+            }
+        }
+    }
+
     #[test]
     fn walks_that_request_pages_find_the_same() {
         use crate::index::OnDisk;

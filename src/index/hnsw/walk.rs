@@ -146,13 +146,10 @@ impl Scratch {
         self.fresh.clear();
         blocked.clear();
         let (fresh, visited) = (&mut self.fresh, &mut self.visited);
-        let nodes = graph.nodes();
         graph.for_each(node, |link| {
             if !passes(link) {
-                if (link as usize) < nodes {
-                    graph.request(link);
-                    blocked.push(link);
-                }
+                graph.request(link);
+                blocked.push(link);
             } else if visited.insert(link) {
                 score.request(link, fresh.len() < AHEAD);
                 fresh.push(link);
@@ -335,10 +332,8 @@ pub(super) fn gated_hops(
 pub(super) fn share_around(graph: &impl Adjacency, node: u32, passes: impl Fn(u32) -> bool) -> f64 {
     let mut links = Vec::new();
     graph.for_each(node, |link| {
-        if (link as usize) < graph.nodes() {
-            graph.request(link);
-            links.push(link);
-        }
+        graph.request(link);
+        links.push(link);
     });
     let (mut all, mut passing) = (0u32, 0u32);
     let mut look = |link| {
