@@ -10,9 +10,10 @@ query=${2:-what survives a power cut?}
 database=target/try.embdb
 mkdir -p target
 
+embdb=(cargo run --release --quiet --)
+
 cargo build --release
 rm -rf "$database"
-embdb=${CARGO_TARGET_DIR:-target}/release/embdb
-"$embdb" "$database" import "${paths[@]}" --format text
-"$embdb" "$database" search "$query" -k 3 --log
-echo "Go on with: $embdb $database" >&2
+"${embdb[@]}" "$database" import "${paths[@]}" --format text
+"${embdb[@]}" "$database" search "$query" -k 3 --log
+echo "Go on with: cargo run --release -- $database" >&2
