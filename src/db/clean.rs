@@ -61,14 +61,26 @@ pub(crate) fn bytes_under(vfs: &dyn Vfs, path: &Path) -> Result<u64> {
     let names = unless_gone(vfs.read_dir(path))?.unwrap_or_default();
     let mut total = 0;
     for name in names {
-        let inner = path.join(name);
-        total += if vfs.is_dir(&inner)? {
-            bytes_under(vfs, &inner)?
-        } else {
-            unless_gone(vfs.file_len(&inner))?.unwrap_or_default()
-        };
+        total += bytes_at(vfs, &path.join(name))?;
     }
     Ok(total)
+}
+
+/// How often a name is looked at that is a directory at one look and none at the other.
+const LOOKS: usize = 8;
+
+fn bytes_at(vfs: &dyn Vfs, path: &Path) -> Result<u64> {
+    let mut last = Ok(None);
+    for _ in 0..LOOKS {
+        if vfs.is_dir(path)? {
+            return bytes_under(vfs, path);
+        }
+        last = unless_gone(vfs.file_len(path));
+        if last.is_ok() {
+            break;
+        }
+    }
+    last.map(Option::unwrap_or_default)
 }
 
 /// Nothing where there is no such file any more.

@@ -26,6 +26,8 @@ use crate::types::{Document, checked_ladder, default_ladder};
 
 /// Generations whose vectors are kept; older ones keep their encoder and are embedded again on rollback.
 const KEPT: usize = 3;
+/// Generations that can be gone back to, the newest; beside them the one that answers, its parent and the first.
+const LISTED: usize = 8;
 /// Documents embedded between two durable steps of a job.
 const STEP: usize = 256;
 /// With so few documents left the rest is embedded under the lock.
@@ -84,7 +86,7 @@ pub(crate) struct NewGeneration {
 }
 
 impl Db {
-    /// All generations, oldest first.
+    /// All generations that can be gone back to, oldest first: the newest eight, the first, the active one and its parent.
     pub fn generations(&self) -> Result<Vec<GenerationInfo>> {
         let snapshot = self.inner.snapshot();
         snapshot.manifest.generations.iter().map(|g| generation_info(&snapshot, g)).collect()
@@ -604,11 +606,14 @@ fn drop_vectors(entry: &mut SegmentEntry, keep: impl Fn(&VectorSet) -> bool) {
     entry.files.retain(|f| !gone.iter().any(|g| f.path.starts_with(g)));
 }
 
-/// Drops the vectors of all but the active generation, its parent and the newest ones; encoders stay.
+/// Forgets generations of long ago with their encoders, so that a database that learns for years does not grow by them;
+/// of the others drops the vectors of all but the active one, its parent and the newest.
 fn retire(manifest: &mut Manifest) {
     let mut keep = vec![manifest.active_generation];
     keep.extend(manifest.active().map(|g| g.parent));
-    keep.extend(manifest.generations.iter().rev().map(|g| g.id));
+    let newest = manifest.generations.iter().rev().map(|g| g.id);
+    let listed: Vec<u32> = keep.iter().copied().chain(newest.clone().take(LISTED)).collect();
+    keep.extend(newest);
     let mut kept: Vec<u32> = Vec::new();
     for id in keep {
         if !kept.contains(&id) && kept.len() < KEPT {
@@ -618,4 +623,6 @@ fn retire(manifest: &mut Manifest) {
     for entry in &mut manifest.segments {
         drop_vectors(entry, |v| kept.contains(&v.generation));
     }
+    let first = manifest.generations.first().map(|g| g.id);
+    manifest.generations.retain(|g| Some(g.id) == first || listed.contains(&g.id));
 }

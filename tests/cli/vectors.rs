@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::support::Place;
 
@@ -98,6 +98,28 @@ fn plain_vectors_get_another_ladder_and_go_back() {
     assert_eq!(place.count("w"), 5_010);
     place.run(&["v", "reindex", "--dims", "32"]).code(1).says(&["32", "16"]);
     place.run(&["v", "reindex", "--model", "m"]).code(1).says(&["plain vectors", "no encoder"]);
+}
+
+#[test]
+fn generations_of_long_ago_are_forgotten_and_the_first_is_not() {
+    let place = Place::with_vectors(20);
+    let listed = || {
+        let lines = place.run(&["v", "generations", "--json"]).code(0).out;
+        let number =
+            |line: &str| serde_json::from_str::<Value>(line).unwrap()["generation"].as_u64().unwrap();
+        lines.lines().map(number).collect::<Vec<_>>()
+    };
+    (0..9).for_each(|_| drop(place.json(&["v", "reindex"])));
+    assert_eq!(listed(), [1, 3, 4, 5, 6, 7, 8, 9, 10]);
+    place.run(&["v", "rollback", "2"]).code(1).says(&["no generation 2"]);
+    // What answers stays, and where it came from.
+    assert_eq!(place.json(&["v", "rollback", "3"])["generation"], 3);
+    (0..9).for_each(|_| drop(place.json(&["v", "reindex"])));
+    assert_eq!(listed(), [1, 12, 13, 14, 15, 16, 17, 18, 19]);
+    assert_eq!(place.json(&["v", "rollback", "1"])["documents"], 20);
+    place.json(&["v", "reindex"]);
+    assert_eq!(listed(), [1, 13, 14, 15, 16, 17, 18, 19, 20]);
+    place.run(&["v", "check"]).code(0);
 }
 
 #[test]

@@ -23,7 +23,7 @@ impl Generations {
 /// Make an older generation active
 #[derive(Debug, Args)]
 pub struct Rollback {
-    /// Its number; by default the one before
+    /// Its number: the newest eight, the first, and the one before are kept; by default the one before
     generation: Option<u32>,
 }
 
