@@ -7,13 +7,15 @@
 
 use embdb::options::limits;
 use parquet::basic::{ConvertedType, LogicalType, Repetition, Type as Physical};
-use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::column::page::PageReader;
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::DataType;
 use parquet::errors::ParquetError;
-use parquet::schema::types::{SchemaDescriptor, Type};
+use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor, Type};
 use serde_json::Value;
 
 use super::guard::guarded;
+use super::page::{Pages, Taken};
 use super::scalar::{Cell, Scalar};
 
 /// Rows that are decoded at a time.
@@ -132,23 +134,26 @@ pub(super) trait Column: Send {
     fn floats(&mut self, out: &mut Vec<f32>) -> Result<bool, Problem>;
 }
 
-/// A column from its reader.
-pub(super) fn column(reader: ColumnReader, shape: &Shape) -> Box<dyn Column> {
-    match reader {
-        ColumnReader::BoolColumnReader(reader) => Cells::boxed(reader, shape),
-        ColumnReader::Int32ColumnReader(reader) => Cells::boxed(reader, shape),
-        ColumnReader::Int64ColumnReader(reader) => Cells::boxed(reader, shape),
-        ColumnReader::Int96ColumnReader(reader) => Cells::boxed(reader, shape),
-        ColumnReader::FloatColumnReader(reader) => Cells::boxed(reader, shape),
-        ColumnReader::DoubleColumnReader(reader) => Cells::boxed(reader, shape),
-        ColumnReader::ByteArrayColumnReader(reader) => Cells::boxed(reader, shape),
-        ColumnReader::FixedLenByteArrayColumnReader(reader) => Cells::boxed(reader, shape),
+/// A column from its pages.
+pub(super) fn column(pages: Box<dyn PageReader>, of: ColumnDescPtr, shape: &Shape) -> Box<dyn Column> {
+    let taken = Taken::default();
+    let pages = Box::new(Pages::new(pages, &of, taken.clone()));
+    match get_column_reader(of, pages) {
+        ColumnReader::BoolColumnReader(reader) => Cells::boxed(reader, shape, taken),
+        ColumnReader::Int32ColumnReader(reader) => Cells::boxed(reader, shape, taken),
+        ColumnReader::Int64ColumnReader(reader) => Cells::boxed(reader, shape, taken),
+        ColumnReader::Int96ColumnReader(reader) => Cells::boxed(reader, shape, taken),
+        ColumnReader::FloatColumnReader(reader) => Cells::boxed(reader, shape, taken),
+        ColumnReader::DoubleColumnReader(reader) => Cells::boxed(reader, shape, taken),
+        ColumnReader::ByteArrayColumnReader(reader) => Cells::boxed(reader, shape, taken),
+        ColumnReader::FixedLenByteArrayColumnReader(reader) => Cells::boxed(reader, shape, taken),
     }
 }
 
 /// Some decoded rows, and what reads more.
 struct Cells<T: DataType> {
     reader: ColumnReaderImpl<T>,
+    taken: Taken,
     shape: Shape,
     /// Empty where every value is there.
     definitions: Vec<i16>,
@@ -166,9 +171,10 @@ where
     T::T: Cell,
     ColumnReaderImpl<T>: Send,
 {
-    fn boxed(reader: ColumnReaderImpl<T>, shape: &Shape) -> Box<dyn Column> {
+    fn boxed(reader: ColumnReaderImpl<T>, shape: &Shape, taken: Taken) -> Box<dyn Column> {
         Box::new(Self {
             reader,
+            taken,
             shape: shape.clone(),
             definitions: Vec::new(),
             repetitions: Vec::new(),
@@ -183,6 +189,7 @@ where
         self.definitions.clear();
         self.repetitions.clear();
         self.values.clear();
+        self.taken.restart();
         let (reader, values) = (&mut self.reader, &mut self.values);
         let (definitions, repetitions) = (&mut self.definitions, &mut self.repetitions);
         let (rows, _, levels) =

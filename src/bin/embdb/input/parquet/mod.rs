@@ -8,13 +8,19 @@
 //! |---|---|
 //! | `column` | rows of a column from its levels and values |
 //! | `scalar` | dates, decimals and other annotated values |
+//! | `page` | pages whose headers claim too much |
+//! | `source` | the file, whose end is an error |
+//! | `thrift` | headers, looked over before they are read |
 //! | `guard` | panics of the parquet crate as errors |
 
 mod column;
 mod guard;
+mod page;
 mod scalar;
+mod source;
 #[cfg(test)]
 mod tests;
+mod thrift;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -29,12 +35,13 @@ use serde_json::Value;
 
 use self::column::{Column, Problem, Shape, column};
 use self::guard::guarded;
+use self::source::Source;
 use super::fields::Fields;
 use super::{Located, ReadProgress, check, over};
 
 /// A file, and its columns in the row group under way.
 struct Table {
-    file: SerializedFileReader<File>,
+    file: SerializedFileReader<Source>,
     path: PathBuf,
     shapes: Vec<Shape>,
     columns: Vec<Box<dyn Column>>,
@@ -49,7 +56,8 @@ struct Table {
 impl Table {
     fn open(path: &Path) -> Result<Self> {
         let opened = File::open(path).map_err(Error::io("open", path))?;
-        let file = guarded(|| SerializedFileReader::new(opened)).map_err(|e| not_read(path, &e))?;
+        let file =
+            guarded(|| SerializedFileReader::new(Source::new(opened)?)).map_err(|e| not_read(path, &e))?;
         let schema = file.metadata().file_metadata().schema_descr();
         let mut shapes: Vec<Shape> = Vec::with_capacity(schema.num_columns());
         for number in 0..schema.num_columns() {
@@ -92,9 +100,13 @@ impl Table {
             let opened = guarded(|| {
                 let group = file.get_row_group(number)?;
                 let columns = shapes.iter().enumerate();
-                let columns: std::result::Result<Vec<_>, ParquetError> =
-                    columns.map(|(n, shape)| Ok(column(group.get_column_reader(n)?, shape))).collect();
                 let info = group.metadata();
+                let columns: std::result::Result<Vec<_>, ParquetError> = columns
+                    .map(|(n, shape)| {
+                        let pages = group.get_column_page_reader(n)?;
+                        Ok(column(pages, info.column(n).column_descr_ptr(), shape))
+                    })
+                    .collect();
                 Ok((columns?, info.num_rows(), info.compressed_size()))
             });
             let (columns, rows, bytes) = opened.map_err(|e| not_read(&self.path, &e))?;

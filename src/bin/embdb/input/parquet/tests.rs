@@ -452,3 +452,21 @@ fn damaged_files_never_panic() {
         }
     }
 }
+
+/// The parquet crate would make room for as many values as the header of a dictionary claims.
+#[test]
+fn a_dictionary_that_claims_more_than_it_holds_is_refused() {
+    let mut bytes = plain(
+        "message m { required int64 id; required binary text (UTF8); }",
+        vec![Data::Long(vec![1, 2], vec![], vec![]), Data::Bytes(vec![b"a", b"b"], vec![], vec![])],
+    );
+    assert_eq!(read(&bytes).unwrap().len(), 2);
+    // The header of the first page: its kind (a dictionary), its size twice, and in a structure the number of values, as numbers
+    // of Thrift's compact protocol.
+    let header = [0x15, 0x04, 0x15, 0x20, 0x15, 0x20, 0x4c, 0x15, 0x04];
+    assert!(bytes[4..].starts_with(&header));
+    bytes[4 + header.len() - 1] = 0x7e;
+    let (code, text) = read(&bytes).unwrap_err();
+    let what = "row 0: column \"id\": Parquet error: a dictionary of 16 bytes cannot hold 63 values";
+    assert!(code == 1 && text.contains(what), "{text}");
+}
