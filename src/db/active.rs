@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use super::columns::{ColumnsBuilder, Shape};
 use crate::error::Result;
 use crate::format::segment::DocumentRows;
+use crate::index::sketch::{self, Sketches};
 use crate::storage::documents::StoredText;
 use crate::types::Meta;
 
@@ -49,13 +50,24 @@ pub(crate) struct Chunk {
     pub documents: Vec<Arc<ActiveDocument>>,
     /// Their rows.
     pub rows: ColumnsBuilder,
+    sketches: OnceLock<Sketches>,
     /// Last document with each id.
     by_id: HashMap<String, u32>,
 }
 
 impl Chunk {
     fn new(shape: Shape) -> Self {
-        Self { documents: Vec::new(), rows: ColumnsBuilder::new(shape), by_id: HashMap::new() }
+        let (rows, sketches) = (ColumnsBuilder::new(shape), OnceLock::new());
+        Self { documents: Vec::new(), rows, sketches, by_id: HashMap::new() }
+    }
+
+    /// Sketches of its rows, if they were made.
+    pub fn sketches(&self) -> Option<&Sketches> {
+        self.sketches.get()
+    }
+
+    fn is_full(&self) -> bool {
+        self.documents.len() >= CHUNK_DOCUMENTS
     }
 }
 
@@ -92,7 +104,7 @@ impl Active {
 
     /// Appends a document; returns its number. [`Self::lay_out`] makes its rows searchable.
     pub fn push(&mut self, document: ActiveDocument, rows: &DocumentRows, shape: &Shape) -> Result<u32> {
-        if self.chunks.last().is_none_or(|c| c.documents.len() >= CHUNK_DOCUMENTS) {
+        if self.chunks.last().is_none_or(|c| c.is_full()) {
             self.lay_out();
             self.chunks.push(Arc::new(Chunk::new(shape.clone())));
         }
@@ -105,10 +117,70 @@ impl Active {
         Ok(number)
     }
 
+    /// Makes the sketches of one full chunk that has none. Searches ask for it, so that a bulk load does not pay for what
+    /// nobody searches, and each pays for some hundred microseconds at most.
+    pub fn sketch(&self, shape: &Shape) -> Result<()> {
+        if !shape.codec.has_codes() || shape.dim < sketch::DIMS {
+            return Ok(());
+        }
+        let unsketched = self.chunks.iter().find(|c| c.is_full() && c.sketches().is_none());
+        let Some(chunk) = unsketched else { return Ok(()) };
+        let rows = chunk.rows.block()?;
+        let (mut sketches, mut values) = (Sketches::default(), Vec::with_capacity(shape.dim));
+        for row in 0..rows.len as u32 {
+            rows.values_of(row, &mut values);
+            sketches.push(&values);
+        }
+        // Another search may have been faster.
+        let _ = chunk.sketches.set(sketches);
+        Ok(())
+    }
+
     /// Completes the columns of the last chunk.
     pub fn lay_out(&mut self) {
         if let Some(chunk) = self.chunks.last_mut().map(Arc::make_mut) {
             chunk.rows.lay_out();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CHUNK_DOCUMENTS;
+    use crate::db::snapshot::Source;
+    use crate::types::Document;
+    use crate::{CreateOptions, Db, OpenOptions};
+
+    #[test]
+    fn searches_sketch_one_full_chunk_each_and_find_what_a_scan_finds() {
+        let dir = tempfile::tempdir().unwrap();
+        let create = CreateOptions { vectors: Some(160), ..CreateOptions::default() };
+        let options = OpenOptions { create, background: false, ..OpenOptions::default() };
+        let db = Db::open_with(dir.path().join("a.embdb"), options).unwrap();
+        let vector = |n: usize| -> Vec<f32> {
+            (0..160).map(|i| ((n * 7919 + i * 104_729) % 1009) as f32 - 504.0).collect()
+        };
+        let sketched = || {
+            let snapshot = db.inner.snapshot();
+            let Source::Active(_, active) = &snapshot.parts.last().unwrap().source else { panic!("a log") };
+            active.chunks.iter().map(|chunk| chunk.sketches().is_some()).collect::<Vec<_>>()
+        };
+        let documents = 2 * CHUNK_DOCUMENTS + 88;
+        db.add((0..documents).map(|n| Document::from_vector(n.to_string(), vector(n)))).unwrap();
+        assert_eq!(sketched(), [false, false, false], "a load pays for none");
+        let ids = |n: usize, exact: bool| -> Vec<String> {
+            let found = db.search_vector(&vector(n)).k(5).exact(exact).run().unwrap();
+            found.hits.into_iter().map(|hit| hit.id).collect()
+        };
+        assert_eq!(ids(1, true)[0], "1");
+        assert_eq!(sketched(), [false, false, false], "an exact search reads none");
+        for expected in [[true, false, false], [true, true, false], [true, true, false]] {
+            assert_eq!(ids(7, false), ids(7, true));
+            assert_eq!(sketched(), expected);
+        }
+        db.add([Document::from_vector("new", vector(documents))]).unwrap();
+        assert_eq!(sketched(), [true, true, false], "what is added makes no chunk anew but the last");
+        assert!((0..documents).step_by(37).all(|n| ids(n, false) == ids(n, true)));
+        assert_eq!(ids(documents, false)[0], "new");
     }
 }

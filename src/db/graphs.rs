@@ -188,6 +188,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_log_is_sealed_with_its_graph_unless_that_has_to_stop() {
+        for (stops, superseded) in [(false, false), (true, false), (true, true)] {
+            let dir = tempfile::tempdir().unwrap();
+            let create = CreateOptions { vectors: Some(4), ..CreateOptions::default() };
+            let options = OpenOptions { create, background: false, ..OpenOptions::default() };
+            let db = Db::open_with(dir.path().join("a.embdb"), options).unwrap();
+            let rows = GRAPH_ROWS as u32;
+            db.add((0..rows).map(|n| Document::from_vector(format!("{n}"), vector(n)))).unwrap();
+            let building = Task::default();
+            if stops {
+                building.cancel();
+            }
+            db.inner.maintenance.uniting.store(usize::from(superseded), Ordering::Relaxed);
+            db.inner.seal_with(Some(&building), &Task::default()).unwrap();
+            let segments = db.inner.snapshot().manifest.segments.len();
+            assert_eq!(
+                (segments, missing(&db)),
+                (usize::from(!superseded), usize::from(stops && !superseded))
+            );
+            db.delete(&["7".to_string()]).unwrap();
+            db.inner.seal(&Task::default()).unwrap();
+            assert_eq!(db.count().unwrap(), u64::from(rows) - 1);
+            assert_eq!(db.search_vector(&vector(9)).k(3).run().unwrap().hits.len(), 3);
+            assert!(db.check(false, &Task::default()).unwrap().ok);
+        }
+    }
+
     /// Segments with graphs are not given up for one without, which would be scanned until all are one.
     #[test]
     fn a_merge_that_stops_for_a_compaction_is_left_to_it() {

@@ -17,7 +17,7 @@ use super::turns::Pin;
 use super::write::Writing;
 use super::{Db, Inner};
 use crate::error::Result;
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, SegmentEntry};
 use crate::mmap::{faults, release_heap};
 use crate::options::{Durability, Task};
 use crate::storage::segment::{Segment, segment_dir};
@@ -32,6 +32,8 @@ const DEAD_SHARE: f64 = 0.2;
 const FEEDBACK_FILES: usize = 32;
 /// Rows that wait to be sealed, as a multiple of those from which on they are: at more a seal is overdue.
 const OVERDUE: usize = 16;
+/// The same: at more the segment is sealed before its graph is built.
+const STEADY: usize = 2;
 
 impl Db {
     /// Leaves one sealed segment with its graph, and gives the bytes of deleted documents back: afterwards no file of the
@@ -61,6 +63,11 @@ pub(super) fn sealed(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Segment>>
         Source::Sealed(segment) => Some(segment),
         Source::Active(..) => None,
     })
+}
+
+/// The parts of a view without the last, which belongs to the log that was just started.
+fn frozen(snapshot: &Snapshot) -> &[Part] {
+    snapshot.parts.split_last().map_or(&[], |(_, frozen)| frozen)
 }
 
 impl Inner {
@@ -114,9 +121,17 @@ impl Inner {
         }
         let Some(_alone) = self.maintenance.try_alone() else { return Ok(()) };
         self.maintenance.overdue.store(false, Ordering::Relaxed);
+        let sequence = self.state.lock().sequence;
+        // In a bulk load `compact` builds graphs.
+        let builds = self.load.is_over(sequence) && self.options.durability != Durability::Bulk;
+        // Until anyone else wants to maintain: what a merge is about to throw away is not worth waiting for, and what
+        // waits to be sealed fills the memory.
+        let building = task.unless(self.maintenance.wanted());
         if self.wants_seal() {
             let _pin = Pin::new(self, self.options.busy_timeout)?;
-            self.seal(task)?;
+            // Where rows come faster than graphs are built, the graph comes after.
+            let steady = self.unsealed().0 / STEADY < self.options.seal_rows;
+            self.seal_with((builds && steady).then_some(&building), task)?;
             release_heap();
         }
         super::growing::feed(&self.growing, &self.snapshot(), self.options.seal_rows)?;
@@ -124,12 +139,6 @@ impl Inner {
             let _pin = Pin::new(self, self.options.busy_timeout)?;
             self.heal(false, task)?;
         }
-        let sequence = self.state.lock().sequence;
-        // In a bulk load `compact` builds graphs.
-        let builds = self.load.is_over(sequence) && self.options.durability != Durability::Bulk;
-        // Until anyone else wants to maintain: what a merge is about to throw away is not worth waiting for, and what
-        // waits to be sealed fills the memory.
-        let building = task.unless(self.maintenance.wanted());
         let candidates = self.merge_candidates();
         let mut heir = None;
         if !candidates.is_empty() {
@@ -218,6 +227,13 @@ impl Inner {
 
     /// Turns all active parts into one sealed segment. The caller holds the maintenance lock and a pin.
     pub fn seal(&self, task: &Task) -> Result<()> {
+        self.seal_with(None, task)
+    }
+
+    /// The same, with the segment's graph if there is a task for building it: until then searches have the rows of the logs,
+    /// which they rule out faster than those of a segment without a graph. Nothing is sealed if that has to stop for someone who
+    /// merges all.
+    pub(super) fn seal_with(&self, building: Option<&Task>, task: &Task) -> Result<()> {
         let (snapshot, sequence) = {
             let mut writing = self.writing(self.options.busy_timeout)?;
             if !writing.has_records() {
@@ -225,30 +241,39 @@ impl Inner {
             }
             writing.rotate()?
         };
-        self.commit(self.sealing(&snapshot, sequence, task)?)
+        let mut written = self.write_active(&snapshot, task)?;
+        if let (Some(entry), Some(building)) = (&mut written, building) {
+            self.give_graph(&snapshot, entry, None, (1, building))?;
+            if building.check().is_err() && self.maintenance.is_superseded() {
+                return Ok(());
+            }
+        }
+        self.commit(self.sealing(&snapshot, sequence, written))
     }
 
-    /// Writes the active parts of a view as a segment; the change of the manifest that makes it count.
+    /// Writes the active parts of a view as a segment, if they have any document.
+    fn write_active(&self, snapshot: &Snapshot, task: &Task) -> Result<Option<SegmentEntry>> {
+        let frozen = frozen(snapshot).iter();
+        let active: Vec<&Part> = frozen.filter(|p| matches!(p.source, Source::Active(..))).collect();
+        self.write_segment(snapshot, &active, snapshot.manifest.next_segment, task)
+    }
+
+    /// The change of the manifest that makes a segment count in the place of the active parts of a view.
     fn sealing<'a>(
         &'a self,
         snapshot: &'a Snapshot,
         sequence: u64,
-        task: &Task,
-    ) -> Result<impl FnMut(&mut Manifest) -> Result<()> + 'a> {
-        // The last active part belongs to the log that was just started.
-        let frozen = &snapshot.parts[..snapshot.parts.len() - 1];
-        let active: Vec<&Part> = frozen.iter().filter(|p| matches!(p.source, Source::Active(..))).collect();
-        let id = snapshot.manifest.next_segment;
-        let written = self.write_segment(snapshot, &active, id, task)?;
+        written: Option<SegmentEntry>,
+    ) -> impl FnMut(&mut Manifest) -> Result<()> + 'a {
         let first_log = self.last_log_of(snapshot);
-        Ok(move |manifest: &mut Manifest| {
+        move |manifest: &mut Manifest| {
             manifest.first_log = first_log;
             manifest.sequence = sequence;
-            self.write_deaths(manifest, frozen)?;
-            manifest.next_segment = id + 1;
+            self.write_deaths(manifest, frozen(snapshot))?;
+            manifest.next_segment = snapshot.manifest.next_segment + 1;
             manifest.segments.extend(written.clone());
             Ok(())
-        })
+        }
     }
 
     /// Makes one segment without deleted documents of all segments and active parts, each row being read and
@@ -263,7 +288,7 @@ impl Inner {
         }
         let (snapshot, sequence) = writing.rotate()?;
         drop(writing);
-        let united: Vec<&Part> = snapshot.parts.iter().take(snapshot.parts.len() - 1).collect();
+        let united: Vec<&Part> = frozen(&snapshot).iter().collect();
         let id = snapshot.manifest.next_segment;
         let mut written = self.write_segment(&snapshot, &united, id, task)?;
         let heir = Heir::new(&snapshot, &united, id)?;
@@ -393,7 +418,8 @@ impl Writing<'_> {
             return Ok(());
         }
         let (snapshot, sequence) = self.rotate()?;
-        self.commit_manifest(self.inner.sealing(&snapshot, sequence, task)?)
+        let written = self.inner.write_active(&snapshot, task)?;
+        self.commit_manifest(self.inner.sealing(&snapshot, sequence, written))
     }
 
     /// Whether the logs hold any record.

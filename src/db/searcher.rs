@@ -128,6 +128,12 @@ impl Searcher {
         let (part, shape) = (snapshot.part(number)?, snapshot.shape_of(self.generation)?);
         let begin = self.blocks.len();
         let documents = mask::allowed(part, self.options.filter.as_ref())?;
+        if let Source::Active(_, active) = &part.source
+            && documents.is_none()
+            && !self.options.exact
+        {
+            active.sketch(shape)?;
+        }
         for block in 0..part.blocks() {
             let Some(rows) = part.block(block, self.generation, shape)? else { continue };
             let masked = documents.as_ref().map(|d| rows.mask(d));

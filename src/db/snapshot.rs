@@ -294,6 +294,7 @@ impl Part {
                 let c = chunk.rows.columns();
                 let codes = Codes { high: &c.high, low: &c.low };
                 let vectors = block(shape, c.spans.len(), codes, &c.scales, &c.norms, &c.full)?;
+                let vectors = vectors.sketched(chunk.sketches());
                 let base = (number * CHUNK_DOCUMENTS) as u32;
                 Ok(Some(Rows { vectors, graph: None, first: &c.first, spans: &c.spans, base }))
             }

@@ -21,7 +21,7 @@ pub(crate) struct Alone {
     /// So much waits to be sealed that whoever builds graphs is to stop.
     pub(super) overdue: Arc<AtomicBool>,
     /// How many of those who wait will make one segment of all.
-    uniting: AtomicUsize,
+    pub(super) uniting: AtomicUsize,
 }
 
 impl Alone {

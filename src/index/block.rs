@@ -7,6 +7,7 @@
 use std::cmp::Ordering;
 
 use super::quantize::{self, SECOND_PART, TwoPart, normalize};
+use super::sketch::Sketches;
 use crate::error::{Error, Result};
 use crate::format::graph::Sight;
 use crate::format::guard::Guard;
@@ -53,6 +54,8 @@ pub struct VectorBlock<'a> {
     pub norms: &'a [f32],
     /// f32 rows, `len × dim`, row-major; or empty.
     pub full: &'a [f32],
+    /// Sketches of the rows, which rule most of them out; or none.
+    pub sketches: Option<&'a Sketches>,
     /// What lies in files that may not be in memory.
     pub on_disk: OnDisk,
     /// What verifies the bytes that searches read.
@@ -130,7 +133,13 @@ impl<'a> VectorBlock<'a> {
             return wrong(format!("codes without scales, which {} needs", metric.name()));
         }
         let (head, on_disk, guards) = (Head::default(), OnDisk::default(), Guards::default());
-        Ok(Self { dim, metric, ladder, len, codes, head, scales, norms, full, on_disk, guards })
+        let sketches = None;
+        Ok(Self { dim, metric, ladder, len, codes, head, scales, norms, full, sketches, on_disk, guards })
+    }
+
+    /// The same with a sketch of each row.
+    pub fn sketched(self, sketches: Option<&'a Sketches>) -> Self {
+        Self { sketches, ..self }
     }
 
     /// The same rows, verified when they are read.

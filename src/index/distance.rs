@@ -238,12 +238,14 @@ impl<'a> CodeDistance<'a> {
     pub(crate) fn fine_rows(&self, rows: &[u32], distances: &mut [f32]) {
         rows.iter().for_each(|&row| self.request_pages(row));
         self.touch_whole(rows);
-        let mut products = [(); 4].map(|()| vec![0; rows.len()]);
         let planes = [self.high, self.low];
-        for (n, products) in products.iter_mut().enumerate() {
+        let mut products = vec![0; 4 * rows.len()];
+        for (n, products) in products.chunks_exact_mut(rows.len().max(1)).enumerate() {
             kernel::dot_plane_rows(&self.query.parts[n / 2], planes[n % 2], rows, products);
         }
-        let [first_high, first_low, second_high, second_low] = &products;
+        let (first_products, second_products) = products.split_at(2 * rows.len());
+        let (first_high, first_low) = first_products.split_at(rows.len());
+        let (second_high, second_low) = second_products.split_at(rows.len());
         let [first, second] = &self.query.parts;
         for (n, (&row, distance)) in rows.iter().zip(distances).enumerate() {
             let first = first.exact(first_high[n], first_low[n]) as f32;
@@ -334,6 +336,12 @@ impl<'a> CodeDistance<'a> {
                 kernel::prefetch(self.low.row(row, len));
             }
         }
+    }
+
+    /// Requests from memory both planes of a row.
+    pub(crate) fn request_whole(&self, row: u32) {
+        let len = self.query.parts[0].plane_len();
+        [self.high, self.low].iter().for_each(|plane| kernel::prefetch(plane.row(row, len)));
     }
 }
 

@@ -215,6 +215,7 @@ fn nearest(
 #[cfg(test)]
 mod tests {
     use super::super::block::Codes;
+    use super::super::sketch::Sketches;
     use super::super::testing::{Data, METRICS, overlap};
     use super::*;
     use crate::options::Task;
@@ -306,6 +307,42 @@ mod tests {
     fn in_all(found: &[(usize, Neighbour)]) -> Vec<Neighbour> {
         let row = |block: usize, found: &Neighbour| 100 * block as u32 + found.row;
         found.iter().map(|(block, n)| Neighbour { row: row(*block, n), ..*n }).collect()
+    }
+
+    /// Sketches rule out no row that is found without them, but one of many thousands.
+    #[test]
+    fn rows_with_sketches_are_searched_as_without() {
+        for metric in METRICS {
+            let data = Data::clustered(4000, 160, metric, Codec::Int8F32, 11);
+            let blocks = many(&data, Codec::Int8F32, |_| true);
+            let sketched = |data: &Data| {
+                let mut sketches = Sketches::default();
+                (0..data.len).for_each(|row| sketches.push(data.row(row)));
+                sketches
+            };
+            let sketches: Vec<Sketches> = blocks.iter().map(|(data, _)| sketched(data)).collect();
+            let plain: Vec<_> = blocks.iter().map(|(data, _)| (data.block(), None)).collect();
+            let with: Vec<_> =
+                plain.iter().zip(&sketches).map(|((block, _), s)| (block.sketched(Some(s)), None)).collect();
+            let (mut rows, mut lost) = (0, 0);
+            for vector in data.queries(60, 5) {
+                let query = Query::new(&vector, metric, 160, 160);
+                let all = scan_many(&plain, &query, 10, f32::INFINITY);
+                for within in [f32::INFINITY, all[4].1.distance] {
+                    let expected = scan_many(&plain, &query, 10, within);
+                    let expected = expected.iter().filter(|(_, hit)| hit.distance <= within);
+                    let found = scan_many(&with, &query, 10, within);
+                    for hit in expected {
+                        rows += 1;
+                        lost += usize::from(!found.contains(hit));
+                    }
+                }
+            }
+            assert!(rows >= 60 * 14 && lost * 500 <= rows, "{metric:?}: {lost} of {rows} lost");
+            // Of fewer dimensions a sketch tells nothing.
+            let query = Query::new(data.row(3), metric, 160, 40);
+            assert_eq!(scan_many(&with, &query, 10, 0.5), scan_many(&plain, &query, 10, 0.5));
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | [`quantize`] | how an f32 row becomes int8 codes with a norm for each rung |
 //! | [`mask`] | which rows of a block a search may return |
 //! | [`flat`] | the nearest rows by looking at all of them |
+//! | [`sketch`] | which rows are too far, by one bit a dimension |
 //! | `shortlist` | which rows such a look has to compare again, and which of them are the nearest |
 //! | [`hnsw`] | the nearest rows by walking a graph, and where graphs come from |
 //! | [`filter`] | which of the two to use, under a mask of allowed rows |
@@ -18,7 +19,8 @@ pub mod flat;
 pub mod hnsw;
 pub mod mask;
 pub mod quantize;
-mod shortlist;
+pub mod shortlist;
+pub mod sketch;
 
 #[cfg(test)]
 pub(crate) mod testing;

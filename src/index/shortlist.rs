@@ -9,7 +9,9 @@
 use super::block::{Neighbour, Query, TopK, VectorBlock};
 use super::distance::{CodeDistance, ExactDistance, Grade};
 use super::flat::{best_of, for_all_by_codes, for_each_by_codes, nearest_of, rescored};
-use super::mask::RowMask;
+use super::mask::{BATCH, RowMask};
+use super::sketch::{SketchQuery, Sketches};
+use crate::kernel;
 use crate::types::Metric;
 
 /// Rows within so many times the root mean square of the errors may be nearer than the last found. In a crowd each row
@@ -93,6 +95,8 @@ pub(super) struct Shortlist<'a> {
     /// The first row of each block.
     starts: Vec<u32>,
     k: usize,
+    /// Rows farther than this are not wanted.
+    within: f32,
     errors: Errors,
     /// The nearest by the high plane, nearest first.
     candidates: Vec<Neighbour>,
@@ -117,34 +121,47 @@ impl<'a> Shortlist<'a> {
         let errors = longest.filter(|_| rows > rescored(k)).map(Errors::at_least).unwrap_or_default();
         let within = if rows > rescored(k) { within } else { f32::INFINITY };
         let mut near = Near::new(rescored(k), errors, within);
-        let mut starts = Vec::with_capacity(blocks.len());
-        let mut start = 0;
-        for (codes, (block, allowed)) in codes.iter().zip(blocks) {
-            starts.push(start);
-            match allowed {
-                None => for_all_by_codes(codes, |first, distances| near.push_run(start + first, distances)),
-                Some(rows) => for_each_by_codes(codes, &rows.below(block.len), |rows, distances| {
+        let starts: Vec<u32> = blocks
+            .iter()
+            .scan(0, |start, (block, _)| Some(std::mem::replace(start, *start + block.len as u32)))
+            .collect();
+        let (mut sketch, mut left) =
+            (None, Left { blocks: &codes, starts: &starts, rows: Vec::new(), skipped: 0 });
+        for ((codes, (block, allowed)), &start) in codes.iter().zip(blocks).zip(&starts) {
+            match (allowed, block.sketches.filter(|_| query.rank_dim == query.dim)) {
+                (None, Some(sketches)) => {
+                    let query = sketch.get_or_insert_with(|| SketchQuery::new(query));
+                    left.add(start, codes, sketches, query, &mut near);
+                }
+                (None, None) => {
+                    for_all_by_codes(codes, |first, distances| near.push_run(start + first, distances))
+                }
+                (Some(rows), _) => for_each_by_codes(codes, &rows.below(block.len), |rows, distances| {
                     rows.iter().zip(distances).for_each(|(&row, &distance)| near.push(start + row, distance));
                 }),
             }
-            start += block.len as u32;
         }
+        left.compare(&mut near);
         let (candidates, reached) = near.finish();
-        Self { blocks: codes, starts, k, errors, candidates, reached }
+        Self { blocks: codes, starts, k, within, errors, candidates, reached }
     }
 
     /// The `k` nearest, each as (block, neighbour), nearest first.
     pub fn nearest(mut self) -> Vec<(usize, Neighbour)> {
-        let found = self.compare(&self.candidates, self.k.saturating_mul(2), f32::INFINITY);
-        let (Some(bound), Some((_, last))) = (self.candidates.last(), found.last()) else { return found };
-        let reach = self.errors.beyond(last.distance, REACH * self.errors.first);
+        let few = self.k.saturating_mul(2);
+        let found =
+            self.compare(&self.candidates, few, self.errors.beyond(self.within, REACH * self.errors.fine));
+        let last =
+            found.last().filter(|_| found.len() >= self.k).map_or(self.within, |(_, last)| last.distance);
+        let Some(bound) = self.candidates.last() else { return found };
+        let reach = self.errors.beyond(last, REACH * self.errors.first);
         if self.candidates.len() < rescored(self.k) || bound.distance >= reach {
             return found;
         }
         let mut crowd = std::mem::take(&mut self.reached);
         crowd.retain(|row| row.distance <= reach);
         let most = self.k.max(10).saturating_mul(COMPARED);
-        self.compare(&crowd, most, self.errors.beyond(last.distance, REACH * self.errors.fine))
+        self.compare(&crowd, most, self.errors.beyond(last, REACH * self.errors.fine))
     }
 
     /// The `k` nearest of some rows: exactly compared are the nearest by both codes of the query, at most so many, and
@@ -154,7 +171,10 @@ impl<'a> Shortlist<'a> {
         let mut rows: Vec<u32> = rows.iter().map(|neighbour| neighbour.row).collect();
         rows.sort_unstable();
         let mut distances = vec![0.0; rows.len()];
-        for (number, rows) in self.by_block(&rows) {
+        for (number, rows) in by_block(&self.starts, &rows) {
+            rows.iter().for_each(|&row| self.blocks[number].request_whole(row));
+        }
+        for (number, rows) in by_block(&self.starts, &rows) {
             let (start, distances) = (self.starts[number], &mut distances[..rows.len()]);
             self.blocks[number].fine_rows(&rows, distances);
             let within = rows.iter().zip(distances).filter(|(_, distance)| **distance <= within);
@@ -163,23 +183,107 @@ impl<'a> Shortlist<'a> {
         let mut nearest: Vec<u32> = nearest.into_sorted().iter().map(|neighbour| neighbour.row).collect();
         nearest.sort_unstable();
         let mut found = Vec::with_capacity(nearest.len());
-        for (number, rows) in self.by_block(&nearest) {
+        for (number, rows) in by_block(&self.starts, &nearest) {
+            let block = self.blocks[number].block();
+            rows.iter().for_each(|&row| kernel::prefetch(bytemuck::cast_slice(block.full_of(row))));
+        }
+        for (number, rows) in by_block(&self.starts, &nearest) {
             let codes = &self.blocks[number];
             let exact = nearest_of(codes.block(), codes.query(), rows.into_iter(), self.k);
             found.extend(exact.into_iter().map(|neighbour| (number, neighbour)));
         }
         best_of(found, self.k)
     }
+}
 
-    /// Rows in order, by the blocks that they are of, counted in each.
-    fn by_block(&self, rows: &[u32]) -> Vec<(usize, Vec<u32>)> {
-        let block_of = |row: u32| self.starts.partition_point(|&start| start <= row) - 1;
-        let of_block = |rows: &[u32]| {
-            let number = block_of(*rows.first()?);
-            let start = *self.starts.get(number)?;
-            Some((number, rows.iter().map(|row| row - start).collect()))
-        };
-        rows.chunk_by(|&a, &b| block_of(a) == block_of(b)).filter_map(of_block).collect()
+/// Rows in order, by the blocks that they are of, counted in each.
+fn by_block<'r>(starts: &'r [u32], rows: &'r [u32]) -> impl Iterator<Item = (usize, Vec<u32>)> + 'r {
+    let block_of = move |row: u32| starts.partition_point(|&start| start <= row) - 1;
+    let of_block = move |rows: &[u32]| {
+        let number = block_of(*rows.first()?);
+        let start = *starts.get(number)?;
+        Some((number, rows.iter().map(|row| row - start).collect()))
+    };
+    rows.chunk_by(move |&a, &b| block_of(a) == block_of(b)).filter_map(of_block)
+}
+
+/// Rows that their sketches left, which are compared many at a time: each waits for memory, but all at once.
+struct Left<'l, 'a> {
+    blocks: &'l [CodeDistance<'a>],
+    starts: &'l [u32],
+    rows: Vec<u32>,
+    /// Runs of rows yet that are compared without a look at their sketches.
+    skipped: usize,
+}
+
+impl Left<'_, '_> {
+    /// So many are compared at a time.
+    const MANY: usize = 128;
+    /// Where sketches leave more than this share of a run, it is faster to compare all of it: one after the other.
+    const SHARE: usize = 8;
+    /// Runs that are compared whole after such a one.
+    const SKIPPED: usize = 7;
+
+    /// Adds the rows of a block that may be as near as is wanted.
+    fn add(
+        &mut self,
+        start: u32,
+        codes: &CodeDistance<'_>,
+        sketches: &Sketches,
+        query: &SketchQuery,
+        near: &mut Near,
+    ) {
+        let (mut room, mut distances, len) = ([0; 2 * BATCH], [0.0; BATCH], codes.block().len);
+        codes.touch_all();
+        for first in (0..len).step_by(BATCH) {
+            if first.is_multiple_of(Query::ASKED) && codes.query().is_over() {
+                return;
+            }
+            let distances = &mut distances[..BATCH.min(len - first)];
+            let before = self.rows.len();
+            if near.limit < f32::INFINITY && self.skipped == 0 {
+                sketches.bounds(query, first, &mut room, distances);
+                for_each_within(distances, near.limit, |at| self.rows.push(start + (first + at) as u32));
+                if (self.rows.len() - before) * Self::SHARE <= distances.len() {
+                    self.rows[before..].iter().for_each(|row| codes.request(row - start, true));
+                    if self.rows.len() >= Self::MANY {
+                        self.compare(near);
+                    }
+                    continue;
+                }
+                self.rows.truncate(before);
+                self.skipped = Self::SKIPPED;
+            } else {
+                self.skipped = self.skipped.saturating_sub(1);
+            }
+            codes.run(first as u32, &mut room, distances);
+            near.push_run(start + first as u32, distances);
+        }
+    }
+
+    /// Compares what was added.
+    fn compare(&mut self, near: &mut Near) {
+        let (mut room, mut distances) = ([0; 2 * BATCH], [0.0; BATCH]);
+        for (number, rows) in by_block(self.starts, &self.rows) {
+            for rows in rows.chunks(BATCH) {
+                self.blocks[number].rows(rows, &mut room, &mut distances);
+                let start = self.starts[number];
+                rows.iter().zip(&distances).for_each(|(&row, &distance)| near.push(start + row, distance));
+            }
+        }
+        self.rows.clear();
+    }
+}
+
+/// Hands out the places of distances within a limit: most are farther, which is seen of many at a time.
+#[inline]
+fn for_each_within(distances: &[f32], limit: f32, mut each: impl FnMut(usize)) {
+    const MANY: usize = 16;
+    for (number, distances) in distances.chunks(MANY).enumerate() {
+        if distances.iter().fold(false, |near, &distance| near | (distance <= limit)) {
+            let near = distances.iter().enumerate().filter(|(_, distance)| **distance <= limit);
+            near.for_each(|(at, _)| each(number * MANY + at));
+        }
     }
 }
 
@@ -209,15 +313,9 @@ impl Near {
         }
     }
 
-    /// The same for rows that follow each other: most are farther than the limit, which is seen of many at a time.
+    /// The same for rows that follow each other.
     fn push_run(&mut self, first: u32, distances: &[f32]) {
-        const MANY: usize = 16;
-        for (first, distances) in (first..).step_by(MANY).zip(distances.chunks(MANY)) {
-            let limit = self.limit;
-            if distances.iter().fold(false, |near, &distance| near | (distance <= limit)) {
-                distances.iter().zip(first..).for_each(|(&distance, row)| self.push(row, distance));
-            }
-        }
+        for_each_within(distances, self.limit, |at| self.push(first + at as u32, distances[at]));
     }
 
     fn keep(&mut self, neighbour: Neighbour) {

@@ -7,6 +7,7 @@
 //!
 //! Two slices of different lengths are compared over the shorter length; no input panics.
 
+pub(crate) mod bits;
 #[cfg(feature = "encoder")]
 pub(crate) mod exp;
 pub mod planes;
@@ -20,6 +21,7 @@ mod x86;
 
 use std::sync::OnceLock;
 
+use bits::{BitQuery, Lanes};
 use planes::{Plane, PlaneQuery};
 
 /// One implementation of every kernel.
@@ -31,6 +33,7 @@ struct Kernels {
     dot_plane: fn(&[i8], &[u8]) -> i32,
     dot_plane_rows: fn(&PlaneQuery, Plane<'_>, &[u32], &mut [i32]),
     dot_plane_run: fn(&PlaneQuery, Plane<'_>, u32, &mut [i32]),
+    dot_bits: fn(&BitQuery, &[Lanes], &mut [i32]),
     dot_f32: fn(&[f32], &[f32]) -> f32,
     l2_sq_f32: fn(&[f32], &[f32]) -> f32,
 }
@@ -42,6 +45,7 @@ const SCALAR: Kernels = Kernels {
     dot_plane: planes::dot_plane,
     dot_plane_rows: planes::dot_plane_rows,
     dot_plane_run: planes::dot_plane_run,
+    dot_bits: bits::dot_bits,
     dot_f32: scalar::dot_f32,
     l2_sq_f32: scalar::l2_sq_f32,
 };
@@ -149,6 +153,13 @@ pub fn dot_plane_rows(query: &PlaneQuery, plane: Plane<'_>, rows: &[u32], out: &
 #[inline]
 pub fn dot_plane_run(query: &PlaneQuery, plane: Plane<'_>, first: u32, out: &mut [i32]) {
     (kernels().dot_plane_run)(query, plane, first, out);
+}
+
+/// Products of a query with rows of bits, [`LANES`](bits::LANES) rows to each group of as many words as the query has: for
+/// each the sum of the query's values where its bits are 1. `out` takes one product for each row.
+#[inline]
+pub fn dot_bits(query: &BitQuery, rows: &[Lanes], out: &mut [i32]) {
+    (kernels().dot_bits)(query, rows, out);
 }
 
 /// Inner product of two f32 vectors, summed in f32, in an order of the processor's own.

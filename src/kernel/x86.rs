@@ -4,11 +4,13 @@
 //! out are private to this file and reach no one unless the features they need were found.
 #![allow(unsafe_code)]
 
+mod bits;
 mod planes;
 
 use std::arch::x86_64::*;
 
 use super::{CodeMatrix, CodeQuery, Kernels};
+use bits::{dot_bits_avx2, dot_bits_avx512};
 use planes::{
     dot_plane_avx2, dot_plane_avx512, dot_plane_rows_avx2, dot_plane_rows_avx512, dot_plane_run_avx2,
     dot_plane_run_avx512,
@@ -37,16 +39,26 @@ pub(super) fn available() -> Vec<Kernels> {
             dot_plane_run: |query, plane, first, out| unsafe {
                 dot_plane_run_avx512(query, plane, first, out)
             },
+            dot_bits: if is_x86_feature_detected!("avx512vpopcntdq") {
+                // SAFETY: the feature was found on the line above.
+                |query, rows, out| unsafe { dot_bits_avx512(query, rows, out) }
+            } else {
+                // SAFETY: both features are part of every processor that has the three above.
+                |query, rows, out| unsafe { dot_bits_avx2(query, rows, out) }
+            },
             // SAFETY: as above.
             dot_f32: |a, b| unsafe { dot_f32_avx512(a, b) },
             // SAFETY: as above.
             l2_sq_f32: |a, b| unsafe { l2_sq_f32_avx512(a, b) },
         });
     }
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+    if is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("popcnt")
+    {
         paths.push(Kernels {
             isa: "avx2",
-            // SAFETY: both features were found on the line above.
+            // SAFETY: the three features were found on the lines above.
             dot_i8: |a, b| unsafe { dot_i8_avx2(a, b) },
             // SAFETY: as above.
             dot_i8_rows: |query, matrix, rows, out| unsafe { dot_i8_rows_avx2(query, matrix, rows, out) },
@@ -56,6 +68,8 @@ pub(super) fn available() -> Vec<Kernels> {
             dot_plane_rows: |query, plane, rows, out| unsafe { dot_plane_rows_avx2(query, plane, rows, out) },
             // SAFETY: as above.
             dot_plane_run: |query, plane, first, out| unsafe { dot_plane_run_avx2(query, plane, first, out) },
+            // SAFETY: as above.
+            dot_bits: |query, rows, out| unsafe { dot_bits_avx2(query, rows, out) },
             // SAFETY: as above.
             dot_f32: |a, b| unsafe { dot_f32_avx2(a, b) },
             // SAFETY: as above.
