@@ -99,7 +99,7 @@ impl Sketches {
         self.squares.push(square);
     }
 
-    /// For the rows from `first` on, a multiple of [`LANES`], how near each may be at least; `room` is as long as `bounds`.
+    /// For the rows from `first` on, a multiple of eight, how near each may be at least; `room` is as long as `bounds`.
     pub fn bounds(&self, query: &SketchQuery, first: usize, room: &mut [i32], bounds: &mut [f32]) {
         let words = query.bits.words();
         let groups = first / LANES * words..((first + bounds.len()).div_ceil(LANES) * words);

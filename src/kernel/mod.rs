@@ -155,7 +155,7 @@ pub fn dot_plane_run(query: &PlaneQuery, plane: Plane<'_>, first: u32, out: &mut
     (kernels().dot_plane_run)(query, plane, first, out);
 }
 
-/// Products of a query with rows of bits, [`LANES`](bits::LANES) rows to each group of as many words as the query has: for
+/// Products of a query with rows of bits, eight to each group of as many words as the query has: for
 /// each the sum of the query's values where its bits are 1. `out` takes one product for each row.
 #[inline]
 pub fn dot_bits(query: &BitQuery, rows: &[Lanes], out: &mut [i32]) {

@@ -11,9 +11,9 @@ use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::errors::{ParquetError, Result};
 use parquet::schema::types::ColumnDescriptor;
 
-/// Values of a list's pages that are read for one call: sixteen times those of as many of the longest vectors as are decoded
-/// at a time.
-const VALUES: u64 = 1 << 26;
+/// Values of a list's pages that are read for one call: four times those of as many of the longest vectors as are decoded at a
+/// time.
+const VALUES: u64 = 1 << 24;
 
 /// How many values the pages held that were read for the call under way.
 #[derive(Debug, Clone, Default)]
