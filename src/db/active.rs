@@ -7,7 +7,8 @@ use std::sync::{Arc, OnceLock};
 use super::columns::{ColumnsBuilder, Shape};
 use crate::error::Result;
 use crate::format::segment::DocumentRows;
-use crate::index::sketch::{self, Sketches};
+use crate::index::VectorBlock;
+use crate::index::sketch::Sketches;
 use crate::storage::documents::StoredText;
 use crate::types::Meta;
 
@@ -50,7 +51,8 @@ pub(crate) struct Chunk {
     pub documents: Vec<Arc<ActiveDocument>>,
     /// Their rows.
     pub rows: ColumnsBuilder,
-    sketches: OnceLock<Sketches>,
+    /// Set once it is full and was searched; none where sketches do not pay.
+    sketches: OnceLock<Option<Sketches>>,
     /// Last document with each id.
     by_id: HashMap<String, u32>,
 }
@@ -63,7 +65,13 @@ impl Chunk {
 
     /// Sketches of its rows, if they were made.
     pub fn sketches(&self) -> Option<&Sketches> {
-        self.sketches.get()
+        self.sketches.get()?.as_ref()
+    }
+
+    /// Makes them of its rows; the chunk is full.
+    pub fn sketch(&self, rows: &VectorBlock<'_>) {
+        // Another search may have been faster.
+        let _ = self.sketches.set(Sketches::of(rows));
     }
 
     fn is_full(&self) -> bool {
@@ -117,23 +125,9 @@ impl Active {
         Ok(number)
     }
 
-    /// Makes the sketches of one full chunk that has none. Searches ask for it, so that a bulk load does not pay for what
-    /// nobody searches, and each pays for some hundred microseconds at most.
-    pub fn sketch(&self, shape: &Shape) -> Result<()> {
-        if !shape.codec.has_codes() || shape.dim < sketch::DIMS {
-            return Ok(());
-        }
-        let unsketched = self.chunks.iter().find(|c| c.is_full() && c.sketches().is_none());
-        let Some(chunk) = unsketched else { return Ok(()) };
-        let rows = chunk.rows.block()?;
-        let (mut sketches, mut values) = (Sketches::default(), Vec::with_capacity(shape.dim));
-        for row in 0..rows.len as u32 {
-            rows.values_of(row, &mut values);
-            sketches.push(&values);
-        }
-        // Another search may have been faster.
-        let _ = chunk.sketches.set(sketches);
-        Ok(())
+    /// The first full chunk that was not sketched.
+    pub fn unsketched(&self) -> Option<usize> {
+        self.chunks.iter().position(|c| c.is_full() && c.sketches.get().is_none())
     }
 
     /// Completes the columns of the last chunk.

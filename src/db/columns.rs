@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::format::segment::DocumentRows;
+use crate::index::VectorBlock;
 use crate::index::quantize::{normalize, quantize, rung_norms};
-use crate::index::{Codes, VectorBlock};
 use crate::kernel::planes::split;
 use crate::storage::segment_writer::VectorColumns;
 use crate::types::{Codec, Metric};
@@ -133,13 +133,6 @@ impl ColumnsBuilder {
     /// The columns as of the last [`Self::lay_out`].
     pub fn columns(&self) -> &VectorColumns {
         &self.columns
-    }
-
-    /// The rows as of the last [`Self::lay_out`].
-    pub fn block(&self) -> Result<VectorBlock<'_>> {
-        let VectorColumns { high, low, scales, norms, full, spans, .. } = &self.columns;
-        let (shape, codes) = (&self.shape, Codes { high, low });
-        VectorBlock::new(shape.dim, shape.metric, &shape.ladder, spans.len(), codes, scales, norms, full)
     }
 
     /// The finished columns.

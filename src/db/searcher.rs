@@ -128,11 +128,14 @@ impl Searcher {
         let (part, shape) = (snapshot.part(number)?, snapshot.shape_of(self.generation)?);
         let begin = self.blocks.len();
         let documents = mask::allowed(part, self.options.filter.as_ref())?;
+        // One chunk for each search: a bulk load does not pay for what nobody searches, and a search some hundred
+        // microseconds at most.
         if let Source::Active(_, active) = &part.source
-            && documents.is_none()
-            && !self.options.exact
+            && !(documents.is_some() || self.options.exact || self.rank_dim < self.dim)
+            && let Some(number) = active.unsketched()
+            && let Some(rows) = part.block(number, self.generation, shape)?
         {
-            active.sketch(shape)?;
+            active.chunks[number].sketch(&rows.vectors);
         }
         for block in 0..part.blocks() {
             let Some(rows) = part.block(block, self.generation, shape)? else { continue };

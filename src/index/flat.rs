@@ -315,15 +315,13 @@ mod tests {
         for metric in METRICS {
             let data = Data::clustered(4000, 160, metric, Codec::Int8F32, 11);
             let blocks = many(&data, Codec::Int8F32, |_| true);
-            let sketched = |data: &Data| {
-                let mut sketches = Sketches::default();
-                (0..data.len).for_each(|row| sketches.push(data.row(row)));
-                sketches
-            };
-            let sketches: Vec<Sketches> = blocks.iter().map(|(data, _)| sketched(data)).collect();
+            let sketches: Vec<_> = blocks.iter().map(|(data, _)| Sketches::of(&data.block())).collect();
             let plain: Vec<_> = blocks.iter().map(|(data, _)| (data.block(), None)).collect();
-            let with: Vec<_> =
-                plain.iter().zip(&sketches).map(|((block, _), s)| (block.sketched(Some(s)), None)).collect();
+            let with: Vec<_> = plain
+                .iter()
+                .zip(&sketches)
+                .map(|((block, _), s)| (block.sketched(s.as_ref()), None))
+                .collect();
             let (mut rows, mut lost) = (0, 0);
             for vector in data.queries(60, 5) {
                 let query = Query::new(&vector, metric, 160, 160);

@@ -9,6 +9,7 @@
 //! | [`flat`] | the nearest rows by looking at all of them |
 //! | [`sketch`] | which rows are too far, by one bit a dimension |
 //! | `shortlist` | which rows such a look has to compare again, and which of them are the nearest |
+//! | `random` | random numbers that stay the same |
 //! | [`hnsw`] | the nearest rows by walking a graph, and where graphs come from |
 //! | [`filter`] | which of the two to use, under a mask of allowed rows |
 
@@ -19,7 +20,8 @@ pub mod flat;
 pub mod hnsw;
 pub mod mask;
 pub mod quantize;
-pub mod shortlist;
+mod random;
+mod shortlist;
 pub mod sketch;
 
 #[cfg(test)]

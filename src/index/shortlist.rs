@@ -171,10 +171,11 @@ impl<'a> Shortlist<'a> {
         let mut rows: Vec<u32> = rows.iter().map(|neighbour| neighbour.row).collect();
         rows.sort_unstable();
         let mut distances = vec![0.0; rows.len()];
-        for (number, rows) in by_block(&self.starts, &rows) {
-            rows.iter().for_each(|&row| self.blocks[number].request_whole(row));
+        let groups = by_block(&self.starts, &rows);
+        for (number, rows) in &groups {
+            rows.iter().for_each(|&row| self.blocks[*number].request_whole(row));
         }
-        for (number, rows) in by_block(&self.starts, &rows) {
+        for (number, rows) in groups {
             let (start, distances) = (self.starts[number], &mut distances[..rows.len()]);
             self.blocks[number].fine_rows(&rows, distances);
             let within = rows.iter().zip(distances).filter(|(_, distance)| **distance <= within);
@@ -183,11 +184,12 @@ impl<'a> Shortlist<'a> {
         let mut nearest: Vec<u32> = nearest.into_sorted().iter().map(|neighbour| neighbour.row).collect();
         nearest.sort_unstable();
         let mut found = Vec::with_capacity(nearest.len());
-        for (number, rows) in by_block(&self.starts, &nearest) {
-            let block = self.blocks[number].block();
+        let groups = by_block(&self.starts, &nearest);
+        for (number, rows) in &groups {
+            let block = self.blocks[*number].block();
             rows.iter().for_each(|&row| kernel::prefetch(bytemuck::cast_slice(block.full_of(row))));
         }
-        for (number, rows) in by_block(&self.starts, &nearest) {
+        for (number, rows) in groups {
             let codes = &self.blocks[number];
             let exact = nearest_of(codes.block(), codes.query(), rows.into_iter(), self.k);
             found.extend(exact.into_iter().map(|neighbour| (number, neighbour)));
@@ -197,14 +199,14 @@ impl<'a> Shortlist<'a> {
 }
 
 /// Rows in order, by the blocks that they are of, counted in each.
-fn by_block<'r>(starts: &'r [u32], rows: &'r [u32]) -> impl Iterator<Item = (usize, Vec<u32>)> + 'r {
-    let block_of = move |row: u32| starts.partition_point(|&start| start <= row) - 1;
-    let of_block = move |rows: &[u32]| {
+fn by_block(starts: &[u32], rows: &[u32]) -> Vec<(usize, Vec<u32>)> {
+    let block_of = |row: u32| starts.partition_point(|&start| start <= row) - 1;
+    let of_block = |rows: &[u32]| {
         let number = block_of(*rows.first()?);
         let start = *starts.get(number)?;
         Some((number, rows.iter().map(|row| row - start).collect()))
     };
-    rows.chunk_by(move |&a, &b| block_of(a) == block_of(b)).filter_map(of_block)
+    rows.chunk_by(|&a, &b| block_of(a) == block_of(b)).filter_map(of_block).collect()
 }
 
 /// Rows that their sketches left, which are compared many at a time: each waits for memory, but all at once.

@@ -6,21 +6,23 @@
 //! the turn is by random signs and Hadamard transforms, as in Ailon and Chazelle, STOC 2006.) The rows of a log of 8,192 and
 //! 384 dimensions take half a megabyte so, which stays in the processor's cache; their codes do not.
 
-use super::block::Query;
+use super::block::{Query, VectorBlock};
+use super::random::Random;
 use crate::kernel;
 use crate::kernel::bits::{BitQuery, LANES, Lanes};
 use crate::types::Metric;
 
 /// Fewer dimensions tell too little, and are compared fast enough.
-pub const DIMS: usize = 128;
+const DIMS: usize = 128;
 /// A row is ruled out if it would have to err by so many standard deviations to be near. Those of its own signs and of the
 /// query's rounding are added, which makes them four and more of both: one row of 30,000 errs so much.
 const SIGMAS: f32 = 3.5;
 
 /// Turns a vector: `values.len()` is a power of two, the vector's length is kept.
 fn turn(values: &mut [f32]) {
-    for (word, values) in values.chunks_mut(64).enumerate() {
-        let signs = random(word as u64);
+    let mut random = Random(0);
+    for values in values.chunks_mut(64) {
+        let signs = random.next();
         for (at, value) in values.iter_mut().enumerate() {
             *value = f32::from_bits(value.to_bits() ^ ((signs >> at & 1) as u32) << 31);
         }
@@ -44,14 +46,6 @@ fn hadamard(values: &mut [f32]) {
     }
 }
 
-/// The same 64 random bits for a number everywhere (the mixing of splitmix64).
-fn random(number: u64) -> u64 {
-    let mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ mixed >> 31
-}
-
 /// A vector turned, filled with zeros to a power of two.
 fn turned(vector: &[f32]) -> Vec<f32> {
     let mut values = Vec::with_capacity(vector.len().next_power_of_two());
@@ -65,7 +59,7 @@ fn square(values: &[f32]) -> f32 {
     values.iter().map(|x| x * x).sum()
 }
 
-/// The sketches of many rows of one dimension, [`DIMS`] at least.
+/// The sketches of many rows of one dimension.
 #[derive(Debug, Clone, Default)]
 pub struct Sketches {
     /// The signs: groups of [`LANES`] rows, word by word.
@@ -79,8 +73,20 @@ pub struct Sketches {
 }
 
 impl Sketches {
-    /// Adds a row.
-    pub fn push(&mut self, row: &[f32]) {
+    /// Of all rows of a block; none where they would not pay.
+    pub fn of(block: &VectorBlock<'_>) -> Option<Self> {
+        if !block.has_codes() || block.dim < DIMS {
+            return None;
+        }
+        let (mut sketches, mut values) = (Self::default(), Vec::with_capacity(block.dim));
+        for row in 0..block.len as u32 {
+            block.values_of(row, &mut values);
+            sketches.push(&values);
+        }
+        Some(sketches)
+    }
+
+    fn push(&mut self, row: &[f32]) {
         let values = turned(row);
         let (at, words) = (self.scales.len(), values.len().div_ceil(64));
         if at.is_multiple_of(LANES) {
@@ -156,7 +162,7 @@ impl SketchQuery {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Data, METRICS, Random};
+    use super::super::testing::{Data, METRICS};
     use super::*;
     use crate::index::distance::ExactDistance;
     use crate::types::Codec;
@@ -164,7 +170,7 @@ mod tests {
     #[test]
     fn turning_keeps_products() {
         let mut random = Random(3);
-        let [a, b]: [Vec<f32>; 2] = [(); 2].map(|()| (0..384).map(|_| random.normal()).collect());
+        let [a, b]: [Vec<f32>; 2] = [(); 2].map(|()| (0..384).map(|_| random.signed()).collect());
         let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
         let (before, after) = (product(&a, &b), product(&turned(&a), &turned(&b)));
         assert!((before - after).abs() < 1e-3 * (square(&a) * square(&b)).sqrt(), "{before} {after}");
@@ -172,14 +178,13 @@ mod tests {
         assert!(turned(&one).iter().all(|x| x.abs() < 0.3), "one value is spread over all");
     }
 
-    /// Of a hundred thousand rows a few are nearer than their bound, and of those far away few have a near one.
+    /// Few rows are nearer than their bound, and of those far away few have a near one.
     #[test]
     fn bounds_hold_and_tell_far_rows_from_near_ones() {
         for metric in METRICS {
             for dim in [128, 200, 384] {
                 let data = Data::clustered(1000, dim, metric, Codec::Int8F32, 11);
-                let mut sketches = Sketches::default();
-                (0..data.len).for_each(|row| sketches.push(data.row(row)));
+                let sketches = Sketches::of(&data.block()).unwrap();
                 let (mut nearer, mut near, mut asked) = (0, 0, 0);
                 let block = data.block();
                 for vector in data.queries(30, 5) {
@@ -203,6 +208,14 @@ mod tests {
                 assert!(near * 10 < asked, "{metric:?} {dim}: {near} of {asked} may be near");
             }
         }
+    }
+
+    #[test]
+    fn short_rows_and_rows_without_codes_have_none() {
+        let sketched =
+            |dim, codec| Sketches::of(&Data::clustered(9, dim, Metric::Cosine, codec, 1).block()).is_some();
+        assert!(sketched(DIMS, Codec::Int8) && sketched(DIMS, Codec::Int8F32));
+        assert!(!sketched(DIMS - 1, Codec::Int8) && !sketched(DIMS, Codec::F32));
     }
 
     #[test]

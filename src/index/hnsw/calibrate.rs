@@ -11,12 +11,12 @@
 //! pushed away, in a random direction, by twice the distance of their own tenth neighbour.
 
 use super::beam::Beam;
-use super::build::Random;
 use super::search::search_without;
 use crate::error::Result;
 use crate::format::graph::{GraphView, NO_NODE, RecallPoint, Sight};
 use crate::index::block::{Query, VectorBlock};
 use crate::index::flat::scan;
+use crate::index::random::Random;
 use crate::kernel::planes::plane_len;
 use crate::options::Task;
 use crate::types::Metric;

@@ -26,6 +26,7 @@ use super::walk::{Adjacency, Score, Scratch, beam, descend};
 use crate::error::Result;
 use crate::format::graph::{Fold, GraphData, MAX_LAYERS, NO_NODE, UpperLayer};
 use crate::index::block::{Neighbour, VectorBlock};
+use crate::index::random::Random;
 use crate::kernel;
 use crate::options::Task;
 
@@ -110,7 +111,7 @@ impl Levels {
 
 /// The highest layer of a row: each layer holds one in `m` of the nodes of the one below.
 fn level(row: u64, params: &BuildParams) -> u8 {
-    let mut random = super::build::Random(params.seed ^ row.wrapping_mul(0x2545_f491_4f6c_dd1d));
+    let mut random = Random(params.seed ^ row.wrapping_mul(0x2545_f491_4f6c_dd1d));
     let uniform = ((random.next() >> 11) as f64 + 1.0) / (1u64 << 53) as f64;
     let level = -uniform.ln() / (params.m as f64).ln();
     level.min(MAX_LAYERS as f64) as u8

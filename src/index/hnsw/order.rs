@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::build::Random;
 use crate::error::Result;
+use crate::index::random::Random;
 use crate::options::Task;
 
 /// Nodes between two reports of progress.

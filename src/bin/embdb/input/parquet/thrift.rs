@@ -2,6 +2,7 @@
 //!
 //! The crate takes what it does not know one element at a time, as many as a list claims, and makes room for strings of any
 //! length: a header of ten bytes could keep it busy for minutes or ask for all memory. Sound files claim no more than they hold.
+//! Of the fields that it knows it does not look at the kinds that are told, so this is a sieve and no proof.
 //!
 //! [Thrift's compact protocol]: https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
 
@@ -16,11 +17,12 @@ const DEPTH: usize = 64;
 /// # Errors
 /// [`ErrorKind::InvalidData`] where that is not so, and what reading comes to.
 pub(super) fn look_over(bytes: impl Read, len: u64) -> io::Result<()> {
-    Look { bytes: bytes.take(len), left: len, elements: len }.structure(DEPTH)
+    Look { bytes, left: len, elements: len }.structure(DEPTH)
 }
 
 struct Look<R> {
-    bytes: io::Take<R>,
+    bytes: R,
+    /// Bytes that may be read yet.
     left: u64,
     /// Elements that lists may have yet.
     elements: u64,
