@@ -1,9 +1,7 @@
 //! Searches while rows come in steadily: latency beside that of an idle database, and whether the newest rows are found.
 //!
 //! One thread searches, another adds batches at a fixed rate; sealing, merging and building of graphs go on in the
-//! background as they do in a program. Times are of the wall, so that they show waits for locks and for the other
-//! threads: on a machine with few cores the background takes its share of them. Beside them stands the processor time of
-//! the searching thread alone: what a search itself has to do.
+//! background as they do in a program.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -14,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use embdb::types::Document;
 use embdb::{Db, OpenOptions, Task};
+use shared::latency::{Latencies, titles};
 use shared::{clustered, plain};
 
 const DIM: usize = 384;
@@ -38,12 +37,9 @@ fn main() {
     let db = Db::open_with(&path, OpenOptions { background: true, ..plain(DIM) }).unwrap();
 
     println!("{ROWS} rows of {DIM} dimensions with a graph; searches for 10 neighbours");
-    println!(
-        "{:<40} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
-        "", "searches", "p50 µs", "p99 µs", "max µs", "cpu p99", "found", "newest"
-    );
+    println!("{} {:>8} {:>8}", titles(), "found", "newest");
     let until = |time: Duration| move |elapsed: Duration| elapsed >= time;
-    report("idle", &search_until(&db, until(seconds / 4), &AtomicU64::new(ROWS)));
+    report("idle", search_until(&db, until(seconds / 4), &AtomicU64::new(ROWS)));
     let (added, stop) = (AtomicU64::new(ROWS), AtomicBool::new(false));
     let times = std::thread::scope(|scope| {
         let writer = scope.spawn(|| add_until(&db, &stop, &added));
@@ -52,14 +48,14 @@ fn main() {
         writer.join().unwrap();
         times
     });
-    report(&format!("while {} rows a second come in", BATCH * u64::from(RATE)), &times);
+    report(&format!("while {} rows a second come in", BATCH * u64::from(RATE)), times);
     let came = added.load(Ordering::Relaxed) - ROWS;
     let times = std::thread::scope(|scope| {
         let compacting = scope.spawn(|| db.compact(&Task::default()).unwrap());
         search_until(&db, |_| compacting.is_finished(), &added)
     });
-    report("while it is compacted", &times);
-    report("idle", &search_until(&db, until(seconds / 4), &added));
+    report("while it is compacted", times);
+    report("idle", search_until(&db, until(seconds / 4), &added));
     println!("{came} rows came in, {:.0} a second", came as f64 / seconds.as_secs_f64());
 }
 
@@ -86,8 +82,7 @@ fn add_until(db: &Db, stop: &AtomicBool, added: &AtomicU64) {
 /// What searches came to.
 #[derive(Default)]
 struct Searches {
-    times: Vec<Duration>,
-    processor: Vec<Duration>,
+    latencies: Latencies,
     /// How many found the row that they were made from: one of all, or one of the newest hundred.
     found: [usize; 2],
     made: [usize; 2],
@@ -99,34 +94,20 @@ fn search_until(db: &Db, ends: impl Fn(Duration) -> bool, added: &AtomicU64) -> 
     let mut searches = Searches::default();
     while !ends(start.elapsed()) {
         let rows = added.load(Ordering::Relaxed);
-        let n = searches.times.len() as u64;
+        let n = searches.latencies.count() as u64;
         let newest = n.is_multiple_of(10);
         let row = if newest { rows - 1 - n % BATCH } else { n * 7_919 % rows };
         let query = clustered(row, DIM);
-        let (began, used) = (Instant::now(), thread_time());
-        let found = db.search_vector(&query).k(10).run().unwrap();
-        searches.times.push(began.elapsed());
-        searches.processor.push(thread_time() - used);
+        let found = searches.latencies.of(|| db.search_vector(&query).k(10).run().unwrap());
         let id = row.to_string();
         searches.made[usize::from(newest)] += 1;
         searches.found[usize::from(newest)] += usize::from(found.hits.iter().any(|hit| hit.id == id));
     }
-    searches.times.sort_unstable();
-    searches.processor.sort_unstable();
     searches
 }
 
-/// Processor time of this thread so far.
-fn thread_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-fn report(what: &str, searches: &Searches) {
-    let Searches { times, processor, found, made } = searches;
+fn report(what: &str, searches: Searches) {
+    let Searches { mut latencies, found, made } = searches;
     let [any, newest] = [0, 1].map(|i| found[i] as f64 / made[i].max(1) as f64);
-    let at = |times: &[Duration], share: f64| times[((times.len() - 1) as f64 * share) as usize].as_micros();
-    let [half, most, all] = [0.5, 0.99, 1.0].map(|share| at(times, share));
-    let own = at(processor, 0.99);
-    println!("{what:<40} {:>9} {half:>8} {most:>8} {all:>8} {own:>8} {any:>8.3} {newest:>8.3}", times.len());
+    println!("{} {any:>8.3} {newest:>8.3}", latencies.row(what));
 }

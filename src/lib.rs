@@ -38,6 +38,7 @@
 
 pub mod error;
 pub mod options;
+mod sync;
 pub mod types;
 
 pub mod format;

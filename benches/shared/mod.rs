@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each bench uses a part")]
 
+pub mod latency;
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -216,4 +216,34 @@ mod tests {
         encoders.keep_only(first.model_id());
         assert_eq!(kept(), [first.model_id()]);
     }
+    #[test]
+    #[cfg(feature = "trainer")]
+    fn a_handle_whose_encoder_was_removed_is_told_to_refresh() {
+        use crate::db::generations::{NewGeneration, source};
+        let folder = tempfile::tempdir().unwrap();
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/encoder/tiny-bert");
+        let create = CreateOptions { model: Some(model.into()), ..CreateOptions::default() };
+        let options = OpenOptions { create, background: false, ..OpenOptions::default() };
+        let db = Db::open_with(folder.path().join("a.embdb"), options.clone()).unwrap();
+        db.add([crate::Document::new("a", "some text")]).unwrap();
+        let (base, task) = (db.encoder().unwrap(), crate::Task::default());
+        let learn = |turn: usize| {
+            let matrix: Vec<f32> = (0..base.dim() * base.dim())
+                .map(|n| if n % (base.dim() + 1) == 0 { 1.0 } else { 0.01 * (turn * (n % 3)) as f32 })
+                .collect();
+            let encoder = base.with_adapter(&matrix).unwrap();
+            let model_id = encoder.model_id().to_owned();
+            let (dim, metrics) = (base.dim(), String::new());
+            let new = NewGeneration { ladder: vec![dim], model_id, dim, metrics };
+            let store = || db.inner.store_model(&encoder, Some(base.model_id()));
+            db.inner.publish_generation(&new, source(&new.model_id), &task, store).unwrap();
+        };
+        learn(1);
+        let reader = Db::open_with(folder.path().join("a.embdb"), options).unwrap();
+        (2..=10).for_each(learn);
+        let error = reader.encoder().err().unwrap();
+        assert!(error.exit_code() == 1 && error.to_string().contains("refresh"), "{error}");
+        reader.refresh().unwrap();
+        assert_eq!(reader.encoder().unwrap().model_id(), db.encoder().unwrap().model_id());
+    }
 }

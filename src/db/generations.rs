@@ -251,7 +251,7 @@ fn generation_info(snapshot: &Snapshot, generation: &Generation) -> Result<Gener
 }
 
 /// Rows made by a model; where there is none, the plain vectors.
-fn source(model_id: &str) -> Box<dyn RowSource> {
+pub(super) fn source(model_id: &str) -> Box<dyn RowSource> {
     if model_id.is_empty() { Box::new(Plain) } else { Box::<Embedded>::default() }
 }
 

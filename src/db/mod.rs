@@ -2,7 +2,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `snapshot`, `state`, `active`, `columns` | what is known: parts, their documents and rows |
+//! | `snapshot`, `newest`, `state`, `active`, `columns` | what is known: parts, their documents and rows |
 //! | [`mod@write`] | the writer: prepare, commit, delete, create |
 //! | `rows`, `known` | rows of documents: encoded, or taken from what is stored |
 //! | `background`, [`maintain`], `heir`, `healing` | seal, merge, graphs, removal of what nobody names, repair of what follows from other files |
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 pub(crate) mod active;
 pub(crate) mod assemble;
@@ -43,6 +43,7 @@ pub mod maintain;
 pub(crate) mod mapped;
 pub(crate) mod mask;
 mod memory;
+pub(crate) mod newest;
 pub(crate) mod page;
 pub mod repair;
 #[cfg(feature = "trainer")]
@@ -59,6 +60,7 @@ pub mod ubi;
 pub mod write;
 
 use crate::error::{Error, Result};
+use crate::format::manifest::Manifest;
 use crate::mmap::faults;
 use crate::options::{Io, OpenOptions};
 use crate::storage::pread::PreadVfs;
@@ -69,6 +71,7 @@ use crate::types::Document;
 use cap::Cap;
 use encoders::{Encoder, Encoders};
 use feedback::FeedbackLog;
+use newest::Newest;
 use snapshot::Snapshot;
 use state::State;
 use write::Writer;
@@ -96,7 +99,7 @@ pub(crate) struct Inner {
     /// What is known; locked for short changes only, and always after `writer`.
     pub state: Mutex<State>,
     /// What readers see.
-    pub snapshot: RwLock<Arc<Snapshot>>,
+    pub snapshot: Newest<Snapshot>,
     pub writer: Mutex<Writer>,
     /// Held by seal, merge and whatever else writes segments: one at a time.
     pub maintenance: turns::Alone,
@@ -141,7 +144,7 @@ impl Db {
         };
         let background = options.background;
         let inner = Arc::new(Inner {
-            snapshot: RwLock::new(Arc::new(state.snapshot())),
+            snapshot: Newest::new(state.snapshot()),
             state: Mutex::new(state),
             writer: Mutex::default(),
             maintenance: turns::Alone::default(),
@@ -241,13 +244,13 @@ impl Drop for Inner {
 impl Inner {
     /// The current view.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.snapshot.read())
+        self.snapshot.get()
     }
 
     /// Makes the state visible to readers.
     pub fn publish(&self, state: &State) {
         let new = Arc::new(state.snapshot());
-        let old = std::mem::replace(&mut *self.snapshot.write(), Arc::clone(&new));
+        let old = self.snapshot.replace(Arc::clone(&new));
         if let (Some(old), Some(new)) = (old.generation(), new.generation())
             && old.model_id != new.model_id
         {
@@ -279,6 +282,21 @@ impl Inner {
     pub fn encoder(&self, model_id: &str) -> Result<Encoder> {
         let precision = self.snapshot().manifest.precision();
         let encoder = self.encoders.get(self.vfs.as_ref(), &self.dir, model_id, precision);
-        encoder.map(|encoder| encoder.with_threads(self.options.threads))
+        let encoder = encoder.map_err(|error| if self.is_removed(model_id) { outdated() } else { error })?;
+        Ok(encoder.with_threads(self.options.threads))
     }
+
+    /// Whether the database has no use any more for an encoder that this view names, or named.
+    fn is_removed(&self, model_id: &str) -> bool {
+        let newest = storage::manifests::newest(self.vfs.as_ref(), &self.dir);
+        let listed = |manifest: &Manifest| {
+            let of_generations = manifest.generations.iter().map(|g| &g.model_id);
+            of_generations.chain(manifest.models.iter().map(|model| &model.model_id)).any(|id| id == model_id)
+        };
+        newest.is_ok_and(|newest| newest.is_some_and(|newest| !listed(&newest)))
+    }
+}
+
+fn outdated() -> Error {
+    Error::input("the encoder of the state that this handle sees was removed since: refresh the handle")
 }

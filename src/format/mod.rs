@@ -10,7 +10,7 @@
 //! | [`segment`] | sections of a segment's files |
 //! | [`attrs`] | metadata columns |
 //! | [`graph`] | the frozen graph |
-//! | [`guard`] | no bytes: verification of those that are touched |
+//! | [`guard`], [`seen`] | no bytes: verification of those that are touched |
 
 pub mod attrs;
 pub mod file;
@@ -21,6 +21,7 @@ pub mod links;
 pub mod manifest;
 pub mod mend;
 pub mod scan;
+pub mod seen;
 pub mod segment;
 
 /// Major version of every file; another major cannot be read.

@@ -4,7 +4,6 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytemuck::Pod;
 
@@ -12,8 +11,9 @@ use super::vfs::{Bytes, Vfs};
 use crate::error::{Error, Result};
 use crate::format::attrs::Sections;
 use crate::format::file::{DatabaseId, Kind, Layout};
-use crate::format::guard::{Guard, Verify, next_unseen, none_seen};
+use crate::format::guard::{Guard, Verify};
 use crate::format::manifest::FileEntry;
+use crate::format::seen::Seen;
 
 /// What is read from end to end is taken out of this process's memory after so many bytes: it is not read again soon,
 /// and a merge reads more than may be in memory.
@@ -41,10 +41,7 @@ pub struct SegmentFile {
     path: PathBuf,
     /// What to do about damage.
     cure: &'static str,
-    /// A bit for each page that was verified.
-    verified: Box<[AtomicU64]>,
-    /// How many were not.
-    left: AtomicUsize,
+    verified: Seen,
     /// The first damage that was found.
     damage: OnceLock<Damage>,
 }
@@ -127,9 +124,8 @@ impl SegmentFile {
         if layout.checksum != entry.checksum || layout.database != *database {
             return Err(Error::corrupt(path, 0, "not the file that the manifest names"));
         }
-        let verified = none_seen(layout.pages());
-        let left = AtomicUsize::new(layout.pages());
-        Ok(Self { bytes, layout, path, cure: LOST, verified, left, damage: OnceLock::new() })
+        let verified = Seen::none(layout.pages());
+        Ok(Self { bytes, layout, path, cure: LOST, verified, damage: OnceLock::new() })
     }
 
     /// The same file with another cure.
@@ -168,7 +164,7 @@ impl SegmentFile {
         let start = section.start.saturating_add(from.saturating_mul(size_of::<T>()));
         let end = start.saturating_add(count.saturating_mul(size_of::<T>())).min(section.end);
         let len = self.layout.page_len();
-        for page in (start / len..end.div_ceil(len)).filter(|&page| !self.is_verified(page)) {
+        for page in (start / len..end.div_ceil(len)).filter(|&page| !self.verified.has(page)) {
             self.bytes.advise_willneed(page * len..(page + 1) * len);
         }
     }
@@ -182,8 +178,7 @@ impl SegmentFile {
     /// Verifies what is read of [`scattered`](Self::scattered) sections; none once every page was verified.
     pub fn guard(&self) -> Option<Guard<'_>> {
         let shift = self.layout.page_len().trailing_zeros();
-        let left = self.left.load(Ordering::Acquire) > 0;
-        left.then(|| Guard::new(&self.bytes, shift, &self.verified, self))
+        (self.verified.left() > 0).then(|| Guard::new(&self.bytes, shift, &self.verified, self))
     }
 
     /// Where it lies.
@@ -268,28 +263,18 @@ impl SegmentFile {
     fn verify(&self, start: usize, end: usize) -> Result<()> {
         let len = self.layout.page_len();
         let end = end.min(self.layout.body_len()).div_ceil(len);
-        let mut page = next_unseen(&self.verified, start / len);
+        let mut page = self.verified.next_unseen(start / len);
         while page < end {
             self.verify_anew(page)?;
-            page = next_unseen(&self.verified, page + 1);
+            page = self.verified.next_unseen(page + 1);
         }
         Ok(())
-    }
-
-    fn is_verified(&self, page: usize) -> bool {
-        let word = self.verified.get(page / 64);
-        word.is_none_or(|word| word.load(Ordering::Relaxed) >> (page % 64) & 1 == 1)
     }
 
     fn verify_anew(&self, page: usize) -> Result<()> {
         let verified = self.layout.verify_page(&self.bytes, page, &self.path);
         verified.map_err(|error| self.condemn(error))?;
-        if let Some(word) = self.verified.get(page / 64) {
-            let bit = 1 << (page % 64);
-            if word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
-                self.left.fetch_sub(1, Ordering::Release);
-            }
-        }
+        self.verified.note(page);
         Ok(())
     }
 }
@@ -301,7 +286,7 @@ impl Verify for SegmentFile {
             // Damage is noted, which whoever reads asks for at the end.
             let _ = self.verify_anew(page);
             // With half of it behind, the other half costs no more than that did, and no search need ask again.
-            let left = self.left.load(Ordering::Relaxed);
+            let left = self.verified.left();
             if left > 0 && 2 * left < self.layout.pages() {
                 let _ = self.verify(0, self.layout.body_len());
             }

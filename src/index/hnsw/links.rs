@@ -4,9 +4,7 @@
 //! pruning need not compute it again. A writer holds the node's lock; walks read in the meantime and may see a
 //! list half old, half new: every number they read is a node, and an old link is as good a step as a new one.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
-use parking_lot::Mutex;
+use crate::sync::{AtomicU32, Mutex, Ordering};
 
 /// A link to a node, and how far away it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
