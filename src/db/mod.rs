@@ -282,8 +282,8 @@ impl Inner {
     pub fn encoder(&self, model_id: &str) -> Result<Encoder> {
         let precision = self.snapshot().manifest.precision();
         let encoder = self.encoders.get(self.vfs.as_ref(), &self.dir, model_id, precision);
-        let encoder = encoder.map_err(|error| if self.is_removed(model_id) { outdated() } else { error })?;
-        Ok(encoder.with_threads(self.options.threads))
+        let encoder = encoder.map(|encoder| encoder.with_threads(self.options.threads));
+        encoder.map_err(|error| if self.is_removed(model_id) { outdated() } else { error })
     }
 
     /// Whether the database has no use any more for an encoder that this view names, or named.
