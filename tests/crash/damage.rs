@@ -287,25 +287,25 @@ fn plain() -> Pristine {
     db
 }
 
-/// One bit in so many.
-fn every() -> usize {
-    asked().unwrap_or(10)
+/// One bit in so many, of a database of vectors and of one that learns.
+fn every() -> [usize; 2] {
+    asked().map_or([10, 50], |every| [every; 2])
 }
 
 fn asked() -> Option<usize> {
     std::env::var("EMBDB_DAMAGE_EVERY").ok().and_then(|v| v.parse().ok())
 }
 
-/// Bits, sectors and so on of a file of a database that learns, whose files are many and large: so many by default.
+/// Bits, sectors and so on of a file of a database that learns: so many by default, which bounds those of its encoders.
 fn most() -> usize {
-    if asked().is_some() { usize::MAX } else { 30 }
+    if asked().is_some() { usize::MAX } else { 2000 }
 }
 
 /// Damages files in every way; how many cases there were, and how many were told.
-fn damage(db: &Pristine, files: &[&PathBuf], most: usize) -> (usize, usize) {
+fn damage(db: &Pristine, files: &[&PathBuf], every: usize, most: usize) -> (usize, usize) {
     let cases: Vec<(&PathBuf, Harm)> = files
         .iter()
-        .flat_map(|file| db.harms(file, every(), most).into_iter().map(|harm| (*file, harm)))
+        .flat_map(|file| db.harms(file, every, most).into_iter().map(|harm| (*file, harm)))
         .collect();
     let told = AtomicUsize::new(0);
     in_parallel(cases.len(), |n| {
@@ -321,7 +321,7 @@ fn damage(db: &Pristine, files: &[&PathBuf], most: usize) -> (usize, usize) {
 #[test]
 fn a_damaged_file_is_told_or_harmless() {
     let db = plain();
-    let (cases, told) = damage(&db, &db.files.iter().collect::<Vec<_>>(), usize::MAX);
+    let (cases, told) = damage(&db, &db.files.iter().collect::<Vec<_>>(), every()[0], usize::MAX);
     println!("{cases} damages to {} files: {told} told, the others harmless", db.files.len());
     // Only what stands behind the last batch of a growing file may go unseen, and what is the same as before.
     assert!(told * 100 >= cases * 85, "{told} of {cases} told");
@@ -349,7 +349,7 @@ fn a_damaged_file_of_a_database_that_learns_is_told_or_harmless() {
     for kind in ["db/models/", "db/jobs/", "db/feedback/", "/gen.2."] {
         assert!(db.files.iter().any(|f| f.to_string_lossy().contains(kind)), "no file of kind {kind}");
     }
-    let (cases, told) = damage(&db, &db.files.iter().collect::<Vec<_>>(), most());
+    let (cases, told) = damage(&db, &db.files.iter().collect::<Vec<_>>(), every()[1], most());
     println!("{cases} damages to {} files: {told} told, the others harmless", db.files.len());
     assert!(told * 100 >= cases * 50, "{told} of {cases} told");
 }
@@ -375,7 +375,7 @@ fn a_damaged_state_of_a_training_is_told_or_harmless() {
     assert_eq!(files.len(), 1, "one state: {files:?}");
     let db = Pristine { sim, options, answers, states: Vec::new(), files, older: Vec::new() };
     let file = &db.files[0];
-    let harms = db.harms(file, every(), most());
+    let harms = db.harms(file, every()[1], most());
     let told = AtomicUsize::new(0);
     in_parallel(harms.len(), |n| {
         let what = format!("{:?} of {} ({} bytes)", harms[n], file.display(), db.bytes(file).len());
@@ -446,7 +446,7 @@ fn a_rotten_graph_is_told() {
     files.retain(|f| f.ends_with("graph"));
     assert_eq!(files.len(), 1);
     let db = Pristine { sim, options, answers, states: Vec::new(), files, older: Vec::new() };
-    let (cases, told) = damage(&db, &[&db.files[0]], 5);
+    let (cases, told) = damage(&db, &[&db.files[0]], every()[0], 25);
     println!("{cases} damages to a graph: {told} told");
     assert_eq!(cases, told);
 }
@@ -458,6 +458,6 @@ fn a_rotten_encoder_is_told() {
     let db = Pristine::new(14, workload::text_options(), &steps);
     let files: Vec<&PathBuf> = db.files.iter().filter(|f| f.starts_with("db/models")).collect();
     assert!(!files.is_empty());
-    let (cases, told) = damage(&db, &files, 80);
+    let (cases, told) = damage(&db, &files, every()[0], 80);
     assert_eq!(cases, told, "every bit counts for the hash that names a model");
 }
