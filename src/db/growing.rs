@@ -152,7 +152,7 @@ impl Growing {
         }
         let mut hits = Vec::new();
         for (n, list) in by_block.iter().enumerate() {
-            let exact = flat::rescore(&blocks[n].0.vectors, query, list, params.k);
+            let exact = flat::rescore(&blocks[n].0.vectors, query, list, params.k, f32::INFINITY);
             hits.extend(exact.into_iter().map(|found| (n, found)));
         }
         (hits.len() >= params.k.min(possible)).then_some((hits, covered))

@@ -265,8 +265,8 @@ pub struct Query {
     /// `1 / ‖codes.first‖`, or 0.
     pub(super) inverse_norm: f32,
     /// The squared length of what the first code stands for, and of both. With the length of the values themselves a
-    /// squared distance by codes could fall below 0, and rows that are told apart by it would be held for equal. Only
-    /// under L2.
+    /// squared distance by codes could fall below 0, and rows that are told apart by it would be held for equal. 0 under
+    /// cosine.
     pub(super) squares: [f32; 2],
     /// Whose search it is.
     task: Task,
@@ -285,7 +285,7 @@ impl Query {
         let codes = TwoPart::new(&values);
         let inverse_norm = quantize::inverse_norm(&codes.first);
         let parts = [&codes.first, &codes.second].map(|codes| PlaneQuery::new(codes));
-        let squares = if metric == Metric::L2 { squares(&codes) } else { [0.0; 2] };
+        let squares = if metric == Metric::Cosine { [0.0; 2] } else { squares(&codes) };
         let task = Task::default();
         Self { metric, dim: dim_total, rank_dim, values, codes, parts, inverse_norm, squares, task }
     }

@@ -234,6 +234,15 @@ impl<'a> CodeDistance<'a> {
         }
     }
 
+    /// How far a row may be by both codes of the query and both planes that is `within` a distance: five standard deviations
+    /// farther of what rounding to codes makes it err.
+    pub(crate) fn beyond(&self, within: f32, row: u32) -> f32 {
+        /// Lower bits are rounded by a sixteenth of what the high plane leaves out.
+        const ERROR: f32 = 5.0 / 16.0;
+        let error = ERROR * self.rough_error(row);
+        if self.query.metric == Metric::L2 { (within * within + error).sqrt() } else { within + error }
+    }
+
     /// Distances of rows by both codes of the query and both planes, in order.
     pub(crate) fn fine_rows(&self, rows: &[u32], distances: &mut [f32]) {
         rows.iter().for_each(|&row| self.request_pages(row));

@@ -72,7 +72,7 @@ impl Default for SearchParams {
 }
 
 /// The `k` nearest rows of a block among those allowed, nearest first: never fewer than there are, up to
-/// `k`; beyond those that are wanted they need not be the next. Nothing for a query prepared for another dimension or
+/// `k`, but for those that are not wanted. Nothing for a query prepared for another dimension or
 /// metric.
 ///
 /// The graph is used where it is cheaper, and the query ranks by all dimensions or by as many as walks compare.
@@ -102,7 +102,9 @@ pub fn search_block(
             _ => Found::default(),
         };
         if found.complete && found.neighbours.len() >= params.k.min(matching) {
-            let nearest = finish(block, query, &found, params.k);
+            // Under a filter the last of these tells whether the walk found enough.
+            let within = if allowed.is_none() { params.within } else { f32::INFINITY };
+            let nearest = finish(block, query, &found, params.k, within);
             let compared = found.compared(params.k);
             if allowed.is_none() || !in_crowd(block, Grade::of(graph), query, compared, &nearest) {
                 return nearest;

@@ -72,11 +72,19 @@ pub(super) fn best_of(mut found: Vec<(usize, Neighbour)>, k: usize) -> Vec<(usiz
 }
 
 /// The `k` nearest of `candidates`, compared exactly. Where f32 rows are stored, both codes of the query choose
-/// `2k` of the candidates first: their codes are at hand from the search, their f32 rows are not.
-pub fn rescore(block: &VectorBlock<'_>, query: &Query, candidates: &[Neighbour], k: usize) -> Vec<Neighbour> {
+/// `2k` of the candidates first, and of these the ones that may be `within` a distance: their codes are at hand from the
+/// search, their f32 rows are not.
+pub fn rescore(
+    block: &VectorBlock<'_>,
+    query: &Query,
+    candidates: &[Neighbour],
+    k: usize,
+    within: f32,
+) -> Vec<Neighbour> {
     let few = k.saturating_mul(2);
-    let chosen: Vec<u32> = if block.has_full() && block.has_codes() && candidates.len() > few {
-        by_both_codes(block, query, candidates, few).into_iter().map(|n| n.row).collect()
+    let chooses = candidates.len() > few || within < f32::INFINITY;
+    let chosen: Vec<u32> = if block.has_full() && block.has_codes() && chooses {
+        by_both_codes(block, query, candidates, few, within)
     } else {
         candidates.iter().map(|n| n.row).collect()
     };
@@ -101,19 +109,22 @@ pub(super) fn nearest_of(
     top.into_sorted()
 }
 
-/// The `k` nearest of `candidates` by both codes of the query.
+/// The `k` nearest of `candidates` by both codes of the query that may be `within` a distance.
 fn by_both_codes(
     block: &VectorBlock<'_>,
     query: &Query,
     candidates: &[Neighbour],
     k: usize,
-) -> Vec<Neighbour> {
+    within: f32,
+) -> Vec<u32> {
+    let codes = CodeDistance::new(block, query, Grade::Coarse);
     let rows: Vec<u32> = candidates.iter().map(|n| n.row).collect();
     let mut distances = vec![0.0; rows.len()];
-    CodeDistance::new(block, query, Grade::Coarse).fine_rows(&rows, &mut distances);
+    codes.fine_rows(&rows, &mut distances);
     let mut top = TopK::new(k);
     rows.iter().zip(distances).for_each(|(&row, distance)| top.push(row, distance));
-    top.into_sorted()
+    let nearest = top.into_sorted().into_iter();
+    nearest.filter(|n| n.distance <= codes.beyond(within, n.row)).map(|n| n.row).collect()
 }
 
 /// Whether the query was prepared for rows like the block's.
@@ -484,5 +495,29 @@ mod tests {
         );
         let found = scan_exact(&block.unwrap(), &Query::new(&[1.0, 0.0], Metric::Cosine, 2, 1), 2, None);
         assert_eq!(found.iter().map(|n| (n.row, n.distance)).collect::<Vec<_>>(), [(1, 0.0), (0, 1.0)]);
+    }
+
+    /// Rows within a distance are compared exactly, the others as far as codes cannot tell that they are others.
+    #[test]
+    fn nothing_within_a_distance_is_left_out() {
+        for metric in METRICS {
+            for (dim, rank_dim) in [(3, 3), (48, 48), (64, 32)] {
+                let data = Data::clustered(3000, dim, metric, Codec::Int8F32, 17);
+                let (mut compared, mut wanted) = (0, 0);
+                for vector in data.queries(200, 3) {
+                    let query = Query::new(&vector, metric, dim, rank_dim);
+                    let candidates = scan(&data.block(), &query, 40, None);
+                    let all = rescore(&data.block(), &query, &candidates, 10, f32::INFINITY);
+                    for last in [0, 2, 9] {
+                        let found = rescore(&data.block(), &query, &candidates, 10, all[last].distance);
+                        assert_eq!(found[..=last], all[..=last], "{metric:?}, {rank_dim} of {dim}");
+                        compared += found.len();
+                        wanted += last + 1;
+                    }
+                }
+                // Of three dimensions codes tell next to nothing apart.
+                assert!(dim == 3 || compared < wanted * 3 / 2, "{metric:?} {dim}: {compared} for {wanted}");
+            }
+        }
     }
 }

@@ -217,8 +217,10 @@ impl<F: Parts> Documents<F> {
     }
 }
 
-/// Blocks that a thread keeps: a megabyte.
-const KEPT: usize = 64;
+/// Blocks that a thread keeps: two megabytes.
+const KEPT: usize = 128;
+/// Places that a block may have. In but one, blocks of many segments would drive each other out.
+const WAYS: usize = 4;
 /// A longer block is not kept: it has one large document.
 const KEPT_BYTES: usize = 2 * DOCUMENT_BLOCK_BYTES;
 
@@ -230,7 +232,7 @@ thread_local! {
 /// What unpacks blocks on one thread, and the last that it unpacked.
 struct Reader {
     context: DCtx<'static>,
-    /// Each in the place that its number gives it.
+    /// Each in one of the places that its number gives it, of which the first are those that were read last.
     blocks: [Block; KEPT],
 }
 
@@ -250,8 +252,13 @@ impl Reader {
         look: impl FnOnce(&[u8]) -> T,
     ) -> Result<T> {
         let of = (documents.number, number);
-        let place = (documents.number as usize).wrapping_mul(31).wrapping_add(number as usize) % KEPT;
-        let block = &mut self.blocks[place];
+        // Blocks that follow each other have places of their own; those of the next file begin a golden section farther.
+        let begin = (documents.number as usize).wrapping_mul(19);
+        let set = begin.wrapping_add(number as usize) % (KEPT / WAYS);
+        let places = &mut self.blocks[set * WAYS..][..WAYS];
+        let place = places.iter().position(|block| block.of == Some(of)).unwrap_or(WAYS - 1);
+        places[..=place].rotate_right(1);
+        let block = &mut places[0];
         if block.of != Some(of) {
             // Not kept if unpacking fails.
             block.of = None;
@@ -268,6 +275,8 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::super::segment_file::SegmentFile;
     use super::super::sim::SimVfs;
     use super::super::write_new;
@@ -316,6 +325,28 @@ mod tests {
         let documents = open(&vfs, &writer.finish("long".into()).unwrap());
         assert_eq!(documents.read(0).unwrap().text, long);
         READER.with_borrow(|reader| assert!(reader.blocks.iter().all(|b| b.bytes.capacity() <= KEPT_BYTES)));
+    }
+
+    #[test]
+    fn blocks_of_many_files_stay_beside_each_other() {
+        let vfs = SimVfs::new(1);
+        let files = ["a", "b", "c", "d"].map(|name| open(&vfs, &written(&vfs, name, 700)));
+        let read = || files.iter().for_each(|file| (0..700).for_each(|n| drop(file.read(n).unwrap())));
+        read();
+        let kept =
+            || READER.with_borrow(|reader| reader.blocks.iter().filter_map(|b| b.of).collect::<HashSet<_>>());
+        let before = kept();
+        assert!(before.len() > KEPT / 8 && before.len() < KEPT / 2, "{}", before.len());
+        read();
+        assert_eq!(kept(), before);
+        // One that is read again and again outlasts others that come and go in its places.
+        let first = files.iter().map(|file| (file.number, 0)).min().unwrap();
+        let other = open(&vfs, &written(&vfs, "e", 20_000));
+        for n in 0..20_000 {
+            files.iter().filter(|file| file.number == first.0).for_each(|file| drop(file.read(0).unwrap()));
+            other.read(n).unwrap();
+        }
+        assert!(kept().contains(&first) && !before.is_subset(&kept()));
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub fn search(
     allowed: Option<&RowMask>,
 ) -> Vec<Neighbour> {
     let found = traverse(block, graph, query, Beam::plain(ef.max(k)), allowed, usize::MAX);
-    finish(block, query, &found, k)
+    finish(block, query, &found, k, f32::INFINITY)
 }
 
 /// The same with all rows allowed, as if the graph had no node for the row `without`: no link leads to it.
@@ -71,12 +71,18 @@ pub(crate) fn search_without(
     beam: Beam,
     without: u32,
 ) -> Vec<Neighbour> {
-    finish(block, query, &walk(block, graph, query, Way::Without(without), beam), k)
+    finish(block, query, &walk(block, graph, query, Way::Without(without), beam), k, f32::INFINITY)
 }
 
-/// Compares the best of a walk exactly.
-pub(crate) fn finish(block: &VectorBlock<'_>, query: &Query, found: &Found, k: usize) -> Vec<Neighbour> {
-    rescore(block, query, found.compared(k), k)
+/// Compares the best of a walk exactly, as far as they may be `within` a distance.
+pub(crate) fn finish(
+    block: &VectorBlock<'_>,
+    query: &Query,
+    found: &Found,
+    k: usize,
+    within: f32,
+) -> Vec<Neighbour> {
+    rescore(block, query, found.compared(k), k, within)
 }
 
 /// Walks the graph; under a mask with a plain beam, until `budget` distances were computed.
@@ -541,7 +547,7 @@ mod tests {
             let query = Query::new(&vector, Metric::Cosine, 12, 12);
             let walk = traverse_allowed(&data.block(), &graph.view(), &query, 40, &allowed, usize::MAX);
             assert!(walk.neighbours.iter().all(|n| n.row % 5 == 1));
-            let found = finish(&data.block(), &query, &walk, 10);
+            let found = finish(&data.block(), &query, &walk, 10, f32::INFINITY);
             let truth = scan(&data.block(), &query, 10, Some(&allowed));
             recall += overlap(&truth.iter().map(|n| n.row).collect::<Vec<_>>(), &found) / 30.0;
             spent += walk.spent;
