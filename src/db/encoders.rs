@@ -216,6 +216,7 @@ mod tests {
         encoders.keep_only(first.model_id());
         assert_eq!(kept(), [first.model_id()]);
     }
+
     #[test]
     #[cfg(feature = "trainer")]
     fn a_handle_whose_encoder_was_removed_is_told_to_refresh() {
