@@ -305,15 +305,48 @@ mod tests {
 
     #[test]
     fn impossible_contents_are_refused() {
-        let mut leaves = sample();
-        leaves.segments[0].files[0].path = "../x".into();
-        let mut unlisted = sample();
-        unlisted.active_generation = 9;
-        let mut ladder = sample();
-        ladder.generations[0].ladder = vec![128, 64];
-        for bad in [leaves, unlisted, ladder] {
-            let bytes = bad.encode().unwrap();
-            assert_eq!(Manifest::parse(&bytes, 3, Path::new("m")).unwrap_err().exit_code(), 2);
+        type Change = fn(&mut Manifest);
+        let sound: [Change; 3] = [
+            |m| (m.active_generation, m.generations) = (0, vec![]),
+            |m| (m.metric, m.codec, m.precision, m.index) = (2, 2, 1, 3),
+            |m| m.generations[0].ladder = vec![128],
+        ];
+        let impossible: [Change; 17] = [
+            |m| m.segments[0].files[0].path = "../x".into(),
+            |m| m.segments[0].files[0].path = "./x".into(),
+            |m| m.segments[0].files[0].path = "/x".into(),
+            |m| m.segments[0].files[0].path = "seg//x".into(),
+            |m| m.feedback.push(FileEntry { path: String::new(), length: 0, checksum: 0 }),
+            |m| m.active_generation = 9,
+            |m| m.generations[0].ladder = vec![128, 64],
+            |m| m.generations[0].ladder = vec![64, 64, 128],
+            |m| m.generations[0].ladder = vec![0, 128],
+            |m| m.generations[0].ladder = vec![64],
+            |m| m.generations[0].ladder = vec![],
+            |m| {
+                let dim = crate::options::limits::DIM as u32 + 1;
+                (m.generations[0].dim, m.generations[0].ladder) = (dim, vec![dim]);
+            },
+            |m| m.metric = 3,
+            |m| m.codec = 3,
+            |m| m.precision = 2,
+            |m| m.segments[0].deleted = 11,
+            |m| m.segments[0].id = 2,
+        ];
+        let read = |change: Change| {
+            let mut manifest = sample();
+            change(&mut manifest);
+            Manifest::parse(&manifest.encode().unwrap(), 3, Path::new("m"))
+        };
+        let [.., precise, _] = sound.map(|change| read(change).unwrap());
+        assert_eq!((precise.precision(), sample().precision()), (Precision::Int8, Precision::F32));
+        for (n, change) in impossible.into_iter().enumerate() {
+            assert_eq!(read(change).unwrap_err().exit_code(), 2, "change {n}");
         }
+        // A body that was put behind the header of another database.
+        let body = rkyv::to_bytes::<rancor::Error>(&sample()).unwrap().into_vec();
+        let moved = FileBuilder::new(Kind::Manifest, [5; 16]).section(BODY, body).finish();
+        let error = Manifest::parse(&moved, 3, Path::new("m")).unwrap_err().to_string();
+        assert!(error.contains("not the one"), "{error}");
     }
 }

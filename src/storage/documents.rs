@@ -327,6 +327,29 @@ mod tests {
         READER.with_borrow(|reader| assert!(reader.blocks.iter().all(|b| b.bytes.capacity() <= KEPT_BYTES)));
     }
 
+    /// Once the sample is complete, blocks are packed as they come; and what has no document is a file too.
+    #[test]
+    fn more_than_a_sample_and_nothing_at_all_are_files() {
+        let vfs = SimVfs::new(1);
+        let entry =
+            DocumentsWriter::create(&vfs, "none".into(), DATABASE).unwrap().finish("none".into()).unwrap();
+        assert!(open(&vfs, &entry).read(0).is_err());
+        // Long enough that there are few of them, alike enough to pack well.
+        let text = |n: u32| text(&"long ".repeat(2_000), n);
+        let mut writer = DocumentsWriter::create(&vfs, "many".into(), DATABASE).unwrap();
+        let count = 3 * SAMPLE_BYTES as u32 / 20_000;
+        for n in 0..count {
+            let waits = writer.compressor.is_none();
+            writer.push(&DocumentRecord { title: None, text: &text(n), meta: "" }).unwrap();
+            assert!(!waits || writer.waiting_bytes <= SAMPLE_BYTES + 2 * DOCUMENT_BLOCK_BYTES);
+        }
+        assert!(writer.compressor.is_some() && writer.waiting.is_empty());
+        let documents = open(&vfs, &writer.finish("many".into()).unwrap());
+        for n in [0, 1, count / 3, count / 2, count - 1] {
+            assert_eq!(documents.read(n).unwrap().text, text(n));
+        }
+    }
+
     #[test]
     fn blocks_of_many_files_stay_beside_each_other() {
         let vfs = SimVfs::new(1);

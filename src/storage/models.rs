@@ -187,11 +187,57 @@ mod tests {
     }
 
     #[test]
+    fn a_model_is_copied_with_its_base_and_stored_once() {
+        let vfs = SimVfs::new(1);
+        let [from, to] = ["from", "to"].map(Path::new);
+        [from, to].into_iter().for_each(|dir| super::super::create_dirs(&vfs, dir).unwrap());
+        write(&vfs, from, "aa", &files(&[("config.json", "{}")]), None).unwrap();
+        write(&vfs, from, "bb", &files(&[("adapter", "w")]), Some("aa")).unwrap();
+        let stored = |dir| ["aa", "bb"].map(|model| read(&vfs, dir, model).ok().map(|files| files.len()));
+        for _ in 0..2 {
+            copy(&vfs, from, to, "bb").unwrap();
+            assert_eq!(stored(to), [Some(1), Some(2)]);
+        }
+        assert_eq!(
+            (base(&vfs, to, "bb").unwrap().as_deref(), base(&vfs, to, "aa").unwrap()),
+            (Some("aa"), None)
+        );
+        // What is there stays as it is.
+        write(&vfs, to, "aa", &files(&[("config.json", "other"), ("more", "")]), None).unwrap();
+        assert_eq!(stored(to), stored(from));
+    }
+
+    #[test]
+    fn a_base_that_is_none_is_told() {
+        let vfs = SimVfs::new(1);
+        let dir = Path::new("db");
+        super::super::create_dirs(&vfs, dir).unwrap();
+        write(&vfs, dir, "aa", &files(&[("config.json", "{}")]), None).unwrap();
+        write(&vfs, dir, "bb", &files(&[("adapter", "w")]), Some("aa")).unwrap();
+        write(&vfs, dir, "cc", &files(&[("adapter", "w")]), Some("bb")).unwrap();
+        write(&vfs, dir, "dd", &files(&[("adapter", "w")]), Some("gone")).unwrap();
+        write(&vfs, dir, "ee", &files(&[("adapter", "w")]), Some("../aa")).unwrap();
+        write(&vfs, dir, "ff", &[(BASE_FILE.to_owned(), [0xff, 0xfe].as_slice().into())].into(), None)
+            .unwrap();
+        for (model, what) in [
+            ("cc", "must not have a base itself"),
+            ("dd", "the model is missing"),
+            ("ee", "is not a model id"),
+            ("ff", "not the name of a model"),
+            ("", "is not a model id"),
+        ] {
+            let error = read(&vfs, dir, model).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains(what), "{model}: {error}");
+        }
+        assert_eq!(base(&vfs, dir, "ff").unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
     fn no_name_leaves_the_folder() {
         let vfs = SimVfs::new(1);
         let dir = Path::new("db");
         super::super::create_dirs(&vfs, dir).unwrap();
-        for name in ["../x", "/etc/x", "a/b/c", "a//b", ""] {
+        for name in ["../x", "/etc/x", "a/b/c", "a//b", "", ".", "..", "a/.", "a\\b"] {
             assert!(write(&vfs, dir, "aa", &files(&[(name, "")]), None).is_err(), "{name:?}");
         }
         assert!(read(&vfs, dir, "../aa").is_err());

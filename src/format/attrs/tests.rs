@@ -110,6 +110,16 @@ fn deep_or_long_keyed_metadata_is_refused_and_skipped() {
     assert_eq!(check_meta(&deep).unwrap_err().exit_code(), 5);
     let long = meta(json!({ "k".repeat(KEY_BYTES): {"y": 1}, "y": 1 }));
     assert!(check_meta(&long).unwrap_err().to_string().contains("1026, over the limit of 1024"));
+    let mut count = 0;
+    scalars_of(&deep, &"y".repeat(KEY_BYTES + 1), &mut |_| count += 1);
+    // Keys that begin as the wanted one does, but are others.
+    let similar = meta(json!({"a": {"bc": 1, "b": {"c": 2, "cd": 3}}, "ab": 4, "a.b": {"d": 5}, "y": null}));
+    ["a.bcd", "abc", "a.b.c.d", "a.b"].iter().for_each(|key| scalars_of(&similar, key, &mut |_| count += 1));
+    assert_eq!(count, 0);
+    let objects = (0..=META_DEPTH).fold(json!({"x": 1}), |inner, _| json!({ "x": inner }));
+    let path = vec!["x"; META_DEPTH + 2].join(".");
+    scalars_of(&meta(objects), &path, &mut |_| count += 1);
+    assert_eq!(count, 0, "deeper than any column");
     for meta in [&deep, &long] {
         let columns = columns(std::slice::from_ref(meta));
         let view = AttrsView::new(&columns);
