@@ -322,8 +322,11 @@ fn check_norms(rows: &Rows<'_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::file::{FileBuilder, Kind, Layout};
     use crate::format::graph::HEADER_LEN;
     use crate::format::links::{bits_of, list_len};
+    use crate::format::manifest::{FileEntry, Manifest};
+    use crate::format::segment::{ids, vectors};
     use crate::storage::segment::SegmentVectors;
     use crate::types::Document;
     use crate::{CreateOptions, OpenOptions};
@@ -409,5 +412,86 @@ mod tests {
         db.compact(&Task::default()).unwrap();
         assert!(db.check(false, &Task::default()).unwrap().ok);
         assert_eq!(db.count().unwrap(), u64::from(ROWS));
+    }
+
+    /// Changes a section of a file of the only segment, puts right checksums to it, and has the manifest name that.
+    fn rewrite(db: &Db, (name, kind): (&str, Kind), section: u32, change: impl Fn(&mut [u8])) {
+        let snapshot = db.inner.snapshot();
+        let named = |file: &&FileEntry| file.path.ends_with(name);
+        let entry = snapshot.manifest.segments[0].files.iter().find(named).unwrap();
+        let (vfs, path) = (db.inner.vfs.as_ref(), db.inner.dir.join(&entry.path));
+        let bytes = vfs.read_at(&path, 0, entry.length as usize).unwrap();
+        let layout = Layout::parse(&bytes, kind, &path).unwrap();
+        let sections = (0..16).filter_map(|id| Some((id, bytes[layout.section(id)?].to_vec())));
+        let rewritten = sections.fold(FileBuilder::new(kind, layout.database), |file, (id, mut bytes)| {
+            if id == section {
+                change(&mut bytes);
+            }
+            file.section(id, bytes)
+        });
+        let bytes = rewritten.finish();
+        let checksum = Layout::parse(&bytes, kind, &path).unwrap().checksum;
+        vfs.remove_file(&path).unwrap();
+        storage::write_new(vfs, &path, &bytes).unwrap();
+        let rename = |manifest: &mut Manifest| {
+            let files = &mut manifest.segments[0].files;
+            let file = files.iter_mut().find(|file| file.path == entry.path).unwrap();
+            (file.length, file.checksum) = (bytes.len() as u64, checksum);
+            Ok(())
+        };
+        db.inner.commit(rename).unwrap();
+    }
+
+    /// What files say of each other is compared: checksums only tell that bytes are those which were written.
+    #[test]
+    fn contradictions_behind_right_checksums_are_found() {
+        const IDS: (&str, Kind) = ("/ids", Kind::Ids);
+        const CODES: (&str, Kind) = ("/codes", Kind::Codes);
+        type Change = fn(&mut [u8]);
+        let cases: [(_, u32, Change, &str); 4] = [
+            (IDS, ids::ORDER, |order| order.rotate_left(4), "does not lead back"),
+            (IDS, ids::HASHES, |hashes| hashes[3] ^= 1, "does not lead back"),
+            (
+                CODES,
+                vectors::NORMS,
+                |norms| norms[4..8].copy_from_slice(&9.0f32.to_le_bytes()),
+                "norms of row 1",
+            ),
+            (CODES, vectors::HIGH, |high| high[0] ^= 1, "norms of row 0"),
+        ];
+        for (file, section, change, what) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            let create = CreateOptions { vectors: Some(4), ..CreateOptions::default() };
+            let options = OpenOptions { create, background: false, ..OpenOptions::default() };
+            let db = Db::open_with(dir.path().join("a.embdb"), options).unwrap();
+            let document = |n: u32| Document::from_vector(n.to_string(), vec![n as f32, 1.0, -2.0, 3.0]);
+            db.add((0..20).map(document)).unwrap();
+            db.compact(&Task::default()).unwrap();
+            rewrite(&db, file, section, |_| ());
+            assert!(db.check(false, &Task::default()).unwrap().ok);
+            rewrite(&db, file, section, change);
+            let report = db.check(false, &Task::default()).unwrap();
+            let told = report.problems.iter().any(|problem| problem.what.contains(what));
+            assert!(!report.ok && told, "{what}: {:?}", report.problems);
+        }
+    }
+
+    #[test]
+    fn a_graph_of_another_number_of_rows_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let create = CreateOptions { vectors: Some(4), ..CreateOptions::default() };
+        let options = OpenOptions { create, background: false, ..OpenOptions::default() };
+        let vector = |n: u32| vec![(n % 71) as f32 + 1.0, (n / 71) as f32, 3.0, 1.0];
+        let [few, many] = [5000, 5001].map(|rows| {
+            let db = Db::open_with(dir.path().join(format!("{rows}.embdb")), options.clone()).unwrap();
+            db.add((0..rows).map(|n| Document::from_vector(n.to_string(), vector(n)))).unwrap();
+            db.compact(&Task::default()).unwrap();
+            db
+        });
+        let graph = of_only_segment(&few, |vectors| vectors.graph().unwrap().unwrap().graph.to_vec());
+        replace_graph(&many, &graph, &Default::default());
+        let report = many.check(false, &Task::default()).unwrap();
+        assert!(report.problems.iter().any(|p| p.what.contains("5000 nodes for 5001 rows")), "{report:?}");
+        assert_eq!(many.search_vector(&vector(4_999)).k(1).run().unwrap().hits[0].id, "4999", "by a scan");
     }
 }
