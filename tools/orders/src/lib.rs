@@ -50,12 +50,12 @@ mod sync {
     }
 }
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the models use a part")]
 #[path = "../../../src/index/hnsw/links.rs"]
 mod links;
 #[path = "../../../src/db/newest.rs"]
 mod newest;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the models use a part")]
 #[path = "../../../src/format/seen.rs"]
 mod seen;
 
