@@ -239,8 +239,7 @@ impl<'a> CodeDistance<'a> {
     pub(crate) fn beyond(&self, within: f32, row: u32) -> f32 {
         /// Lower bits are rounded by a sixteenth of what the high plane leaves out.
         const ERROR: f32 = 5.0 / 16.0;
-        let error = ERROR * self.rough_error(row);
-        if self.query.metric == Metric::L2 { (within * within + error).sqrt() } else { within + error }
+        farther(self.query.metric, within, ERROR * self.rough_error(row))
     }
 
     /// Distances of rows by both codes of the query and both planes, in order.
@@ -434,6 +433,11 @@ impl<'a> ExactDistance<'a> {
             Self::Codes(codes) => codes.fine(row),
         }
     }
+}
+
+/// The distance that is by an error beyond another; under L2 codes make squares of distances err, as much near as far.
+pub(super) fn farther(metric: Metric, distance: f32, error: f32) -> f32 {
+    if metric == Metric::L2 { (distance * distance + error).sqrt() } else { distance + error }
 }
 
 #[cfg(test)]

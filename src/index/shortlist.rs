@@ -7,7 +7,7 @@
 //! last of the ten lies in such a crowd, these are compared too: by finer codes, and what is still in reach exactly.
 
 use super::block::{Neighbour, Query, TopK, VectorBlock};
-use super::distance::{CodeDistance, ExactDistance, Grade};
+use super::distance::{CodeDistance, ExactDistance, Grade, farther};
 use super::flat::{best_of, for_all_by_codes, for_each_by_codes, nearest_of, rescored};
 use super::mask::{BATCH, RowMask};
 use super::sketch::{SketchQuery, Sketches};
@@ -26,7 +26,7 @@ const COMPARED: usize = 256;
 /// far.
 #[derive(Debug, Clone, Copy, Default)]
 struct Errors {
-    squared: bool,
+    metric: Metric,
     /// Of a grade's distances.
     first: f32,
     /// Of those by both codes of the query.
@@ -45,8 +45,8 @@ impl Errors {
 
     fn of(codes: &CodeDistance<'_>) -> Self {
         let exact = ExactDistance::new(codes.block(), codes.query());
-        let squared = codes.query().metric == Metric::L2;
-        let size = |distance: f32| if squared { distance * distance } else { distance };
+        let metric = codes.query().metric;
+        let size = |distance: f32| if metric == Metric::L2 { distance * distance } else { distance };
         let mut squares = [0.0; 2];
         for row in Self::sample(codes) {
             exact.touch(&[row]);
@@ -56,7 +56,7 @@ impl Errors {
             squares[1] += (size(codes.fine(row)) - distance).powi(2);
         }
         let [first, fine] = squares.map(|sum| (sum / Self::SAMPLE as f32).sqrt());
-        Self { squared, first, fine }
+        Self { metric, first, fine }
     }
 
     /// The same by the high plane, but no less than is to be expected: rows that are nearly equal err alike, and a sample
@@ -69,7 +69,7 @@ impl Errors {
 
     /// The distance that is by an error beyond another.
     fn beyond(self, distance: f32, error: f32) -> f32 {
-        if self.squared { (distance * distance + error).sqrt() } else { distance + error }
+        farther(self.metric, distance, error)
     }
 }
 
