@@ -4,8 +4,11 @@
 
 use embdb::format::frame::{BatchBuilder, FrameType, LogHeader};
 use embdb::options::Io;
+use std::time::Duration;
+
+use embdb::options::limits;
 use embdb::types::Document;
-use embdb::{CreateOptions, Db, OpenOptions, Task};
+use embdb::{CreateOptions, Db, Error, OpenOptions, SearchOptions, Task};
 
 fn options() -> OpenOptions {
     let create = CreateOptions { vectors: Some(8), ..CreateOptions::default() };
@@ -102,6 +105,89 @@ fn a_second_writer_is_told_who_holds_the_lock_and_readers_follow() {
     drop(writer);
     other.add([document(2, "b")]).unwrap();
     assert_eq!(other.count().unwrap(), 4);
+}
+
+/// Who writes in a loop does not keep others out for ever, and sees what they wrote.
+#[test]
+fn the_lock_is_handed_to_who_waits_between_two_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.embdb");
+    let writer = Db::open_with(&path, options()).unwrap();
+    writer.add([document(0, "a")]).unwrap();
+    let patient = OpenOptions { busy_timeout: Duration::from_secs(60), ..options() };
+    let written = std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let db = Db::open_with(&path, patient).unwrap();
+            db.add([document(1, "b")]).unwrap();
+        });
+        let mut next = 2;
+        while !waiter.is_finished() {
+            writer.add([document(next, "a")]).unwrap();
+            next += 1;
+        }
+        waiter.join().unwrap();
+        next
+    });
+    writer.add([document(written, "a")]).unwrap();
+    assert_eq!(writer.count().unwrap(), written + 1);
+    assert_eq!(writer.get("d1").unwrap().unwrap().text, "document 1 b");
+
+    writer.release_writer().unwrap();
+    let other = Db::open_with(&path, options()).unwrap();
+    other.add([document(written + 1, "b")]).unwrap();
+    other.release_writer().unwrap();
+    other.release_writer().unwrap();
+    writer.delete(&["d1".into()]).unwrap();
+    assert_eq!(writer.count().unwrap(), written + 1);
+}
+
+#[test]
+fn what_is_over_a_limit_is_refused_by_name_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.embdb");
+    let db = Db::open_with(&path, options()).unwrap();
+    db.add([document(1, "a")]).unwrap();
+    assert_eq!(db.add([]).unwrap().documents, 0);
+    let sound = contents(&db);
+    let limited = |error: Error, what: &str, most: usize, found: usize| {
+        let text = error.to_string();
+        assert!(error.exit_code() == 5 && text.contains(what), "{text}");
+        let Error::Limit { limit, actual, raise, .. } = error else { panic!("{text}") };
+        assert_eq!((limit, actual), (most as u64, found as u64));
+        assert!(!raise.is_empty());
+    };
+    let refused = |result: embdb::Result<()>, what: &str| {
+        let error = result.unwrap_err();
+        assert!(error.exit_code() == 1 && error.to_string().contains(what), "{error}");
+    };
+    let add = |document| db.add([document]).map(|_| ());
+
+    refused(add(Document::from_vector("", vector(2))), "must not be empty");
+    let id = "x".repeat(limits::ID_BYTES + 1);
+    limited(add(Document::from_vector(id, vector(2))).unwrap_err(), "id", limits::ID_BYTES, 513);
+    let mut large = document(2, "a");
+    large.text = "x".repeat(limits::DOCUMENT_BYTES);
+    let bytes = limits::DOCUMENT_BYTES + 2 + r#"{"n":2,"version":"a"}"#.len();
+    limited(add(large).unwrap_err(), "document \"d2\"", limits::DOCUMENT_BYTES, bytes);
+    // A batch is taken whole or not at all.
+    assert!(db.add([document(3, "a"), Document::from_vector("", vector(4))]).is_err());
+
+    let search =
+        |options: SearchOptions| db.searcher(&options).and_then(|s| s.search(&vector(1)).map(|_| ()));
+    refused(search(SearchOptions { k: 0, ..SearchOptions::default() }), "k is 0");
+    let most = SearchOptions { k: limits::K + 1, ..SearchOptions::default() };
+    limited(search(most).unwrap_err(), "k", limits::K, limits::K + 1);
+    assert_eq!(contents(&db), sound);
+
+    refused(Db::create(&path, options()).map(|_| ()), "is a database already");
+    let create = |dim| {
+        let create = CreateOptions { vectors: Some(dim), ..CreateOptions::default() };
+        Db::create(dir.path().join("b.embdb"), OpenOptions { create, ..options() }).map(|_| ())
+    };
+    refused(create(0), "dimension of vectors is 0");
+    limited(create(limits::DIM + 1).unwrap_err(), "dimension", limits::DIM, limits::DIM + 1);
+    assert!(!dir.path().join("b.embdb/manifest").exists());
+    create(limits::DIM).unwrap();
 }
 
 /// A log that has a successor ends where that one says. Whatever lies behind, even whole batches or marks that it had

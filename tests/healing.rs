@@ -55,7 +55,11 @@ impl Pristine {
         let options = OpenOptions { create, background: false, seal_rows: 1 << 20, ..OpenOptions::default() };
         let disk = SimVfs::new(seed);
         let db = open(&disk, &options).unwrap();
-        let document = |n: u64| Document::from_vector(format!("d{n}"), vector(n + seed, dim)).meta("n", n);
+        // Some have no metadata.
+        let document = |n: u64| {
+            let document = Document::from_vector(format!("d{n}"), vector(n + seed, dim));
+            if n % 7 == 5 { document } else { document.meta("n", n) }
+        };
         db.add((0..rows).map(document)).unwrap();
         db.compact(&Task::default()).unwrap();
         db.delete(&deleted.iter().map(|&id| id.to_owned()).collect::<Vec<_>>()).unwrap();

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use embdb::db::repair::{Lost, repair};
 use embdb::storage::sim::{CrashMode, SimVfs};
 use embdb::storage::vfs::Vfs;
+use embdb::types::{Codec, Event, LoggedClick, LoggedSearch};
 use embdb::{
     CreateOptions, Db, Document, Error, OpenOptions, RepairReport, SearchOptions, Task, check_path,
     repair_path,
@@ -52,6 +53,57 @@ fn plain(dir: &Path) -> PathBuf {
     }
     db.add([document(601)]).unwrap();
     db.delete(&["doc-0602".into()]).unwrap();
+    db.close().unwrap();
+    path
+}
+
+/// A database whose rows are stored as codes alone, and whose lock is gone.
+fn coded(dir: &Path) -> PathBuf {
+    let path = dir.join("c.embdb");
+    let create = CreateOptions { vectors: Some(DIM), codec: Codec::Int8, ..CreateOptions::default() };
+    let db =
+        Db::open_with(&path, OpenOptions { create, background: false, ..OpenOptions::default() }).unwrap();
+    db.add((0..500).map(|n| Document::from_vector(format!("doc-{n:04}"), vector(n)))).unwrap();
+    db.seal(&Task::default()).unwrap();
+    db.close().unwrap();
+    fs::remove_file(path.join("LOCK")).unwrap();
+    path
+}
+
+/// Searches and clicks on what they showed, of nobody in particular.
+fn logged(numbers: std::ops::Range<u64>) -> Vec<Event> {
+    let of = |number: u64| {
+        let (query_id, time_ms) = (format!("q{number}"), 1_700_000_000_000 + number);
+        let search = LoggedSearch {
+            query_id: query_id.clone(),
+            text: format!("query {number}"),
+            time_ms,
+            generation: 1,
+            shown: vec!["doc-0001".into()],
+            ..LoggedSearch::default()
+        };
+        let click = LoggedClick {
+            click_id: format!("c{number}"),
+            query_id,
+            id: "doc-0001".into(),
+            grade: 1.0,
+            time_ms,
+        };
+        [Event::Search(search), Event::Click(click)]
+    };
+    numbers.flat_map(of).collect()
+}
+
+/// A database of plain vectors with 80 searches and clicks in a merged file and 20 in one that is not.
+fn searched(dir: &Path) -> PathBuf {
+    let path = plain(dir);
+    let open = || Db::open_with(&path, OpenOptions { background: false, ..OpenOptions::default() }).unwrap();
+    let db = open();
+    db.log_import(logged(0..40)).unwrap();
+    db.close().unwrap();
+    let db = open();
+    db.compact(&Task::default()).unwrap();
+    db.log_import(logged(40..50)).unwrap();
     db.close().unwrap();
     path
 }
@@ -209,10 +261,11 @@ fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     fs::write(path, bytes).unwrap();
 }
 
-/// One of vectors, and one of texts where there is an encoder.
-fn both() -> Vec<Case> {
+/// Databases of vectors, and one of texts where there is an encoder.
+fn all() -> Vec<Case> {
     vec![
         Case::new(plain),
+        Case::new(coded),
         #[cfg(feature = "encoder")]
         Case::new(texts),
     ]
@@ -220,7 +273,7 @@ fn both() -> Vec<Case> {
 
 #[test]
 fn of_a_sound_database_nothing_is_lost() {
-    for case in both() {
+    for case in all() {
         let (found, report) = case.repaired(|_| {});
         assert!(found == case.expected);
         assert!(report.is_complete() && report.bits_turned == 0 && report.embedded == 0, "{report:?}");
@@ -231,7 +284,7 @@ fn of_a_sound_database_nothing_is_lost() {
 /// Checksums prove each bit that is turned back.
 #[test]
 fn by_one_flipped_bit_nothing_is_lost_wherever_it_is() {
-    for case in both() {
+    for case in all() {
         for file in files(&case.sound) {
             let name = file.strip_prefix(&case.sound).unwrap().to_path_buf();
             let bits = 8 * fs::metadata(&file).unwrap().len();
@@ -323,6 +376,37 @@ fn without_its_newest_manifest_documents_are_found_beside_an_older_one() {
 }
 
 #[test]
+fn without_codes_rows_that_were_stored_so_are_lost() {
+    let case = Case::new(coded);
+    let (found, report) = case.repaired(|broken| fs::remove_file(only(broken, "/codes")).unwrap());
+    case.list_is_true(&found, &report);
+    assert!(found.is_empty() && report.lost.len() == 500);
+    let (found, report) =
+        case.repaired(|broken| change(&only(broken, "/codes"), |bytes| bytes[5000..5040].fill(1)));
+    case.list_is_true(&found, &report);
+    assert!((200..500).contains(&found.len()), "{}", found.len());
+}
+
+/// What was put in place of a file of this database by mistake says nothing about it.
+#[test]
+fn files_of_another_database_count_for_nothing() {
+    let case = Case::new(plain);
+    let beside = tempfile::tempdir().unwrap();
+    let other = plain(beside.path());
+    for (name, least) in [("/codes", 950), ("/ids", 350), ("/docs", 350), ("/full", 350), ("/rows", 350)] {
+        let (found, report) =
+            case.repaired(|broken| assert!(fs::copy(only(&other, name), only(broken, name)).unwrap() > 0));
+        case.list_is_true(&found, &report);
+        assert!(
+            found.len() < 950 && found.len() >= least || found == case.expected,
+            "{name}: {}",
+            found.len()
+        );
+        assert_eq!(report.lost.is_empty(), least == 950, "{name}");
+    }
+}
+
+#[test]
 fn files_that_are_gone_cost_only_what_stood_in_them() {
     let case = Case::new(plain);
     for (name, least) in
@@ -381,6 +465,178 @@ fn damaged_searches_and_clicks_are_counted() {
     });
     assert!(!report.is_complete() && report.notes[0].contains("searches and clicks are lost"), "{report:?}");
     assert_eq!(report.events, 0);
+}
+
+/// Bytes in the middle of all manifests are wrong: none is believed, and the newest is better than nothing.
+#[test]
+fn of_damaged_manifests_the_newest_that_makes_sense_is_used() {
+    let case = Case::new(plain);
+    let length = fs::metadata(only(&case.sound, "manifest/")).unwrap().len() as usize;
+    let mut saved = 0;
+    for at in (64..length).step_by(29) {
+        let damaged = case.try_repaired(None, |broken| {
+            let manifests = files(&broken.join("manifest"));
+            manifests.iter().for_each(|path| {
+                change(path, |bytes| bytes.iter_mut().skip(at).take(2).for_each(|b| *b ^= 3))
+            });
+        });
+        match damaged {
+            Ok((found, report)) => {
+                let told = report.notes.iter().any(|note| note.contains("no manifest is sound"));
+                assert!(!report.notes.is_empty() || found == case.expected, "{at}: {report:?}");
+                saved += u32::from(told && found == case.expected);
+            }
+            Err(error) => assert!([2, 5, 6].contains(&error.exit_code()), "{at}: {error}"),
+        }
+    }
+    assert!(saved > 0);
+}
+
+/// Nobody can tell then which documents were deleted, but of each the newest version is known.
+#[test]
+fn without_manifest_and_deletions_the_newest_version_of_a_document_is_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, out) = (dir.path().join("a.embdb"), dir.path().join("out"));
+    let create = CreateOptions { vectors: Some(DIM), ..CreateOptions::default() };
+    let options = OpenOptions { create, background: false, ..OpenOptions::default() };
+    let db = Db::open_with(&path, options).unwrap();
+    for version in 0..3u32 {
+        let document = |n: u32| {
+            let mut document = Document::from_vector(format!("doc-{n:04}"), vector(n + 1000 * version));
+            document.text = format!("version {version}");
+            document
+        };
+        // Each time fewer, so that segments are not merged.
+        db.add((0..400 >> (2 * version)).map(document)).unwrap();
+        db.seal(&Task::default()).unwrap();
+    }
+    db.close().unwrap();
+    let deletions: Vec<PathBuf> =
+        files(&path).into_iter().filter(|file| file.to_string_lossy().contains("/del.")).collect();
+    assert!(!deletions.is_empty());
+    deletions.iter().for_each(|file| fs::remove_file(file).unwrap());
+    fs::write(only(&path, "manifest/"), b"nothing").unwrap();
+
+    let report = repair_path(&path, &out, None, &Task::default()).unwrap();
+    assert!(report.lost.is_empty() && report.documents == 400, "{report:?}");
+    let db = Db::open(&out).unwrap();
+    for n in 0..400 {
+        let version = if n < 25 { 2 } else { u32::from(n < 100) };
+        let found = db.get(&format!("doc-{n:04}")).unwrap().unwrap();
+        assert_eq!(found.text, format!("version {version}"), "{n}");
+    }
+}
+
+#[test]
+fn a_log_that_is_anothers_or_unreadable_is_told_and_one_never_used_is_not() {
+    let case = Case::new(plain);
+    let beside = tempfile::tempdir().unwrap();
+    let others = only(&plain(beside.path()), "log/");
+    let next = |broken: &Path| {
+        let last = only(broken, "log/");
+        let number: u64 = last.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        last.with_file_name(format!("{:020}", number + 1))
+    };
+    let (found, report) = case.repaired(|broken| assert!(fs::copy(&others, next(broken)).unwrap() > 0));
+    assert!(found == case.expected && report.lost.is_empty());
+    assert!(report.notes[0].contains("is not a log of this place"), "{report:?}");
+    let (found, report) =
+        case.repaired(|broken| assert!(fs::copy(only(broken, "log/"), next(broken)).unwrap() > 0));
+    assert!(found == case.expected, "its number is that of another");
+    assert!(report.notes[0].contains("is not a log of this place"), "{report:?}");
+    let (found, report) = case.repaired(|broken| fs::write(next(broken), [7; 64]).unwrap());
+    assert!(found == case.expected && report.is_complete(), "{report:?}");
+
+    let (found, report) = case.repaired(|broken| change(&only(broken, "log/"), |log| log[..64].fill(7)));
+    assert!(report.notes[0].contains("all that stood in a log is lost"), "{report:?}");
+    assert!(found.len() < case.expected.len() && found.len() > 800, "{}", found.len());
+}
+
+#[test]
+fn a_lost_deletion_is_told() {
+    let case = Case::new(plain);
+    let (found, report) = case.repaired(|broken| {
+        change(&only(broken, "log/"), |log| {
+            let at = log.windows(8).rposition(|window| window == b"doc-0602").unwrap();
+            log[at + 6..at + 8].copy_from_slice(b"xx");
+        });
+    });
+    assert!(report.notes[0].contains("a deletion is lost: the document \"doc-06xx\""), "{report:?}");
+    assert!(found.contains_key("doc-0602") && !case.expected.contains_key("doc-0602"));
+}
+
+/// More text than is written at once.
+#[test]
+fn large_documents_are_saved_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, out) = (dir.path().join("a.embdb"), dir.path().join("out"));
+    let create = CreateOptions { vectors: Some(DIM), ..CreateOptions::default() };
+    let db =
+        Db::open_with(&path, OpenOptions { create, background: false, ..OpenOptions::default() }).unwrap();
+    let text = |n: u32| format!("{n} ").repeat(1_500_000);
+    db.add((0..4).map(|n| {
+        let mut document = Document::from_vector(n.to_string(), vector(n));
+        document.text = text(n);
+        document
+    }))
+    .unwrap();
+    db.close().unwrap();
+    let report = repair_path(&path, &out, None, &Task::default()).unwrap();
+    assert!(report.is_complete() && report.documents == 4, "{report:?}");
+    let db = Db::open(&out).unwrap();
+    assert!((0..4).all(|n| db.get(&n.to_string()).unwrap().unwrap().text == text(n)));
+}
+
+#[test]
+fn of_damaged_searches_and_clicks_the_others_are_saved() {
+    let case = Case::new(searched);
+    let events = |case: &Case| Db::open(case.dir.path().join("out")).unwrap().log_events().unwrap();
+    let (_, report) = case.repaired(|_| {});
+    assert!(report.is_complete() && report.events == 100, "{report:?}");
+    let all = events(&case);
+    let merged = |broken: &Path| only(broken, "merged-");
+    let other = |broken: &Path| {
+        let mut found = files(&broken.join("feedback"));
+        found.retain(|path| !path.to_string_lossy().contains("merged-"));
+        found.pop().unwrap()
+    };
+
+    // A page of the merged file.
+    let (_, report) = case.repaired(|broken| change(&merged(broken), |bytes| bytes[6000..6040].fill(b'x')));
+    assert!((20..80).contains(&report.events) && report.events + report.lost_events == 100, "{report:?}");
+    assert!(events(&case).iter().all(|event| all.contains(event)));
+    // All of it, by its header, by its name, and by its absence.
+    let (_, report) = case.repaired(|broken| change(&merged(broken), |bytes| bytes[..4096].fill(b'x')));
+    assert!(report.events == 20 && report.notes[0].contains("searches and clicks are lost"), "{report:?}");
+    let (_, report) = case.repaired(|broken| fs::remove_file(merged(broken)).unwrap());
+    assert!(report.events == 20 && report.notes[0].contains("is missing"), "{report:?}");
+    let (_, report) = case.repaired(|broken| fs::remove_dir_all(broken.join("feedback")).unwrap());
+    assert!(report.events == 0 && report.notes[0].contains("is missing"), "{report:?}");
+    // One that no manifest names counts only where the newest cannot be read.
+    let unnamed = |broken: &Path| {
+        let name = merged(broken);
+        fs::rename(&name, name.with_file_name("merged-00000000000000000099")).unwrap();
+    };
+    let (_, report) = case.repaired(unnamed);
+    assert_eq!((report.events, report.is_complete()), (20, false), "{report:?}");
+    let (_, report) = case.repaired(|broken| {
+        unnamed(broken);
+        fs::write(only(broken, "manifest/"), b"nothing").unwrap();
+    });
+    assert_eq!(report.events, 100, "{report:?}");
+
+    // Records of the file that is not merged, its header, and one that was never in use.
+    let (_, report) = case.repaired(|broken| {
+        change(&other(broken), |bytes| {
+            let at = bytes.len() / 2;
+            bytes[at..at + 30].fill(7);
+        });
+    });
+    assert!((1..=2).contains(&report.lost_events) && report.events + report.lost_events == 100, "{report:?}");
+    let (_, report) = case.repaired(|broken| change(&other(broken), |bytes| bytes[..64].fill(0)));
+    assert!(report.events == 80 && report.notes[0].contains("searches and clicks are lost"), "{report:?}");
+    let (_, report) = case.repaired(|broken| change(&other(broken), |bytes| bytes.truncate(30)));
+    assert!(report.events == 80 && report.is_complete(), "{report:?}");
 }
 
 /// A state before that of a newer program is no salvage.

@@ -473,7 +473,28 @@ mod tests {
             let report = db.check(false, &Task::default()).unwrap();
             let told = report.problems.iter().any(|problem| problem.what.contains(what));
             assert!(!report.ok && told, "{what}: {:?}", report.problems);
+            // What contradicts itself is not searched.
+            assert_eq!(db.check(true, &Task::default()).unwrap(), report);
         }
+    }
+
+    #[test]
+    fn a_database_that_does_not_open_is_checked_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.embdb");
+        assert!(check_path(&path, true, &Task::default()).unwrap().ok, "where nothing is, nothing is wrong");
+        let create = CreateOptions { vectors: Some(4), ..CreateOptions::default() };
+        let options = OpenOptions { create, background: false, ..OpenOptions::default() };
+        let db = Db::open_with(&path, options).unwrap();
+        db.add([Document::from_vector("a", vec![1.0, 2.0, 3.0, 4.0])]).unwrap();
+        db.close().unwrap();
+        let [manifest] =
+            std::fs::read_dir(path.join("manifest")).unwrap().collect::<Vec<_>>().try_into().unwrap();
+        let manifest = manifest.unwrap().path();
+        std::fs::write(&manifest, b"nothing").unwrap();
+        let report = check_path(&path, true, &Task::default()).unwrap();
+        let [problem] = report.problems.as_slice() else { panic!("{report:?}") };
+        assert!(!report.ok && problem.file.starts_with("manifest/"), "{problem:?}");
     }
 
     #[test]

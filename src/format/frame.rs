@@ -317,6 +317,9 @@ mod tests {
         bytes[FRAME_LENGTH_OFFSET..][..4].copy_from_slice(&long.to_le_bytes());
         assert_eq!(payload_len(&bytes, 0, SALT), None);
         assert_eq!(wanted(&bytes, 0, SALT), FRAME_HEADER_LEN, "no memory for what cannot be");
+        let mut batch = BatchBuilder::new(0, SALT);
+        let error = batch.push(FrameType::Upsert, 1, &vec![0; limits::FRAME_BYTES + 1]).unwrap_err();
+        assert!(error.exit_code() == 5 && batch.into_bytes().is_empty(), "{error}");
     }
 
     #[test]

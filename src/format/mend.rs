@@ -327,12 +327,21 @@ mod tests {
         assert!(
             remains.is_sound(0..8192) && !remains.is_sound(8191..8193) && remains.is_sound(12288..20_000)
         );
+        assert!(remains.is_sound(9000..9000), "of nothing nothing is damaged");
+        // A page of nothing but zeros was never written, so no bit of it is looked for.
+        let mut bytes = sample();
+        bytes[8192..12_288].fill(0);
+        assert_eq!(mended(&mut bytes).unwrap().sound, [true, true, false, true, true]);
         // The table is known even though its own page is damaged.
         let mut bytes = sample();
         bytes[1000..1512].fill(0);
         let remains = mended(&mut bytes).unwrap();
         assert!(!remains.sound[0] && remains.layout.section(2).is_some());
         bytes[70..80].fill(9);
+        assert_eq!(mended(&mut bytes).unwrap_err().exit_code(), 2);
+        // So it is with the header, which has a checksum of its own.
+        let mut bytes = sample();
+        bytes[16..32].fill(9);
         assert_eq!(mended(&mut bytes).unwrap_err().exit_code(), 2);
     }
 
@@ -356,6 +365,7 @@ mod tests {
         }
         let whole = batch.commit(3, 0).unwrap();
         let frame = FRAME_HEADER_LEN + 24;
+        assert!(mend_frame(&mut whole.clone()[frame..2 * frame], frame as u64, SALT), "it is sound");
         for bit in 0..frame * 8 {
             let mut copy = whole.clone();
             copy[frame + bit / 8] ^= 1 << (bit % 8);

@@ -265,9 +265,27 @@ mod tests {
             });
             let all = [1, PIECE + 1000, PIECE / 3 * 4 + 1, 1];
             assert_eq!(sizes, all[..sizes.len()]);
-            assert_eq!(scan.unwrap().tail == Tail::Clean, cut == bytes.len());
+            let scan = scan.unwrap();
+            assert_eq!(scan.tail == Tail::Clean, cut == bytes.len());
+            // A file may become shorter after its length was asked for.
+            let shorter = scan_pieces(&mut file, 0..cut as u64 + 4096, SALT, Path::new("log"), |_| Ok(()));
+            let shorter = shorter.unwrap();
+            assert_eq!((shorter.end, shorter.tail == Tail::Clean), (scan.end, cut == bytes.len()));
             assert_eq!(sizes.len(), ends.iter().filter(|&&end| end <= cut).count(), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_mark_inside_a_batch_ends_the_log() {
+        let mut batch = BatchBuilder::new(0, SALT);
+        batch.push(FrameType::Delete, 1, b"a").unwrap();
+        batch.push(FrameType::Synced, 0, &0u64.to_le_bytes()).unwrap();
+        let bytes = batch.commit(1, 0).unwrap();
+        let length = bytes.len() as u64;
+        let mut file = Sparse { bytes, length, tells: true, read: 0 };
+        let none = |_: &[Frame<'_>]| panic!("it is no batch");
+        let scan = scan_pieces(&mut file, 0..length, SALT, Path::new("log"), none).unwrap();
+        assert_eq!((scan.end, scan.tail), (0, Tail::Torn));
     }
 
     #[test]

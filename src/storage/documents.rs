@@ -281,7 +281,7 @@ mod tests {
     use super::super::sim::SimVfs;
     use super::super::write_new;
     use super::*;
-    use crate::format::file::{Layout, PAGE_LEN};
+    use crate::format::file::{FileBuilder, Layout, PAGE_LEN};
 
     const DATABASE: DatabaseId = [5; 16];
 
@@ -302,6 +302,36 @@ mod tests {
 
     fn open(vfs: &SimVfs, entry: &FileEntry) -> Documents<SegmentFile> {
         Documents::new(SegmentFile::open(vfs, Path::new(""), entry, Kind::Docs, &DATABASE).unwrap())
+    }
+
+    /// Lengths behind a right checksum are not believed either.
+    #[test]
+    fn blocks_of_impossible_lengths_are_refused() {
+        let vfs = SimVfs::new(1);
+        let entry = written(&vfs, "docs", 400);
+        let whole = vfs.read(Path::new("docs")).unwrap();
+        let layout = Layout::parse(&whole, Kind::Docs, Path::new("docs")).unwrap();
+        type Change = fn(&mut [u8]);
+        let cases: [(u32, Change); 3] = [
+            (docs::BLOCK_OFFSETS, |offsets| offsets[..8].copy_from_slice(&u64::MAX.to_le_bytes())),
+            (docs::BLOCK_LENGTHS, |lengths| lengths[..4].copy_from_slice(&u32::MAX.to_le_bytes())),
+            (docs::BLOCK_LENGTHS, |lengths| lengths[..4].copy_from_slice(&1u32.to_le_bytes())),
+        ];
+        for (n, (section, change)) in cases.into_iter().enumerate() {
+            let sections = (0..16).filter_map(|id| Some((id, whole[layout.section(id)?].to_vec())));
+            let rewritten = sections.fold(FileBuilder::new(Kind::Docs, DATABASE), |file, (id, mut bytes)| {
+                if id == section {
+                    change(&mut bytes);
+                }
+                file.section(id, bytes)
+            });
+            let (bytes, path) = (rewritten.finish(), format!("changed-{n}"));
+            let checksum = Layout::parse(&bytes, Kind::Docs, Path::new("")).unwrap().checksum;
+            write_new(&vfs, Path::new(&path), &bytes).unwrap();
+            let entry = FileEntry { path, length: bytes.len() as u64, checksum, ..entry.clone() };
+            assert_eq!(open(&vfs, &entry).read(0).unwrap_err().exit_code(), 2, "case {n}");
+            assert_eq!(open(&vfs, &entry).read(399).unwrap().text, text("docs", 399), "case {n}");
+        }
     }
 
     #[test]

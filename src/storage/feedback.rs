@@ -194,3 +194,24 @@ pub fn clean(vfs: &dyn Vfs, dir: &Path, keep: &[FileEntry]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::sim::SimVfs;
+    use super::*;
+
+    #[test]
+    fn a_file_that_vanished_has_no_events_and_one_of_another_database_is_refused() {
+        let (vfs, dir, database) = (SimVfs::new(1), Path::new("db"), [1; 16]);
+        super::super::create_dirs(&vfs, dir).unwrap();
+        let event = RawEvent { kind: FrameType::Query, json: b"{}".to_vec() };
+        let mut writer = FeedbackWriter::create(&vfs, dir, database).unwrap();
+        writer.append(std::slice::from_ref(&event), Durability::Full).unwrap();
+        let [path] = unmerged(&vfs, dir).unwrap().try_into().unwrap();
+        assert_eq!(read_unmerged(&vfs, &path, &database).unwrap(), [event]);
+        assert_eq!(read_unmerged(&vfs, &path, &[2; 16]).unwrap_err().exit_code(), 2);
+        drop(writer);
+        vfs.remove_file(&path).unwrap();
+        assert!(read_unmerged(&vfs, &path, &database).unwrap().is_empty());
+    }
+}

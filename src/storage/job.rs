@@ -142,4 +142,21 @@ mod tests {
         let job = Job::open(&vfs, dir, "m", [1; 16]).unwrap();
         assert_eq!(job.rows(1), Some(&done(1, 11).rows), "what was added last counts");
     }
+
+    #[test]
+    fn a_job_that_somebody_works_on_or_that_is_to_be_kept_is_not_removed() {
+        let vfs = SimVfs::new(1);
+        let dir = Path::new("db");
+        vfs.create_dir(dir).unwrap();
+        vfs.create_dir(&dir.join(JOB_DIR)).unwrap();
+        let worked_on = Job::open(&vfs, dir, "m1", [1; 16]).unwrap();
+        drop(Job::open(&vfs, dir, "m2", [1; 16]).unwrap());
+        drop(Job::open(&vfs, dir, "m3", [1; 16]).unwrap());
+        let left = || vfs.read_dir(&dir.join(JOB_DIR)).unwrap();
+        clean(&vfs, dir, Some("m2")).unwrap();
+        assert_eq!(left(), ["m1", "m2"]);
+        drop(worked_on);
+        clean(&vfs, dir, None).unwrap();
+        assert!(left().is_empty());
+    }
 }

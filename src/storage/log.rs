@@ -241,6 +241,19 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_became_shorter_is_not_written_on() {
+        let vfs = SimVfs::new(1);
+        let path = Path::new("log1");
+        let mut writer = LogWriter::create(&vfs, path, HEADER).unwrap();
+        writer.append(&[(FrameType::Delete, 1, vec![1; 5])], Durability::Full).unwrap();
+        let end = writer.end();
+        drop(writer);
+        let error = LogWriter::resume(&vfs, path, HEADER, end, end + 8).err().unwrap();
+        assert!(error.exit_code() == 2 && error.to_string().contains("shorter"), "{error}");
+        assert_eq!(batches(&vfs, path), [vec![1; 5]]);
+    }
+
+    #[test]
     fn what_was_appended_is_read_and_can_be_resumed() {
         let vfs = SimVfs::new(1);
         let path = Path::new("log1");

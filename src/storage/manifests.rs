@@ -56,3 +56,20 @@ pub fn clean(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::real::RealVfs;
+    use super::*;
+
+    #[test]
+    fn a_manifest_that_is_too_long_is_refused_unread() {
+        let place = tempfile::tempdir().unwrap();
+        super::super::create_dirs(&RealVfs, place.path()).unwrap();
+        let path = numbered_path(place.path(), MANIFEST_DIR, 1);
+        // A hole, which takes no room.
+        std::fs::File::create(&path).unwrap().set_len(MANIFEST_BYTES + 1).unwrap();
+        let error = newest(&RealVfs, place.path()).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("over the limit"), "{error}");
+    }
+}

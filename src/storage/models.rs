@@ -163,6 +163,7 @@ fn checked(name: &str) -> Result<&str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::real::RealVfs;
     use super::super::sim::SimVfs;
     use super::*;
 
@@ -241,5 +242,20 @@ mod tests {
             assert!(write(&vfs, dir, "aa", &files(&[(name, "")]), None).is_err(), "{name:?}");
         }
         assert!(read(&vfs, dir, "../aa").is_err());
+    }
+
+    #[test]
+    fn a_model_that_is_too_large_is_refused_unread() {
+        let place = tempfile::tempdir().unwrap();
+        let (vfs, dir) = (RealVfs, place.path());
+        super::super::create_dirs(&vfs, dir).unwrap();
+        write(&vfs, dir, "aa", &files(&[("config.json", "{}")]), None).unwrap();
+        let weights = std::fs::File::create(dir.join(MODEL_DIR).join("aa/model.safetensors")).unwrap();
+        // A hole, which takes no room.
+        weights.set_len(limits::MODEL_BYTES).unwrap();
+        let error = read(&vfs, dir, "aa").unwrap_err();
+        assert!(error.exit_code() == 5 && error.to_string().contains("smaller model"), "{error}");
+        weights.set_len(100).unwrap();
+        assert_eq!(read(&vfs, dir, "aa").unwrap().len(), 2);
     }
 }

@@ -279,6 +279,11 @@ mod tests {
         fs::remove_file(&b).unwrap();
         rename_after_check(&a, &b).unwrap();
         assert_eq!(fs::read(&b).unwrap(), b"a");
+        // Below a file nothing can be, which is not the same as nothing being there.
+        let error = rename_after_check(&b, &b.join("below")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+        assert_eq!(RealVfs.is_dir(&b.join("below")).unwrap_err().exit_code(), 4);
+        assert!(!RealVfs.is_dir(&b).unwrap() && !RealVfs.is_dir(&a).unwrap());
     }
 
     #[test]
