@@ -38,6 +38,7 @@
 
 pub mod error;
 pub mod options;
+pub mod panics;
 mod sync;
 pub mod types;
 
@@ -69,4 +70,5 @@ pub use db::searcher::{Match, Searcher};
 pub use error::{Error, Result};
 pub use mmap::faults::guard as guard_mapped_files;
 pub use options::{CreateOptions, OpenOptions, Task};
+pub use panics::hush_caught as hush_caught_panics;
 pub use types::{Document, Hit, SearchResult};

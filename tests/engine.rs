@@ -190,6 +190,26 @@ fn what_is_over_a_limit_is_refused_by_name_and_changes_nothing() {
     create(limits::DIM).unwrap();
 }
 
+#[test]
+fn what_is_no_database_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, folder) = (dir.path().join("file"), dir.path().join("folder"));
+    std::fs::write(&file, "mine").unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("notes.txt"), "mine").unwrap();
+    for place in [&file, &folder] {
+        let error = Db::open_with(place, options()).and_then(|db| db.add([document(1, "a")])).unwrap_err();
+        assert!(matches!(error, Error::NotADatabase(_)), "{error}");
+        let error = embdb::check_path(place, false, &Task::default()).unwrap_err();
+        assert!(matches!(error, Error::NotADatabase(_)), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+    assert_eq!(std::fs::read(&file).unwrap(), b"mine");
+    // An empty folder will do.
+    std::fs::remove_file(folder.join("notes.txt")).unwrap();
+    Db::open_with(&folder, options()).unwrap().add([document(1, "a")]).unwrap();
+}
+
 /// A log that has a successor ends where that one says. Whatever lies behind, even whole batches or marks that it had
 /// been synced, is nothing.
 #[test]

@@ -1,6 +1,6 @@
 //! A module uses only what stands below it:
 //!
-//! `error, types, options, sync ← kernel | mmap | format ← storage | index | text | encoder ← trainer ← db ← ffi | bin`
+//! `error, types, options, panics, sync ← kernel | mmap | format ← storage | index | text | encoder ← trainer ← db ← ffi | bin`
 //!
 //! and `unsafe` stands only where it is argued. Both are read from the sources, their tests included.
 
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// The layers, lowest first. Modules of one layer know nothing of one another, but for those of the lowest and [`SIDEWAYS`].
 const LAYERS: [&[&str]; 6] = [
-    &["error", "types", "options", "sync"],
+    &["error", "types", "options", "panics", "sync"],
     &["kernel", "mmap", "format"],
     &["storage", "index", "text", "encoder"],
     &["trainer"],

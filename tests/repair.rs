@@ -420,6 +420,14 @@ fn files_that_are_gone_cost_only_what_stood_in_them() {
 }
 
 #[test]
+#[cfg(not(feature = "encoder"))]
+fn without_an_encoder_no_model_is_taken() {
+    let case = Case::new(plain);
+    let error = case.try_repaired(Some(Path::new("model")), |_| {}).unwrap_err();
+    assert!(error.exit_code() == 1 && error.to_string().contains("without the feature"), "{error}");
+}
+
+#[test]
 #[cfg(feature = "encoder")]
 fn lost_vectors_are_made_anew_from_texts() {
     let case = Case::new(texts);

@@ -2,7 +2,6 @@
 //! turns every failure into an error.
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{Encoding, Tokenizer, TruncationParams};
@@ -10,6 +9,7 @@ use tokenizers::{Encoding, Tokenizer, TruncationParams};
 use super::admission::check_tokenizer;
 use super::config::parse;
 use crate::error::{Error, Result};
+use crate::panics::caught;
 
 /// Bytes of a text that are tokenized at first when only its beginning counts.
 const HEAD_BYTES: usize = 8 << 10;
@@ -218,9 +218,9 @@ pub(super) fn guarded<T>(
     file: &str,
     work: impl FnOnce() -> std::result::Result<T, tokenizers::Error>,
 ) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Error::corrupt(file, 0, error.to_string())),
-        Err(_) => Err(Error::corrupt(file, 0, "the tokenizer broke off on it")),
+    match caught(work) {
+        Some(Ok(value)) => Ok(value),
+        Some(Err(error)) => Err(Error::corrupt(file, 0, error.to_string())),
+        None => Err(Error::corrupt(file, 0, "the tokenizer broke off on it")),
     }
 }

@@ -144,6 +144,21 @@ mod tests {
     }
 
     #[test]
+    fn of_a_damaged_job_the_rest_counts() {
+        let vfs = SimVfs::new(1);
+        let dir = Path::new("db");
+        vfs.create_dir(dir).unwrap();
+        vfs.create_dir(&dir.join(JOB_DIR)).unwrap();
+        let open = || Job::open(&vfs, dir, "m", [1; 16]).unwrap();
+        open().add(vec![done(1, 10)]).unwrap();
+        open().add(vec![done(2, 20)]).unwrap();
+        let first = file_path(&dir.join(JOB_DIR).join("m"), 0);
+        vfs.open_write(&first).unwrap().write_at(0, &[7; LOG_HEADER_LEN]).unwrap();
+        let job = open();
+        assert_eq!((job.rows(1), job.rows(2)), (None, Some(&done(2, 20).rows)));
+    }
+
+    #[test]
     fn a_job_that_somebody_works_on_or_that_is_to_be_kept_is_not_removed() {
         let vfs = SimVfs::new(1);
         let dir = Path::new("db");

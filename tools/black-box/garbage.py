@@ -12,7 +12,7 @@ import struct
 
 from common import Place, arguments, create, documents, must, run, wrong
 
-MEMORY = "3000000000"  # Of address space; threads alone take one.
+MEMORY = "1000000000"  # Of address space, with all that threads and mapped files take of it.
 SECONDS = 5
 COMMANDS = (["count"], ["ids"], ["check"], ["info"], ["get", "a-000001"], ["log", "stats"], ["search", "x"], ["compact"], ["delete", "a-000002"])
 ALLOWED = {0, 1, 2, 4, 5, 6}

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Err(error) => return ExitCode::from(usage(&error)),
     };
     interrupt::install();
+    embdb::hush_caught_panics();
     if let Err(error) = embdb::guard_mapped_files() {
         eprintln!("warning: {error}");
     }

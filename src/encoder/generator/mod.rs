@@ -23,7 +23,6 @@ mod vocabulary;
 
 use std::fs;
 use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::{self, Content};
@@ -38,6 +37,7 @@ use super::admission::check_file;
 use super::files::TOKENIZER;
 use crate::error::{Error, Result};
 use crate::options::limits;
+use crate::panics::caught;
 
 pub use self::sample::Sampling;
 
@@ -276,9 +276,9 @@ fn with_fast_types(bytes: Vec<u8>) -> candle_core::Result<Vec<u8>> {
 /// Sizes were checked, so that candle has no cause to fail; it was not written for files that nobody vouches for, though,
 /// and panics where it finds one. What is left half done is dropped with the error.
 fn guarded<T>(name: &str, work: impl FnOnce() -> candle_core::Result<T>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Error::corrupt(name, 0, error.to_string())),
-        Err(_) => Err(Error::corrupt(name, 0, "the computation broke off on it")),
+    match caught(work) {
+        Some(Ok(value)) => Ok(value),
+        Some(Err(error)) => Err(Error::corrupt(name, 0, error.to_string())),
+        None => Err(Error::corrupt(name, 0, "the computation broke off on it")),
     }
 }

@@ -256,7 +256,8 @@ fn visit(db: &Db, small: bool) {
         db.ids().map(|ids| assert_eq!(ids.len() as u64, count)).ok();
     }
     ["d0", "d21", "d47", "no"].iter().for_each(|id| _ = db.get(id).ok());
-    for query in 0..10 {
+    // A filter whose columns are damaged reads each document, of which the large one has many.
+    for query in 0..if small { 10 } else { 4 } {
         let vector: Vec<f32> = (0..DIM).map(|i| (query * 7 + i) as f32 - 9.0).collect();
         let search = db.search_vector(&vector).k(1 + query).exact(query % 4 == 3);
         let search = match query % 3 {

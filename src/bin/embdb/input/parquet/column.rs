@@ -14,7 +14,7 @@ use parquet::errors::ParquetError;
 use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor, Type};
 use serde_json::Value;
 
-use super::guard::guarded;
+use super::guarded;
 use super::page::{Pages, Taken};
 use super::scalar::{Cell, Scalar};
 

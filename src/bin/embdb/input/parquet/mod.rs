@@ -11,10 +11,8 @@
 //! | `page` | pages whose headers claim too much |
 //! | `source` | the file, whose end is an error |
 //! | `thrift` | headers, looked over before they are read |
-//! | `guard` | panics of the parquet crate as errors |
 
 mod column;
-mod guard;
 mod page;
 mod scalar;
 mod source;
@@ -27,17 +25,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use embdb::options::limits;
+use embdb::panics::caught;
 use embdb::types::Meta;
 use embdb::{Error, Result};
-use parquet::errors::ParquetError;
+use parquet::errors::{self, ParquetError};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value;
 
 use self::column::{Column, Problem, Shape, column};
-use self::guard::guarded;
 use self::source::Source;
 use super::fields::Fields;
 use super::{Located, ReadProgress, check, over};
+
+/// Runs a call into the parquet crate, whose decoders stop with a panic on some malformed files.
+fn guarded<T>(call: impl FnOnce() -> errors::Result<T>) -> errors::Result<T> {
+    caught(call).unwrap_or_else(|| Err(ParquetError::General("it is malformed".into())))
+}
 
 /// A file, and its columns in the row group under way.
 struct Table {
