@@ -97,13 +97,12 @@ struct RawModule {
     kind: String,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize)]
 struct RawPooling {
     pooling_mode: Option<Modes>,
     #[serde(default)]
     pooling_mode_cls_token: bool,
-    #[serde(default)]
-    pooling_mode_mean_tokens: bool,
+    pooling_mode_mean_tokens: Option<bool>,
     #[serde(default)]
     pooling_mode_max_tokens: bool,
     #[serde(default)]
@@ -218,13 +217,11 @@ impl Chain {
 
 fn pooling(files: &ModelFiles, path: &str) -> Result<(Pooling, bool)> {
     let file = format!("{path}/config.json");
-    let raw: RawPooling = match files.get(&file) {
-        Some(bytes) => parse(&file, bytes)?,
-        None => RawPooling::default(),
-    };
+    // Without it nothing would tell, and vectors pooled in another way than in training find little.
+    let raw: RawPooling = parse(&file, files.required(&file)?)?;
     let mut modes: Vec<String> = [
         (raw.pooling_mode_cls_token, "cls"),
-        (raw.pooling_mode_mean_tokens, "mean"),
+        (raw.pooling_mode_mean_tokens == Some(true), "mean"),
         (raw.pooling_mode_max_tokens, "max"),
         (raw.pooling_mode_mean_sqrt_len_tokens, "mean_sqrt_len_tokens"),
         (raw.pooling_mode_weightedmean_tokens, "weightedmean"),
@@ -240,13 +237,16 @@ fn pooling(files: &ModelFiles, path: &str) -> Result<(Pooling, bool)> {
         None => {}
     }
     let pooling = match modes.join(" and ").as_str() {
-        "" | "mean" => Pooling::Mean,
+        "mean" => Pooling::Mean,
+        // As sentence-transformers has it, which writes each mode, though.
+        "" if raw.pooling_mode_mean_tokens.is_none() => Pooling::Mean,
         "cls" => Pooling::Cls,
         "max" => Pooling::Max,
         "lasttoken" => Pooling::Last,
         other => {
             return Err(Error::input(format!(
-                "the model pools by {other}; supported are cls, mean, max and lasttoken, one of them"
+                "the model pools by {}; supported are cls, mean, max and lasttoken, one of them",
+                if other.is_empty() { "nothing" } else { other }
             )));
         }
     };

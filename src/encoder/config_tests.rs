@@ -110,4 +110,12 @@ fn unknown_modules_and_poolings_are_refused() {
     );
     let error = ModelConfig::read(&files).unwrap_err();
     assert!(error.to_string().contains("cls and max"), "{error}");
+    files.insert("1_Pooling/config.json", br#"{"pooling_mode_mean_tokens": false}"#.to_vec());
+    let error = ModelConfig::read(&files).unwrap_err();
+    assert!(error.to_string().contains("pools by nothing"), "{error}");
+    files.insert("1_Pooling/config.json", br#"{"word_embedding_dimension": 32}"#.to_vec());
+    assert_eq!(ModelConfig::read(&files).unwrap().pooling, Pooling::Mean);
+    let without = with(MODULES, &json!([module("Transformer", ""), module("Pooling", "1_Pooling")]));
+    let error = ModelConfig::read(&without).unwrap_err();
+    assert!(error.to_string().contains("1_Pooling/config.json"), "{error}");
 }
