@@ -12,7 +12,7 @@ use std::path::Path;
 use embdb::format::{MAJOR, MINOR, u16_at, u32_at, u64_at};
 use embdb::format::{attrs, file, frame, graph, manifest, segment};
 use embdb::options::{CreateOptions, OpenOptions, Task, limits};
-use embdb::storage::{DIRS, JOB_DIR, checkpoint, feedback, lock};
+use embdb::storage::{DIRS, checkpoint, feedback, lock};
 use embdb::types::{Event, LoggedSearch};
 use embdb::{Db, Document};
 
@@ -618,7 +618,7 @@ fn a_checkpoint_lies_as_the_tables_say() {
     };
     assert_eq!(db.retrain(run).unwrap_err().exit_code(), 130);
 
-    let kept = path.join(JOB_DIR).join(checkpoint::CHECKPOINT_DIR);
+    let kept = path.join(embdb::storage::JOB_DIR).join(checkpoint::CHECKPOINT_DIR);
     let names: BTreeSet<String> =
         fs::read_dir(&kept).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(names, BTreeSet::from(["LOCK".into(), format!("{:020}", 2)]));

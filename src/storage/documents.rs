@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn blocks_of_impossible_lengths_are_refused() {
         let vfs = SimVfs::new(1);
-        let entry = written(&vfs, "docs", 400);
+        written(&vfs, "docs", 400);
         let whole = vfs.read(Path::new("docs")).unwrap();
         let layout = Layout::parse(&whole, Kind::Docs, Path::new("docs")).unwrap();
         type Change = fn(&mut [u8]);
@@ -328,7 +328,7 @@ mod tests {
             let (bytes, path) = (rewritten.finish(), format!("changed-{n}"));
             let checksum = Layout::parse(&bytes, Kind::Docs, Path::new("")).unwrap().checksum;
             write_new(&vfs, Path::new(&path), &bytes).unwrap();
-            let entry = FileEntry { path, length: bytes.len() as u64, checksum, ..entry.clone() };
+            let entry = FileEntry { path, length: bytes.len() as u64, checksum };
             assert_eq!(open(&vfs, &entry).read(0).unwrap_err().exit_code(), 2, "case {n}");
             assert_eq!(open(&vfs, &entry).read(399).unwrap().text, text("docs", 399), "case {n}");
         }

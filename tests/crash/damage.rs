@@ -297,6 +297,7 @@ fn asked() -> Option<usize> {
 }
 
 /// Bits, sectors and so on of a file of a database that learns: so many by default, which bounds those of its encoders.
+#[cfg(feature = "trainer")]
 fn most() -> usize {
     if asked().is_some() { usize::MAX } else { 2000 }
 }
