@@ -238,7 +238,7 @@ fn pooling(files: &ModelFiles, path: &str) -> Result<(Pooling, bool)> {
     }
     let pooling = match modes.join(" and ").as_str() {
         "mean" => Pooling::Mean,
-        // As sentence-transformers has it, which writes each mode, though.
+        // What sentence-transformers takes where no mode is named.
         "" if raw.pooling_mode_mean_tokens.is_none() => Pooling::Mean,
         "cls" => Pooling::Cls,
         "max" => Pooling::Max,
