@@ -18,7 +18,8 @@ export CARGO_PROFILE_RELEASE_OPT_LEVEL=${CARGO_PROFILE_RELEASE_OPT_LEVEL-1}
 export ASAN_OPTIONS=${ASAN_OPTIONS-quarantine_size_mb=16}
 target=${CARGO_TARGET_DIR-$PWD/target}/fuzz
 build=(--fuzz-dir . --features libfuzzer --target-dir "$target")
-limits=(-rss_limit_mb=512 -timeout=5 -max_len=65536)
+# Seconds of the wall, of which other work may take most; an input of more than ten is kept as slow, which is no failure.
+limits=(-rss_limit_mb=512 -timeout=60 -max_len=65536)
 
 names=("$@")
 if [ ${#names[@]} = 0 ]; then
