@@ -411,6 +411,17 @@ mod tests {
         assert_eq!(db.count().unwrap(), u64::from(ROWS));
     }
 
+    /// A database of twenty sealed documents.
+    fn of_twenty(dir: &Path) -> Db {
+        let create = CreateOptions { vectors: Some(4), ..CreateOptions::default() };
+        let options = OpenOptions { create, background: false, ..OpenOptions::default() };
+        let db = Db::open_with(dir.join("a.embdb"), options).unwrap();
+        let document = |n: u32| Document::from_vector(n.to_string(), vec![n as f32, 1.0, -2.0, 3.0]);
+        db.add((0..20).map(document)).unwrap();
+        db.compact(&Task::default()).unwrap();
+        db
+    }
+
     /// Changes a section of a file of the only segment, puts right checksums to it, and has the manifest name that.
     fn rewrite(db: &Db, (name, kind): (&str, Kind), section: u32, change: impl Fn(&mut [u8])) -> Result<()> {
         let snapshot = db.inner.snapshot();
@@ -458,12 +469,7 @@ mod tests {
         ];
         for (file, section, change, what) in cases {
             let dir = tempfile::tempdir().unwrap();
-            let create = CreateOptions { vectors: Some(4), ..CreateOptions::default() };
-            let options = OpenOptions { create, background: false, ..OpenOptions::default() };
-            let db = Db::open_with(dir.path().join("a.embdb"), options).unwrap();
-            let document = |n: u32| Document::from_vector(n.to_string(), vec![n as f32, 1.0, -2.0, 3.0]);
-            db.add((0..20).map(document)).unwrap();
-            db.compact(&Task::default()).unwrap();
+            let db = of_twenty(dir.path());
             rewrite(&db, file, section, |_| ()).unwrap();
             assert!(db.check(false, &Task::default()).unwrap().ok);
             rewrite(&db, file, section, change).unwrap();
@@ -478,12 +484,7 @@ mod tests {
     #[test]
     fn tombstones_of_documents_that_are_not_there_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let create = CreateOptions { vectors: Some(4), ..CreateOptions::default() };
-        let options = OpenOptions { create, background: false, ..OpenOptions::default() };
-        let db = Db::open_with(dir.path().join("a.embdb"), options).unwrap();
-        let document = |n: u32| Document::from_vector(n.to_string(), vec![n as f32, 1.0, -2.0, 3.0]);
-        db.add((0..20).map(document)).unwrap();
-        db.compact(&Task::default()).unwrap();
+        let db = of_twenty(dir.path());
         db.delete(&["3".into()]).unwrap();
         db.seal(&Task::default()).unwrap();
         assert!(db.check(false, &Task::default()).unwrap().ok);
@@ -509,15 +510,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.embdb");
         assert!(check_path(&path, true, &Task::default()).unwrap().ok, "where nothing is, nothing is wrong");
-        let create = CreateOptions { vectors: Some(4), ..CreateOptions::default() };
-        let options = OpenOptions { create, background: false, ..OpenOptions::default() };
-        let db = Db::open_with(&path, options).unwrap();
-        db.add([Document::from_vector("a", vec![1.0, 2.0, 3.0, 4.0])]).unwrap();
-        db.close().unwrap();
-        let [manifest] =
-            std::fs::read_dir(path.join("manifest")).unwrap().collect::<Vec<_>>().try_into().unwrap();
-        let manifest = manifest.unwrap().path();
-        std::fs::write(&manifest, b"nothing").unwrap();
+        of_twenty(dir.path()).close().unwrap();
+        let manifests = std::fs::read_dir(path.join("manifest")).unwrap();
+        let newest = manifests.map(|manifest| manifest.unwrap().path()).max().unwrap();
+        std::fs::write(&newest, b"nothing").unwrap();
         let report = check_path(&path, true, &Task::default()).unwrap();
         let [problem] = report.problems.as_slice() else { panic!("{report:?}") };
         assert!(!report.ok && problem.file.starts_with("manifest/"), "{problem:?}");
