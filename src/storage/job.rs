@@ -120,6 +120,14 @@ mod tests {
     use super::super::sim::SimVfs;
     use super::*;
 
+    /// A database's directory with a place for jobs.
+    fn place() -> (SimVfs, &'static Path) {
+        let (vfs, dir) = (SimVfs::new(1), Path::new("db"));
+        vfs.create_dir(dir).unwrap();
+        vfs.create_dir(&dir.join(JOB_DIR)).unwrap();
+        (vfs, dir)
+    }
+
     fn done(sequence: u64, hash: u64) -> JobRows {
         let rows = DocumentRows { generation: 2, dim: 1, spans: vec![[0, 3]], vectors: vec![hash as f32] };
         JobRows { sequence, hash, rows }
@@ -127,10 +135,7 @@ mod tests {
 
     #[test]
     fn a_resumed_job_has_the_latest_rows_of_each_document_and_forgets_those_of_others() {
-        let vfs = SimVfs::new(1);
-        let dir = Path::new("db");
-        vfs.create_dir(dir).unwrap();
-        vfs.create_dir(&dir.join(JOB_DIR)).unwrap();
+        let (vfs, dir) = place();
         let mut job = Job::open(&vfs, dir, "m", [1; 16]).unwrap();
         job.add(vec![done(1, 10), done(2, 20), done(3, 30)]).unwrap();
         drop(job);
@@ -145,10 +150,7 @@ mod tests {
 
     #[test]
     fn of_a_damaged_job_the_rest_counts() {
-        let vfs = SimVfs::new(1);
-        let dir = Path::new("db");
-        vfs.create_dir(dir).unwrap();
-        vfs.create_dir(&dir.join(JOB_DIR)).unwrap();
+        let (vfs, dir) = place();
         let open = || Job::open(&vfs, dir, "m", [1; 16]).unwrap();
         open().add(vec![done(1, 10)]).unwrap();
         open().add(vec![done(2, 20)]).unwrap();
@@ -160,10 +162,7 @@ mod tests {
 
     #[test]
     fn a_job_that_somebody_works_on_or_that_is_to_be_kept_is_not_removed() {
-        let vfs = SimVfs::new(1);
-        let dir = Path::new("db");
-        vfs.create_dir(dir).unwrap();
-        vfs.create_dir(&dir.join(JOB_DIR)).unwrap();
+        let (vfs, dir) = place();
         let worked_on = Job::open(&vfs, dir, "m1", [1; 16]).unwrap();
         drop(Job::open(&vfs, dir, "m2", [1; 16]).unwrap());
         drop(Job::open(&vfs, dir, "m3", [1; 16]).unwrap());
